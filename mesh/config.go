@@ -1,0 +1,168 @@
+package mesh
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Head names one revision of the configuration. Digest is Records.Digest of
+// all records. KeyID and Signature are empty until configuration is signed.
+type Head struct {
+	Epoch     uint32    `json:"epoch"`
+	Revision  uint32    `json:"revision"`
+	Digest    string    `json:"digest"` // lower-case hex
+	Time      time.Time `json:"time"`
+	KeyID     string    `json:"keyId,omitempty"`
+	Signature string    `json:"signature,omitempty"`
+}
+
+// Before reports whether h is an older revision than other.
+func (h Head) Before(other Head) bool {
+	if h.Epoch != other.Epoch {
+		return h.Epoch < other.Epoch
+	}
+	return h.Revision < other.Revision
+}
+
+// Records maps object names ("routes/orders") to their stored JSON. The bytes
+// are what is digested; they are never marshalled again on the way.
+type Records map[string][]byte
+
+// Digest returns the hex SHA-256 over every record, sorted by key:
+// key NUL sha256(record).
+func (r Records) Digest() string {
+	h := sha256.New()
+	for _, key := range slices.Sorted(maps.Keys(r)) {
+		leaf := sha256.Sum256(r[key])
+		h.Write([]byte(key))
+		h.Write([]byte{0})
+		h.Write(leaf[:])
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// Change is one accepted write: the records it put and the names it deleted,
+// leading to Head. It is what the revision log stores.
+type Change struct {
+	Head    Head     `json:"head"`
+	Puts    Records  `json:"puts,omitempty"`
+	Deletes []string `json:"deletes,omitempty"`
+	Actor   string   `json:"actor,omitempty"` // who
+}
+
+// Apply changes r by c, in place.
+func (r Records) Apply(c Change) {
+	for _, name := range c.Deletes {
+		delete(r, name)
+	}
+	maps.Copy(r, c.Puts)
+}
+
+// Config is the decoded configuration at one revision, by id.
+type Config struct {
+	Head       Head
+	Services   map[string]*Service
+	Routes     map[string]*Route
+	Policies   map[string]*Policy
+	TopicRules map[string]*TopicRule
+	Nodes      map[string]*Node
+	Defaults   *Defaults // never nil; the zero mesh denies and dials nowhere
+}
+
+// Snapshot is one consistent read of the registry: the configuration and the
+// instances, by service id, sorted by name. Both are immutable. A watcher that
+// saw no change keeps the pointer of Config, so that users may compare it.
+type Snapshot struct {
+	Config    *Config
+	Instances map[string][]*Instance
+}
+
+// NewConfig returns an empty configuration.
+func NewConfig() *Config {
+	return &Config{
+		Services:   map[string]*Service{},
+		Routes:     map[string]*Route{},
+		Policies:   map[string]*Policy{},
+		TopicRules: map[string]*TopicRule{},
+		Nodes:      map[string]*Node{},
+		Defaults:   &Defaults{Meta: Meta{Name: string(AllDefault) + "/" + DefaultsID}, Authorization: Deny},
+	}
+}
+
+// DecodeRecords decodes every record. A record that does not decode or does
+// not validate is left out and reported: one bad object never takes the others
+// with it.
+func DecodeRecords(head Head, records Records) (*Config, []error) {
+	c := NewConfig()
+	c.Head = head
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(records)) {
+		o, err := DecodeObject(name, records[name])
+		if err == nil {
+			err = Validate(o)
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		c.Put(o)
+	}
+	return c, errs
+}
+
+// Put stores o under its id. It is for building a Config, before it is published.
+func (c *Config) Put(o Object) {
+	id := o.Header().ID()
+	switch o := o.(type) {
+	case *Service:
+		c.Services[id] = o
+	case *Route:
+		c.Routes[id] = o
+	case *Policy:
+		c.Policies[id] = o
+	case *TopicRule:
+		c.TopicRules[id] = o
+	case *Node:
+		c.Nodes[id] = o
+	case *Defaults:
+		c.Defaults = o
+	}
+}
+
+// Objects returns every object of the collection, sorted by name.
+func (c *Config) Objects(of Collection) []Object {
+	var out []Object
+	switch of {
+	case Services:
+		out = objects(c.Services)
+	case Routes:
+		out = objects(c.Routes)
+	case Policies:
+		out = objects(c.Policies)
+	case TopicRules:
+		out = objects(c.TopicRules)
+	case Nodes:
+		out = objects(c.Nodes)
+	case AllDefault:
+		out = []Object{c.Defaults}
+	}
+	return out
+}
+
+func objects[T Object](m map[string]T) []Object {
+	out := make([]Object, 0, len(m))
+	for _, id := range slices.Sorted(maps.Keys(m)) {
+		out = append(out, m[id])
+	}
+	return out
+}
+
+// cutName splits "services/orders".
+func cutName(name string) (Collection, string, bool) {
+	c, id, ok := strings.Cut(name, "/")
+	return Collection(c), id, ok
+}

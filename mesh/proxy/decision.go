@@ -1,0 +1,108 @@
+package proxy
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/hedgerow-mesh/hedgerow/mesh"
+)
+
+// Request is what a decision looks at: one request, already in canonical form.
+// It is a view: decisions never change it.
+type Request struct {
+	Method   string
+	Host     string // lower case, no port, no trailing dot
+	Path     string // canonical, see CanonicalPath
+	RawQuery string
+	Header   http.Header
+	// Peer is the caller: the mTLS peer at an inbound or a gateway, the local
+	// workload at an outbound. Zero is anonymous.
+	Peer mesh.ID
+}
+
+// FaceKind says at which side of the data plane a request entered.
+type FaceKind uint8
+
+// The faces of the data plane.
+const (
+	Gateway  FaceKind = iota // from outside the mesh; only routes targeting GATEWAY
+	Outbound                 // from the local workload or the bridge into the mesh
+	Inbound                  // from a mesh peer to the local workload
+)
+
+// Face is where a request entered. It selects which routes and which policies
+// apply.
+type Face struct {
+	Kind    FaceKind
+	Gateway string // the gateway's id, at a Gateway
+	Service string // the destination's id, at an Inbound: chosen by SNI, never by Host
+}
+
+// Decision is the outcome of the pure decision functions for one request. It
+// says what happens and why; forwarding carries it out.
+type Decision struct {
+	// Refusal is nil if the request is to be forwarded.
+	Refusal *Refusal
+	// Route and Rule are the winner; nil at an Inbound, and for the route that
+	// every service has at <service>.mesh without any Route.
+	Route *mesh.Route
+	Rule  *Rule // never nil when forwarding at a Gateway or Outbound
+	// Service and Subset are the chosen backend, Draw the number in [0,1) that chose it.
+	Service string
+	Subset  string
+	Draw    float64
+	// Authorization says which policy decided, if one was consulted.
+	Authorization Authorization
+}
+
+// Refusal is an answer that the proxy gives itself, as problem+json. Detail is
+// for the caller and names no policy; the reasons are in Authorization.
+type Refusal struct {
+	Status int
+	Code   string // "no_route", "denied", "no_healthy_endpoint", "timeout", "bad_request", ...
+	Detail string
+}
+
+// Authorization is the outcome of the policies of one target.
+type Authorization struct {
+	Decision   string // mesh.Allow or mesh.Deny; "" if no policy was consulted
+	Policy     string // "policies/orders-read"; "" if the mesh default decided
+	Reason     string // "DENY_MATCHED", "ALLOW_MATCHED", "NO_ALLOW_MATCHED", "DEFAULT"
+	NearMisses []NearMiss
+}
+
+// NearMiss names an ALLOW policy that would have matched but for one field.
+type NearMiss struct {
+	Policy string
+	Failed string // "from.identities", "to.methods", "to.paths"
+}
+
+// Rule is a compiled mesh.RouteRule: what forwarding needs of it. It never changes.
+type Rule struct {
+	Name            string
+	Timeout         time.Duration // of the whole exchange; 0 is none
+	Retry           RetryPolicy
+	RequestHeaders  []mesh.HeaderOps // in the order of the filters
+	ResponseHeaders []mesh.HeaderOps
+	backends        []backend
+	totalWeight     uint64
+}
+
+// RetryPolicy is a compiled mesh.Retry. The zero value never retries.
+type RetryPolicy struct {
+	Attempts         int // tries after the first
+	OnConnectFailure bool
+	OnReset          bool
+	OnGatewayError   bool
+	OnTooMany        bool
+	PerTryTimeout    time.Duration // 0 is none
+	BackoffBase      time.Duration
+	BackoffMax       time.Duration
+}
+
+// backend is one weighted destination of a Rule.
+type backend struct {
+	service string
+	subset  string
+	weight  uint64
+}

@@ -1,0 +1,107 @@
+package mesh
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+)
+
+// CheckReferences reports every reference of o to something that c does not
+// have. c is the whole configuration as it would be after the write.
+func (c *Config) CheckReferences(o Object) []Violation {
+	var v Violations
+	switch o := o.(type) {
+	case *Route:
+		for i, rule := range o.Rules {
+			for j, b := range rule.Backends {
+				c.checkBackend(at(at("rules", i)+".backends", j), b, &v)
+			}
+		}
+	case *Policy:
+		if o.Target != nil && o.Target.Service != "" {
+			c.checkService("target.service", o.Target.Service, &v)
+		}
+		if o.Target != nil && o.Target.Route != "" && c.Routes[o.Target.Route] == nil {
+			v.Add("target.route", nearest(o.Target.Route, slices.Sorted(maps.Keys(c.Routes))), "route %q does not exist", o.Target.Route)
+		}
+	case *TopicRule:
+		if o.To != nil {
+			c.checkService("to.service", o.To.Service, &v)
+		}
+	case *Node:
+		for i, s := range o.Services {
+			c.checkService(at("services", i), s, &v)
+		}
+	}
+	return v
+}
+
+func (c *Config) checkBackend(field string, b Backend, v *Violations) {
+	s := c.Services[b.Service]
+	if s == nil {
+		c.checkService(field+".service", b.Service, v)
+		return
+	}
+	if b.Subset == "" || s.subset(b.Subset) != nil {
+		return
+	}
+	var names []string
+	for _, sub := range s.Subsets {
+		names = append(names, sub.Name)
+	}
+	v.Add(field+".subset", nearest(b.Subset, names), "service %q has no subset %q", b.Service, b.Subset)
+}
+
+func (c *Config) checkService(field, id string, v *Violations) {
+	if c.Services[id] == nil {
+		v.Add(field, nearest(id, slices.Sorted(maps.Keys(c.Services))), "service %q does not exist", id)
+	}
+}
+
+func (s *Service) subset(name string) *Subset {
+	for i := range s.Subsets {
+		if s.Subsets[i].Name == name {
+			return &s.Subsets[i]
+		}
+	}
+	return nil
+}
+
+// CheckAll reports the references that c breaks, by object name. The control
+// plane calls it on the configuration that a write would leave.
+func (c *Config) CheckAll() map[string][]Violation {
+	out := map[string][]Violation{}
+	for _, of := range Collections() {
+		for _, o := range c.Objects(of) {
+			if v := c.CheckReferences(o); len(v) > 0 {
+				out[o.Header().Name] = v
+			}
+		}
+	}
+	return out
+}
+
+// ReferencesTo names the objects of c that refer to the object called name,
+// each with the field: "routes/demo rules[0].backends[0].service".
+func (c *Config) ReferencesTo(name string) []string {
+	without := *c
+	of, id, _ := cutName(name)
+	switch of {
+	case Services:
+		without.Services = maps.Clone(c.Services)
+		delete(without.Services, id)
+	case Routes:
+		without.Routes = maps.Clone(c.Routes)
+		delete(without.Routes, id)
+	default:
+		return nil
+	}
+	var out []string
+	broken := without.CheckAll()
+	for _, referrer := range slices.Sorted(maps.Keys(broken)) {
+		for _, v := range broken[referrer] {
+			out = append(out, fmt.Sprintf("%s %s", referrer, v.Field))
+		}
+	}
+	return out
+}

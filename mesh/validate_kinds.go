@@ -1,0 +1,184 @@
+package mesh
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+func (s *Service) normalize() {
+	if s.Protocol == "" {
+		s.Protocol = ProtocolHTTP
+	}
+}
+
+func (s *Service) validate(v *Violations) {
+	v.oneOf("protocol", s.Protocol, []string{ProtocolHTTP, ProtocolHTTP2}, ProtocolGRPC, ProtocolTCP)
+	v.unsupported(s.External != nil, "external")
+	v.unsupported(s.Health != nil, "health")
+	v.unsupported(s.OutlierDetection != nil, "outlierDetection")
+	v.unsupported(s.CircuitBreaker != nil, "circuitBreaker")
+	v.unsupported(s.Activation != nil, "activation")
+	if lb := s.LoadBalancing; lb != nil {
+		if lb.Policy != "" {
+			v.oneOf("loadBalancing.policy", lb.Policy, []string{LeastRequest}, "PEAK_EWMA", "ROUND_ROBIN", "RANDOM", "RING_HASH", "MAGLEV")
+		}
+		v.unsupported(lb.Hash != nil, "loadBalancing.hash")
+		v.unsupported(lb.SlowStart != nil, "loadBalancing.slowStart")
+		v.unsupported(lb.Locality != nil, "loadBalancing.locality")
+	}
+	seen := map[string]bool{}
+	for i, sub := range s.Subsets {
+		field := at("subsets", i)
+		switch {
+		case !ValidID(sub.Name):
+			v.Add(field+".name", "", "%q is not a name of 1 to 63 characters a-z, 0-9 and '-'", sub.Name)
+		case seen[sub.Name]:
+			v.Add(field+".name", "", "%q is there twice", sub.Name)
+		}
+		seen[sub.Name] = true
+		if len(sub.Labels) == 0 {
+			v.Add(field+".labels", "say which instances belong to the subset, e.g. {\"version\": \"v1\"}", "a subset needs labels")
+		}
+		checkLabels(field+".labels", sub.Labels, v)
+	}
+}
+
+func (p *Policy) normalize() {}
+
+func (p *Policy) validate(v *Violations) {
+	v.oneOf("action", p.Action, []string{Allow, Deny}, Audit)
+	targets := 0
+	if p.Target != nil {
+		for _, t := range [][2]string{{"service", p.Target.Service}, {"route", p.Target.Route}, {"gateway", p.Target.Gateway}} {
+			if t[1] == "" {
+				continue
+			}
+			targets++
+			if !ValidID(t[1]) {
+				v.Add("target."+t[0], "", "%q is not an id", t[1])
+			}
+		}
+	}
+	if targets != 1 {
+		v.Add("target", "e.g. {\"service\": \"orders\"}", "exactly one of service, route and gateway is needed")
+	}
+	if len(p.Rules) == 0 {
+		v.Add("rules", "[{}] matches everything", "a policy needs a rule")
+	}
+	for i := range p.Rules {
+		p.Rules[i].validate(at("rules", i), v)
+	}
+}
+
+func (r *PolicyRule) validate(field string, v *Violations) {
+	v.unsupported(r.When != "", field+".when")
+	for i := range r.From {
+		f, from := at(field+".from", i), &r.From[i]
+		v.unsupported(len(from.IPBlocks) > 0, f+".ipBlocks")
+		v.unsupported(len(from.Devices) > 0, f+".devices")
+		v.unsupported(len(from.Claims) > 0, f+".claims")
+		checkIdentities(f+".identities", from.Identities, v)
+		checkIdentities(f+".notIdentities", from.NotIdentities, v)
+		for j, node := range from.Nodes {
+			if !ValidID(node) {
+				v.Add(at(f+".nodes", j), "", "%q is not a node id", node)
+			}
+		}
+		if len(from.Identities)+len(from.NotIdentities)+len(from.Nodes)+len(from.IPBlocks)+len(from.Devices)+len(from.Claims) == 0 {
+			v.Add(f, "leave from out to mean anyone", "an entry of from needs a field")
+		}
+	}
+	for i := range r.To {
+		f, to := at(field+".to", i), &r.To[i]
+		v.unsupported(to.IgnoreCase, f+".ignoreCase")
+		checkMethods(f+".methods", to.Methods, v)
+		for j, p := range to.Paths {
+			checkPolicyPath(at(f+".paths", j), p, v)
+		}
+		for j, p := range to.NotPaths {
+			checkPolicyPath(at(f+".notPaths", j), p, v)
+		}
+		if len(to.Methods)+len(to.Paths)+len(to.NotPaths) == 0 && !to.IgnoreCase {
+			v.Add(f, "leave to out to mean everything", "an entry of to needs a field")
+		}
+	}
+}
+
+// checkIdentities checks identity patterns against any trust domain: which one
+// is ours is known where policies are compiled.
+func checkIdentities(field string, patterns []string, v *Violations) {
+	for i, p := range patterns {
+		if _, err := ParseIDPattern(p, "any.invalid"); err != nil {
+			v.Add(at(field, i), "e.g. \"/svc/orders\", \"/gateway/demo\" or \"spiffe://<trust domain>/svc/*/n/*\"", "%v", err)
+		}
+	}
+}
+
+func checkMethods(field string, methods []string, v *Violations) {
+	for i, m := range methods {
+		if !token(m) {
+			v.Add(at(field, i), "e.g. \"GET\"", "%q is not an HTTP method", m)
+		} else if m != strings.ToUpper(m) {
+			v.Add(at(field, i), fmt.Sprintf("write %q", strings.ToUpper(m)), "%q: methods are case-sensitive and upper case", m)
+		}
+	}
+}
+
+func (n *Node) normalize() {}
+
+func (n *Node) validate(v *Violations) {
+	if len(n.Roles) == 0 {
+		v.Add("roles", "e.g. [\"SIDECAR\"]", "a node needs a role")
+	}
+	for i, r := range n.Roles {
+		v.oneOf(at("roles", i), r, []string{RoleSidecar, RoleBridge, RoleGateway})
+	}
+	for i, s := range n.Services {
+		if !ValidID(s) {
+			v.Add(at("services", i), "", "%q is not a service id", s)
+		}
+	}
+	for i, g := range n.Gateways {
+		if !ValidID(g) {
+			v.Add(at("gateways", i), "", "%q is not a gateway id", g)
+		}
+	}
+	v.unsupported(n.Locality != "", "locality")
+	checkCIDRs("dialCidrs", n.DialCidrs, v)
+}
+
+func (d *Defaults) normalize() {
+	if d.Authorization == "" {
+		d.Authorization = Deny
+	}
+}
+
+func (d *Defaults) validate(v *Violations) {
+	v.oneOf("authorization", d.Authorization, []string{Deny, Allow})
+	checkCIDRs("dialCidrs", d.DialCidrs, v)
+	v.unsupported(d.IdentityGrace != nil, "identityGrace")
+}
+
+func checkCIDRs(field string, cidrs []string, v *Violations) {
+	for i, c := range cidrs {
+		p, err := netip.ParsePrefix(c)
+		switch {
+		case err != nil:
+			v.Add(at(field, i), "e.g. \"10.3.0.0/16\" or \"10.3.0.7/32\"", "%q is not an address block", c)
+		case p != p.Masked():
+			v.Add(at(field, i), fmt.Sprintf("write %q", p.Masked()), "%q has bits set behind the prefix", c)
+		}
+	}
+}
+
+// token reports whether s is an RFC 9110 token.
+func token(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && !strings.ContainsRune("!#$%&'*+-.^_`|~", rune(c)) {
+			return false
+		}
+	}
+	return s != ""
+}

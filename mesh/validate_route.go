@@ -1,0 +1,253 @@
+package mesh
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// maxTimeout bounds the durations of a route: longer is surely a mistake.
+const maxTimeout = 24 * time.Hour
+
+func (r *Route) normalize() {
+	for i := range r.Rules {
+		for j := range r.Rules[i].Backends {
+			if b := &r.Rules[i].Backends[j]; b.Weight == nil {
+				one := uint32(1)
+				b.Weight = &one
+			}
+		}
+	}
+}
+
+func (r *Route) validate(v *Violations) {
+	if len(r.Targets) == 0 {
+		v.Add("targets", "use [\"GATEWAY\"] for traffic from outside, [\"MESH\"] for traffic between services", "a route needs a target")
+	}
+	for i, t := range r.Targets {
+		v.oneOf(at("targets", i), t, []string{TargetGateway, TargetMesh})
+	}
+	for i, g := range r.Gateways {
+		if !ValidID(g) {
+			v.Add(at("gateways", i), "", "%q is not a gateway id", g)
+		}
+	}
+	if len(r.Hostnames) == 0 {
+		v.Add("hostnames", "e.g. [\"shop.example\"] or [\"*\"]", "a route needs a hostname")
+	}
+	for i, h := range r.Hostnames {
+		checkHostname(at("hostnames", i), h, v)
+		if slices.Contains(r.Targets, TargetMesh) && !strings.HasSuffix(h, ".mesh") {
+			v.Add(at("hostnames", i), "e.g. \"orders.mesh\"", "inside the mesh services answer at <service>.mesh, %q does not end so", h)
+		}
+	}
+	if len(r.Rules) == 0 {
+		v.Add("rules", "", "a route needs a rule")
+	}
+	names := map[string]bool{}
+	for i := range r.Rules {
+		field := at("rules", i)
+		if n := r.Rules[i].Name; n != "" {
+			if !ValidID(n) {
+				v.Add(field+".name", "", "%q is not a name of 1 to 63 characters a-z, 0-9 and '-'", n)
+			} else if names[n] {
+				v.Add(field+".name", "", "%q is there twice", n)
+			}
+			names[n] = true
+		}
+		r.Rules[i].validate(field, v)
+	}
+}
+
+func checkHostname(field, h string, v *Violations) {
+	name := h
+	if h == "*" {
+		return
+	}
+	if rest, ok := strings.CutPrefix(h, "*."); ok {
+		name = rest
+	}
+	if len(h) > 253 {
+		v.Add(field, "", "a hostname has at most 253 characters")
+		return
+	}
+	for label := range strings.SplitSeq(name, ".") {
+		if !ValidID(label) {
+			v.Add(field, "lower case, no port, and a '*' only as the whole first label", "%q is not a hostname", h)
+			return
+		}
+	}
+}
+
+func (r *RouteRule) validate(field string, v *Violations) {
+	v.unsupported(r.KeepEncodedSlash, field+".keepEncodedSlash")
+	v.unsupported(r.IdleTimeout != nil, field+".idleTimeout")
+	v.unsupported(r.Affinity != nil, field+".affinity")
+	checkDuration(field+".timeout", r.Timeout, 0, maxTimeout, v)
+	for i := range r.Matches {
+		r.Matches[i].validate(at(field+".matches", i), v)
+	}
+	if len(r.Backends) == 0 {
+		v.Add(field+".backends", "e.g. [{\"service\": \"orders\"}]", "a rule needs a backend")
+	}
+	for i, b := range r.Backends {
+		f := at(field+".backends", i)
+		if !ValidID(b.Service) {
+			v.Add(f+".service", "", "%q is not a service id", b.Service)
+		}
+		if b.Subset != "" && !ValidID(b.Subset) {
+			v.Add(f+".subset", "", "%q is not a subset name", b.Subset)
+		}
+		if b.Weight != nil && *b.Weight > 1_000_000 {
+			v.Add(f+".weight", "", "%d is over 1000000", *b.Weight)
+		}
+	}
+	for i := range r.Filters {
+		r.Filters[i].validate(at(field+".filters", i), v)
+	}
+	if r.Retry != nil {
+		r.Retry.validate(field+".retry", v)
+	}
+}
+
+func (m *RouteMatch) validate(field string, v *Violations) {
+	if p := m.Path; p != nil {
+		set := 0
+		for _, s := range []string{p.Exact, p.Prefix, p.Template, p.Regex} {
+			if s != "" {
+				set++
+			}
+		}
+		if set != 1 {
+			v.Add(field+".path", "e.g. {\"prefix\": \"/orders\"}", "exactly one of exact, prefix, template and regex is needed")
+		}
+		if p.Exact != "" {
+			checkPlainPath(field+".path.exact", p.Exact, v)
+		}
+		if p.Prefix != "" {
+			checkPlainPath(field+".path.prefix", p.Prefix, v)
+		}
+		if p.Template != "" {
+			checkTemplate(field+".path.template", p.Template, v)
+		}
+		v.unsupported(p.Regex != "", field+".path.regex")
+	}
+	checkMethods(field+".methods", m.Methods, v)
+	for i, h := range m.Headers {
+		f := at(field+".headers", i)
+		if !token(h.Name) {
+			v.Add(f+".name", "", "%q is not a header name", h.Name)
+		}
+		h.validate(f, v)
+	}
+	for i, q := range m.QueryParams {
+		f := at(field+".queryParams", i)
+		if q.Name == "" || !printable(q.Name) {
+			v.Add(f+".name", "", "%q is not a parameter name", q.Name)
+		}
+		q.validate(f, v)
+	}
+}
+
+func (m *ValueMatch) validate(field string, v *Violations) {
+	v.unsupported(m.Prefix != "", field+".prefix")
+	v.unsupported(m.Regex != "", field+".regex")
+}
+
+func (f *Filter) validate(field string, v *Violations) {
+	set := 0
+	for _, ops := range []struct {
+		name string
+		ops  *HeaderOps
+	}{{"requestHeaders", f.RequestHeaders}, {"responseHeaders", f.ResponseHeaders}} {
+		if ops.ops != nil {
+			set++
+			ops.ops.validate(field+"."+ops.name, v)
+		}
+	}
+	for _, later := range []struct {
+		name string
+		set  bool
+	}{
+		{"rewrite", f.Rewrite != nil}, {"redirect", f.Redirect != nil}, {"mirror", f.Mirror != nil}, {"fault", f.Fault != nil},
+		{"rateLimit", f.RateLimit != nil}, {"cors", f.CORS != nil}, {"respond", f.Respond != nil}, {"compress", f.Compress != nil},
+	} {
+		if later.set {
+			set++
+			v.unsupported(true, field+"."+later.name)
+		}
+	}
+	if set != 1 {
+		v.Add(field, "e.g. {\"requestHeaders\": {\"set\": {\"x-a\": \"1\"}}}", "a filter has exactly one field")
+	}
+}
+
+// ReservedHeader reports whether only the mesh itself may set the header: it
+// frames the message or says who the caller is.
+func ReservedHeader(name string) bool {
+	n := strings.ToLower(strings.ReplaceAll(name, "_", "-"))
+	switch n {
+	case "host", "connection", "content-length", "transfer-encoding", "te", "trailer", "upgrade", "keep-alive",
+		"proxy-connection", "http2-settings", "forwarded", "x-real-ip":
+		return true
+	}
+	return strings.HasPrefix(n, "x-forwarded-") || strings.HasPrefix(n, "hedgerow-")
+}
+
+func (o *HeaderOps) validate(field string, v *Violations) {
+	if len(o.Set)+len(o.Add)+len(o.Remove) == 0 {
+		v.Add(field, "", "one of set, add and remove is needed")
+	}
+	check := func(f, name, value string) {
+		switch {
+		case !token(name):
+			v.Add(f, "", "%q is not a header name", name)
+		case ReservedHeader(name):
+			v.Add(f, "", "%q is set by the mesh alone", name)
+		case !printable(strings.ReplaceAll(value, "\t", " ")):
+			v.Add(f, "", "the value has characters other than printable ASCII")
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(o.Set)) {
+		check(fmt.Sprintf("%s.set[%q]", field, name), name, o.Set[name])
+	}
+	for _, name := range slices.Sorted(maps.Keys(o.Add)) {
+		check(fmt.Sprintf("%s.add[%q]", field, name), name, o.Add[name])
+	}
+	for i, name := range o.Remove {
+		check(at(field+".remove", i), name, "")
+	}
+}
+
+func (r *Retry) validate(field string, v *Violations) {
+	v.unsupported(r.BudgetPercent != 0, field+".budgetPercent")
+	if r.Attempts > 1 {
+		*v = append(*v, Violation{Field: field + ".attempts", Message: "more than one retry is not supported by this version of hedgerow", Hint: "use 1", Unsupported: true})
+	}
+	for i, on := range r.On {
+		v.oneOf(at(field+".on", i), on, []string{OnConnectFailure, OnReset, OnGatewayError}, OnTooManyRequests)
+	}
+	if r.Attempts > 0 && len(r.On) == 0 {
+		v.Add(field+".on", "e.g. [\"CONNECT_FAILURE\"]", "say which failures are tried again")
+	}
+	checkDuration(field+".perTryTimeout", r.PerTryTimeout, time.Millisecond, maxTimeout, v)
+	if r.Backoff != nil {
+		r.Backoff.validate(field+".backoff", v)
+	}
+}
+
+func (b *Backoff) validate(field string, v *Violations) {
+	checkDuration(field+".base", b.Base, time.Millisecond, maxTimeout, v)
+	checkDuration(field+".max", b.Max, time.Millisecond, maxTimeout, v)
+	if b.Base != nil && b.Max != nil && *b.Base > *b.Max {
+		v.Add(field+".max", "", "max is shorter than base")
+	}
+}
+
+func checkDuration(field string, d *Duration, low, high time.Duration, v *Violations) {
+	if d != nil && (time.Duration(*d) < low || time.Duration(*d) > high) {
+		v.Add(field, "", "%v is not between %v and %v", time.Duration(*d), low, high)
+	}
+}
