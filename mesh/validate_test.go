@@ -1,0 +1,240 @@
+package mesh
+
+import (
+	"errors"
+	"strings"
+	"testing"
+)
+
+// good is one valid object of each kind, as a user would write it.
+var good = map[string]string{
+	"services/orders":      `{"subsets":[{"name":"v1","labels":{"version":"v1"}}]}`,
+	"routes/demo":          `{"targets":["GATEWAY"],"hostnames":["demo.localhost","*.example"],"rules":[{"matches":[{"path":{"prefix":"/orders"},"methods":["GET"],"headers":[{"name":"x-canary","exact":"1"}]},{"path":{"template":"/u/{id}/{rest=**}"}},{"path":{"exact":"/a/"}}],"backends":[{"service":"orders","subset":"v1"}],"filters":[{"requestHeaders":{"set":{"x-a":"1"}}}],"timeout":"0s","retry":{"attempts":1,"on":["RESET"],"backoff":{"base":"0.025s","max":"1s"}}}]}`,
+	"policies/read":        `{"target":{"service":"orders"},"action":"ALLOW","rules":[{"from":[{"identities":["/gateway/demo","/svc/orders","spiffe://hedgerow.local/svc/*/n/*"]}],"to":[{"methods":["GET"],"paths":["/orders/{id}","/o/**","/**"]}]}]}`,
+	"topicRules/telemetry": `{"filter":"devices/{device}/telemetry","device":"{device}","ack":"DELIVERED","to":{"service":"orders","path":"/v1/devices/{device}/telemetry","headers":{"content-type":"application/json"}}}`,
+	"nodes/edge7":          `{"roles":["SIDECAR"],"services":["orders"],"gateways":["demo"],"dialCidrs":["10.3.0.7/32"]}`,
+	"defaults/mesh":        `{"dialCidrs":["127.0.0.0/8"]}`,
+}
+
+func decode(t *testing.T, name, body string) Object {
+	t.Helper()
+	o, err := DecodeObject(name, []byte(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	Normalize(o)
+	return o
+}
+
+func TestGoodObjectsAreAccepted(t *testing.T) {
+	for name, body := range good {
+		if err := Validate(decode(t, name, body)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestViolations(t *testing.T) {
+	rule := func(s string) string {
+		return `{"targets":["GATEWAY"],"hostnames":["a.example"],"rules":[{"backends":[{"service":"orders"}],` + s + `}]}`
+	}
+	policy := func(s string) string {
+		return `{"target":{"service":"orders"},"action":"ALLOW","rules":[` + s + `]}`
+	}
+	topic := func(filter, path string) string {
+		return `{"filter":"` + filter + `","ack":"DELIVERED","to":{"service":"orders","path":"` + path + `"}}`
+	}
+	for _, tt := range []struct {
+		name, object, body string
+		field, hint        string // of the first violation; hint is a part
+		unsupported        bool
+	}{
+		{"unknown enum with a suggestion", "services/a", `{"protocol":"HTTTP"}`, "protocol", `did you mean "HTTP"?`, false},
+		{"protocol of a later version", "services/a", `{"protocol":"TCP"}`, "protocol", "HTTP", true},
+		{"load balancing of a later version", "services/a", `{"loadBalancing":{"policy":"MAGLEV"}}`, "loadBalancing.policy", "LEAST_REQUEST", true},
+		{"health of a later version", "services/a", `{"health":{"path":"/h"}}`, "health", "", true},
+		{"subset without labels", "services/a", `{"subsets":[{"name":"v1"}]}`, "subsets[0].labels", "version", false},
+		{"subset twice", "services/a", `{"subsets":[{"name":"v","labels":{"a":"b"}},{"name":"v","labels":{"a":"c"}}]}`, "subsets[1].name", "", false},
+		{"route without target", "routes/a", `{"hostnames":["a"],"rules":[{"backends":[{"service":"orders"}]}]}`, "targets", "GATEWAY", false},
+		{"hostname with port", "routes/a", `{"targets":["GATEWAY"],"hostnames":["a:80"],"rules":[{"backends":[{"service":"orders"}]}]}`, "hostnames[0]", "no port", false},
+		{"hostname with inner wildcard", "routes/a", `{"targets":["GATEWAY"],"hostnames":["a.*.b"],"rules":[{"backends":[{"service":"orders"}]}]}`, "hostnames[0]", "", false},
+		{"mesh hostname outside .mesh", "routes/a", `{"targets":["MESH"],"hostnames":["a.example"],"rules":[{"backends":[{"service":"orders"}]}]}`, "hostnames[0]", "orders.mesh", false},
+		{"rule without backend", "routes/a", `{"targets":["GATEWAY"],"hostnames":["a"],"rules":[{}]}`, "rules[0].backends", "", false},
+		{"two path kinds", "routes/a", rule(`"matches":[{"path":{"exact":"/a","prefix":"/b"}}]`), "rules[0].matches[0].path", "", false},
+		{"relative prefix", "routes/a", rule(`"matches":[{"path":{"prefix":"orders"}}]`), "rules[0].matches[0].path.prefix", `"/orders"`, false},
+		{"template with half a capture", "routes/a", rule(`"matches":[{"path":{"template":"/a/{id"}}]`), "rules[0].matches[0].path.template", "", false},
+		{"template with a capture inside a segment", "routes/a", rule(`"matches":[{"path":{"template":"/a/x{id}"}}]`), "rules[0].matches[0].path.template", "", false},
+		{"template with a rest that is not last", "routes/a", rule(`"matches":[{"path":{"template":"/{r=**}/a"}}]`), "rules[0].matches[0].path.template", "", false},
+		{"template capture twice", "routes/a", rule(`"matches":[{"path":{"template":"/{a}/{a}"}}]`), "rules[0].matches[0].path.template", "", false},
+		{"path that normalisation would change", "routes/a", rule(`"matches":[{"path":{"exact":"/a/../b"}}]`), "rules[0].matches[0].path.exact", "", false},
+		{"path with an escape", "routes/a", rule(`"matches":[{"path":{"exact":"/a%2fb"}}]`), "rules[0].matches[0].path.exact", "", false},
+		{"regex of a later version", "routes/a", rule(`"matches":[{"path":{"regex":"^/a"}}]`), "rules[0].matches[0].path.regex", "", true},
+		{"lower-case method", "routes/a", rule(`"matches":[{"methods":["get"]}]`), "rules[0].matches[0].methods[0]", `"GET"`, false},
+		{"filter of a later version", "routes/a", rule(`"filters":[{"fault":{"abort":503}}]`), "rules[0].filters[0].fault", "", true},
+		{"filter that sets an identity header", "routes/a", rule(`"filters":[{"requestHeaders":{"set":{"X_Forwarded-Client-Cert":"x"}}}]`), `rules[0].filters[0].requestHeaders.set["X_Forwarded-Client-Cert"]`, "", false},
+		{"filter that splits a header", "routes/a", rule(`"filters":[{"requestHeaders":{"set":{"x-a":"1\r\nx-b: 2"}}}]`), `rules[0].filters[0].requestHeaders.set["x-a"]`, "", false},
+		{"two retries", "routes/a", rule(`"retry":{"attempts":2,"on":["RESET"]}`), "rules[0].retry.attempts", "use 1", true},
+		{"retry on nothing", "routes/a", rule(`"retry":{"attempts":1}`), "rules[0].retry.on", "CONNECT_FAILURE", false},
+		{"negative timeout", "routes/a", rule(`"timeout":"-1s"`), "rules[0].timeout", "", false},
+		{"budget of a later version", "routes/a", rule(`"retry":{"budgetPercent":20}`), "rules[0].retry.budgetPercent", "", true},
+		{"affinity of a later version", "routes/a", rule(`"affinity":{"header":"x-user"}`), "rules[0].affinity", "", true},
+		{"policy with two targets", "policies/a", `{"target":{"service":"a","route":"b"},"action":"DENY","rules":[{}]}`, "target", "", false},
+		{"policy without rules", "policies/a", `{"target":{"service":"a"},"action":"DENY"}`, "rules", "[{}]", false},
+		{"audit of a later version", "policies/a", `{"target":{"service":"a"},"action":"AUDIT","rules":[{}]}`, "action", "", true},
+		{"condition of a later version", "policies/a", policy(`{"when":"true"}`), "rules[0].when", "", true},
+		{"empty from would mean anyone", "policies/a", policy(`{"from":[{}]}`), "rules[0].from[0]", "leave from out", false},
+		{"empty to would mean everything", "policies/a", policy(`{"to":[{}]}`), "rules[0].to[0]", "leave to out", false},
+		{"identity that is no pattern", "policies/a", policy(`{"from":[{"identities":["orders"]}]}`), "rules[0].from[0].identities[0]", "/svc/orders", false},
+		{"stars inside a policy path", "policies/a", policy(`{"to":[{"paths":["/a/**/b"]}]}`), "rules[0].to[0].paths[0]", "", false},
+		{"star glued to a segment", "policies/a", policy(`{"to":[{"paths":["/a*"]}]}`), "rules[0].to[0].paths[0]", "", false},
+		{"acknowledged when spooled, a later version", "topicRules/a", `{"filter":"a","to":{"service":"a","path":"/"}}`, "ack", "DELIVERED", true},
+		{"hash that is not last", "topicRules/a", topic("a/#/b", "/"), "filter", "", false},
+		{"plus glued to a level", "topicRules/a", topic("a/b+", "/"), "filter", "", false},
+		{"broker's own topics", "topicRules/a", topic("$SYS/a", "/"), "filter", "", false},
+		{"path capture that the filter lacks", "topicRules/a", topic("a/{b}", "/{c}"), "to.path", "", false},
+		{"path with a query", "topicRules/a", topic("a/{b}", "/x?d={b}"), "to.path", "", false},
+		{"device that the filter lacks", "topicRules/a", `{"filter":"a/{b}","device":"{c}","ack":"DELIVERED","to":{"service":"a","path":"/"}}`, "device", "", false},
+		{"unknown role", "nodes/a", `{"roles":["SIDECARS"]}`, "roles[0]", "SIDECAR", false},
+		{"address instead of a block", "nodes/a", `{"roles":["SIDECAR"],"dialCidrs":["10.0.0.1"]}`, "dialCidrs[0]", "/32", false},
+		{"block with host bits", "defaults/mesh", `{"dialCidrs":["10.0.0.1/8"]}`, "dialCidrs[0]", "10.0.0.0/8", false},
+		{"grace of a later version", "defaults/mesh", `{"identityGrace":{"window":"1s"}}`, "identityGrace", "", true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			err := Validate(decode(t, tt.object, tt.body))
+			var ve *ValidationError
+			if !errors.As(err, &ve) || KindOf(err) != Invalid {
+				t.Fatalf("Validate = %v, want a violation of %s", err, tt.field)
+			}
+			got := ve.Violations[0]
+			if got.Field != tt.field || !strings.Contains(got.Hint, tt.hint) || got.Unsupported != tt.unsupported {
+				t.Errorf("got %+v, want field %q, hint %q, unsupported %v", got, tt.field, tt.hint, tt.unsupported)
+			}
+			if strings.Contains(err.Error(), "\n") {
+				t.Errorf("%q is not one line", err)
+			}
+		})
+	}
+}
+
+func TestEveryViolationIsReported(t *testing.T) {
+	err := Validate(decode(t, "routes/a", `{"targets":["MESHH"],"hostnames":["A"],"rules":[{"timeout":"-1s"}]}`))
+	var ve *ValidationError
+	if !errors.As(err, &ve) || len(ve.Violations) != 4 {
+		t.Errorf("Validate = %v, want 4 violations", err)
+	}
+}
+
+func TestDecodeObjectRefuses(t *testing.T) {
+	for name, tt := range map[string]struct{ object, body string }{
+		"an unknown field":         {"services/a", `{"protocoll":"HTTP"}`},
+		"an unknown nested field":  {"services/a", `{"subsets":[{"nam":"v1"}]}`},
+		"bytes behind the object":  {"services/a", `{} {}`},
+		"another object's name":    {"services/a", `{"name":"services/b"}`},
+		"an unknown collection":    {"servces/a", `{}`},
+		"an id that is none":       {"services/A", `{}`},
+		"a second defaults object": {"defaults/other", `{}`},
+		"instances":                {"instances/a", `{}`},
+		"not JSON":                 {"services/a", `{`},
+		"an array":                 {"services/a", `[]`},
+		"too much":                 {"services/a", `{"labels":{"a":"` + strings.Repeat("x", MaxObjectBytes) + `"}}`},
+	} {
+		if o, err := DecodeObject(tt.object, []byte(tt.body)); err == nil {
+			t.Errorf("%s: decoded to %+v", name, o)
+		}
+	}
+}
+
+func TestNormalizeStoresDefaults(t *testing.T) {
+	r := decode(t, "routes/a", `{"rules":[{"backends":[{"service":"a"},{"service":"b","weight":0}]}]}`).(*Route)
+	if b := r.Rules[0].Backends; *b[0].Weight != 1 || *b[1].Weight != 0 {
+		t.Errorf("weights %d and %d, want 1 for an absent one and 0 kept", *b[0].Weight, *b[1].Weight)
+	}
+	d := decode(t, "defaults/mesh", `{}`).(*Defaults)
+	if d.Authorization != Deny {
+		t.Errorf("authorization %q by default, want DENY", d.Authorization)
+	}
+}
+
+func TestCheckReferences(t *testing.T) {
+	c := NewConfig()
+	for name, body := range good {
+		c.Put(decode(t, name, body))
+	}
+	if broken := c.CheckAll(); len(broken) != 0 {
+		t.Fatalf("the good objects break %v", broken)
+	}
+	for _, tt := range []struct{ name, object, body, field, hint string }{
+		{"unknown service", "routes/x", `{"rules":[{"backends":[{"service":"ordrs"}]}]}`, "rules[0].backends[0].service", `did you mean "orders"?`},
+		{"unknown subset", "routes/x", `{"rules":[{"backends":[{"service":"orders","subset":"v2"}]}]}`, "rules[0].backends[0].subset", `"v1"`},
+		{"policy of an unknown route", "policies/x", `{"target":{"route":"dem"}}`, "target.route", `"demo"`},
+		{"topic to an unknown service", "topicRules/x", `{"to":{"service":"nope"}}`, "to.service", ""},
+		{"node of an unknown service", "nodes/x", `{"services":["orders","nope"]}`, "services[1]", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			v := c.CheckReferences(decode(t, tt.object, tt.body))
+			if len(v) != 1 || v[0].Field != tt.field || !strings.Contains(v[0].Hint, tt.hint) {
+				t.Errorf("got %+v, want %s with hint %q", v, tt.field, tt.hint)
+			}
+		})
+	}
+	refs := c.ReferencesTo("services/orders")
+	want := []string{
+		"nodes/edge7 services[0]", "policies/read target.service",
+		"routes/demo rules[0].backends[0].service", "topicRules/telemetry to.service",
+	}
+	if strings.Join(refs, ";") != strings.Join(want, ";") {
+		t.Errorf("ReferencesTo = %v, want %v", refs, want)
+	}
+	if refs := c.ReferencesTo("routes/demo"); len(refs) != 0 {
+		t.Errorf("nothing refers to routes/demo, got %v", refs)
+	}
+}
+
+func TestDigestCoversEveryRecord(t *testing.T) {
+	a := Records{"services/a": []byte("{}"), "services/b": []byte("{}")}
+	base := a.Digest()
+	for name, other := range map[string]Records{
+		"a record less":      {"services/a": []byte("{}")},
+		"a changed byte":     {"services/a": []byte("{ }"), "services/b": []byte("{}")},
+		"a renamed record":   {"services/a": []byte("{}"), "services/c": []byte("{}")},
+		"names run together": {"services/aservices/b": []byte("{}{}")},
+	} {
+		if other.Digest() == base {
+			t.Errorf("%s has the same digest", name)
+		}
+	}
+	b := Records{"services/b": []byte("{}")}
+	b.Apply(Change{Puts: Records{"services/a": []byte("{}")}, Deletes: []string{"services/x"}})
+	if b.Digest() != base {
+		t.Error("the same records in another order of arrival have another digest")
+	}
+}
+
+func TestDecodeRecordsSkipsAndReportsBadOnes(t *testing.T) {
+	c, errs := DecodeRecords(Head{Revision: 3}, Records{
+		"services/orders": []byte(`{"protocol":"HTTP"}`),
+		"services/bad":    []byte(`{"protocol":"SMTP"}`),
+		"tokens/x":        []byte(`{}`),
+	})
+	if len(errs) != 2 || c.Services["orders"] == nil || c.Services["bad"] != nil {
+		t.Errorf("config %v, errors %v", c.Services, errs)
+	}
+}
+
+func FuzzDecodeObject(f *testing.F) {
+	for name, body := range good {
+		f.Add(name, body)
+	}
+	f.Fuzz(func(t *testing.T, name, body string) {
+		o, err := DecodeObject(name, []byte(body))
+		if err != nil {
+			return
+		}
+		Normalize(o)
+		if err := Validate(o); err == nil {
+			c := NewConfig()
+			c.Put(o)
+			c.CheckAll()
+		}
+	})
+}
