@@ -1,0 +1,282 @@
+package role
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"time"
+
+	"github.com/hedgerow-mesh/hedgerow/mesh"
+)
+
+// Base is what the configuration of every role has.
+type Base struct {
+	Mesh        string        `yaml:"mesh" help:"the mesh's name"`
+	TrustDomain string        `yaml:"trustDomain" help:"the SPIFFE trust domain"`
+	DataDir     string        `yaml:"dataDir" help:"directory for the role's own state, created 0700"`
+	Redis       Redis         `yaml:"redis"`
+	Drain       time.Duration `yaml:"drain" help:"how long requests in flight may take to finish at the end"`
+	Log         Log           `yaml:"log"`
+}
+
+// Redis is where the registry lives.
+type Redis struct {
+	Addresses    []string `yaml:"addresses" help:"host:port of the Redis, of its Sentinels or of some nodes of its Cluster"`
+	Sentinel     string   `yaml:"sentinel" help:"name of the primary, if the addresses are Sentinels"`
+	Username     string   `yaml:"username" help:"ACL user"`
+	PasswordFile string   `yaml:"passwordFile" help:"file with the user's password"`
+	TLS          RedisTLS `yaml:"tls"`
+}
+
+// RedisTLS turns on TLS to Redis when CAFile is set.
+type RedisTLS struct {
+	CAFile string `yaml:"caFile" help:"PEM file with the CA of Redis; turns on TLS"`
+}
+
+// Vault is where certificates come from.
+type Vault struct {
+	Address string  `yaml:"address" help:"https://host:port of Vault (http only on loopback)"`
+	CAFile  string  `yaml:"caFile" help:"PEM file with the CA of Vault"`
+	Mount   string  `yaml:"mount" help:"mount of the PKI engine"`
+	Role    string  `yaml:"role" help:"PKI role that signs this node's certificates"`
+	AppRole AppRole `yaml:"appRole"`
+}
+
+// AppRole is how the role logs in to Vault.
+type AppRole struct {
+	RoleIDFile   string `yaml:"roleIdFile" help:"file with the AppRole's role_id"`
+	SecretIDFile string `yaml:"secretIdFile" help:"file with the AppRole's secret_id"`
+}
+
+// Log says what is logged, as JSON lines on standard error.
+type Log struct {
+	Level string `yaml:"level" help:"debug, info, warn or error"`
+}
+
+// Listen is an address to listen at.
+type Listen struct {
+	Address string `yaml:"address" help:"host:port to listen at"`
+}
+
+// Inbound is where mesh peers reach this node.
+type Inbound struct {
+	Address   string `yaml:"address" help:"host:port for mTLS from peers"`
+	Advertise string `yaml:"advertise" help:"host:port that peers dial, if it differs from the address"`
+}
+
+// Local is a service whose workload runs beside this sidecar.
+type Local struct {
+	Service  string            `yaml:"service"`
+	Address  string            `yaml:"address"`  // of the workload
+	Labels   map[string]string `yaml:"labels"`   // of the instance
+	Outbound string            `yaml:"outbound"` // an outbound listener of this service's own
+}
+
+// Sidecar configures `hedgerow sidecar`.
+type Sidecar struct {
+	Node      string `yaml:"node" help:"this node's id"`
+	Base      `yaml:",inline"`
+	Vault     Vault    `yaml:"vault"`
+	Inbound   Inbound  `yaml:"inbound"`
+	Outbound  Listen   `yaml:"outbound"`
+	Admin     Listen   `yaml:"admin"`
+	Services  []Local  `yaml:"services"`
+	Upstreams []string `yaml:"upstreams" help:"services whose instances are watched from the start"`
+}
+
+// Gateway configures `hedgerow gateway`.
+type Gateway struct {
+	Node      string `yaml:"node" help:"this node's id"`
+	ID        string `yaml:"id" help:"the gateway's id, which is its identity too"`
+	Base      `yaml:",inline"`
+	Vault     Vault            `yaml:"vault"`
+	Listeners []PublicListener `yaml:"listeners"`
+	Admin     Listen           `yaml:"admin"`
+}
+
+// PublicListener is one public address of a gateway.
+type PublicListener struct {
+	Address string    `yaml:"address"`
+	TLS     PublicTLS `yaml:"tls"`
+}
+
+// PublicTLS turns on TLS for a public listener when CertFile is set.
+type PublicTLS struct {
+	CertFile string `yaml:"certFile"`
+	KeyFile  string `yaml:"keyFile"`
+}
+
+// Bridge configures `hedgerow bridge`.
+type Bridge struct {
+	Node  string `yaml:"node" help:"this node's id"`
+	Base  `yaml:",inline"`
+	Vault Vault  `yaml:"vault"`
+	MQTT  MQTT   `yaml:"mqtt"`
+	Admin Listen `yaml:"admin"`
+}
+
+// MQTT is the external broker of a bridge.
+type MQTT struct {
+	Address      string  `yaml:"address" help:"host:port of the MQTT broker"`
+	ClientID     string  `yaml:"clientId" help:"client identifier; hedgerow-<node> if absent"`
+	Username     string  `yaml:"username"`
+	PasswordFile string  `yaml:"passwordFile"`
+	TLS          MQTTTLS `yaml:"tls"`
+}
+
+// MQTTTLS turns on TLS to the broker when CAFile is set.
+type MQTTTLS struct {
+	CAFile   string `yaml:"caFile"`
+	CertFile string `yaml:"certFile"`
+	KeyFile  string `yaml:"keyFile"`
+}
+
+// defaultBase returns the defaults of every role.
+func defaultBase() Base {
+	return Base{
+		Mesh:        "default",
+		TrustDomain: "hedgerow.local",
+		DataDir:     "/var/lib/hedgerow",
+		Drain:       30 * time.Second,
+		Log:         Log{Level: "info"},
+	}
+}
+
+func defaultVault() Vault { return Vault{Mount: "pki_mesh"} }
+
+// DefaultSidecar returns the defaults of `hedgerow sidecar`.
+func DefaultSidecar() Sidecar {
+	return Sidecar{
+		Base:     defaultBase(),
+		Vault:    defaultVault(),
+		Inbound:  Inbound{Address: "127.0.0.1:15006"},
+		Outbound: Listen{Address: "127.0.0.1:15001"},
+		Admin:    Listen{Address: "127.0.0.1:15000"},
+	}
+}
+
+// DefaultGateway returns the defaults of `hedgerow gateway`.
+func DefaultGateway() Gateway {
+	return Gateway{
+		Base:      defaultBase(),
+		Vault:     defaultVault(),
+		Listeners: []PublicListener{{Address: "127.0.0.1:8080"}},
+		Admin:     Listen{Address: "127.0.0.1:15010"},
+	}
+}
+
+// DefaultBridge returns the defaults of `hedgerow bridge`.
+func DefaultBridge() Bridge {
+	return Bridge{
+		Base:  defaultBase(),
+		Vault: defaultVault(),
+		MQTT:  MQTT{Address: "127.0.0.1:1883"},
+		Admin: Listen{Address: "127.0.0.1:15020"},
+	}
+}
+
+// checks collects what is wrong with a configuration, so that one run names all.
+type checks []error
+
+func (c *checks) id(key, value string) {
+	switch {
+	case value == "":
+		*c = append(*c, fmt.Errorf("%s is needed", key))
+	case !mesh.ValidID(value):
+		*c = append(*c, fmt.Errorf("%s: %q is not an id of 1 to 63 characters a-z, 0-9 and '-'", key, value))
+	}
+}
+
+func (c *checks) address(key, value string) {
+	if _, port, err := net.SplitHostPort(value); err != nil || port == "" {
+		*c = append(*c, fmt.Errorf("%s: %q is not host:port", key, value))
+	}
+}
+
+func (c *checks) set(key, value string) {
+	if value == "" {
+		*c = append(*c, fmt.Errorf("%s is needed", key))
+	}
+}
+
+func (c *checks) base(b *Base) {
+	c.id("mesh", b.Mesh)
+	if _, err := mesh.ParseID("spiffe://" + b.TrustDomain + "/x"); err != nil {
+		*c = append(*c, fmt.Errorf("trustDomain: %q is not a trust domain", b.TrustDomain))
+	}
+	if len(b.Redis.Addresses) == 0 {
+		*c = append(*c, errors.New("redis.addresses is needed, e.g. [\"127.0.0.1:6379\"]"))
+	}
+	for _, a := range b.Redis.Addresses {
+		c.address("redis.addresses", a)
+	}
+	switch b.Log.Level {
+	case "debug", "info", "warn", "error":
+	default:
+		*c = append(*c, fmt.Errorf("log.level: %q is none of debug, info, warn and error", b.Log.Level))
+	}
+}
+
+func (c *checks) vault(v *Vault) {
+	c.set("vault.address", v.Address)
+	c.set("vault.role", v.Role)
+	c.set("vault.appRole.roleIdFile", v.AppRole.RoleIDFile)
+	c.set("vault.appRole.secretIdFile", v.AppRole.SecretIDFile)
+}
+
+// Validate reports everything that is wrong with the configuration.
+func (s *Sidecar) Validate() error {
+	var c checks
+	c.id("node", s.Node)
+	c.base(&s.Base)
+	c.vault(&s.Vault)
+	c.address("inbound.address", s.Inbound.Address)
+	c.address("outbound.address", s.Outbound.Address)
+	c.address("admin.address", s.Admin.Address)
+	if len(s.Services) == 0 {
+		c = append(c, errors.New("services is needed, e.g. [{service: orders, address: \"127.0.0.1:9001\"}]"))
+	}
+	for i, l := range s.Services {
+		c.id(fmt.Sprintf("services[%d].service", i), l.Service)
+		c.address(fmt.Sprintf("services[%d].address", i), l.Address)
+	}
+	for i, u := range s.Upstreams {
+		c.id(fmt.Sprintf("upstreams[%d]", i), u)
+	}
+	return errors.Join(c...)
+}
+
+// Validate reports everything that is wrong with the configuration.
+func (g *Gateway) Validate() error {
+	var c checks
+	c.id("node", g.Node)
+	c.id("id", g.ID)
+	c.base(&g.Base)
+	c.vault(&g.Vault)
+	c.address("admin.address", g.Admin.Address)
+	if len(g.Listeners) == 0 {
+		c = append(c, errors.New("listeners is needed, e.g. [{address: \"127.0.0.1:8080\"}]"))
+	}
+	for i, l := range g.Listeners {
+		c.address(fmt.Sprintf("listeners[%d].address", i), l.Address)
+		if (l.TLS.CertFile == "") != (l.TLS.KeyFile == "") {
+			c = append(c, fmt.Errorf("listeners[%d].tls: certFile and keyFile go together", i))
+		}
+	}
+	return errors.Join(c...)
+}
+
+// Validate reports everything that is wrong with the configuration.
+func (b *Bridge) Validate() error {
+	var c checks
+	c.id("node", b.Node)
+	c.base(&b.Base)
+	c.vault(&b.Vault)
+	c.address("mqtt.address", b.MQTT.Address)
+	c.address("admin.address", b.Admin.Address)
+	return errors.Join(c...)
+}
+
+// stateFile returns the path of one of the role's own files.
+func (b *Base) stateFile(name string) string { return filepath.Join(b.DataDir, name) }

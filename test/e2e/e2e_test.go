@@ -1,0 +1,157 @@
+// Package e2e runs the built programs as a user would: separate processes on a
+// real Redis, Vault and Mosquitto, and `hedgerow up --demo` by itself. It holds
+// tests only; what they need to start servers is in test/servers.
+package e2e
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/hedgerow-mesh/hedgerow/test/servers"
+)
+
+// binaries is where TestMain put hedgerow and hedgerow-edge.
+var binaries string
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "hedgerow-e2e-")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(dir) //nolint:errcheck // best effort at exit
+		build := exec.Command("go", "build", "-o", dir+"/", "../../cmd/hedgerow", "../../cmd/hedgerow-edge")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "build the programs under test: %v\n%s", err, out)
+			return 1
+		}
+		binaries = dir
+		return m.Run()
+	}())
+}
+
+// TestScripts runs testdata/script/*.txtar, each on servers of its own.
+func TestScripts(t *testing.T) {
+	names, err := filepath.Glob("testdata/script/*.txtar")
+	if err != nil || len(names) == 0 {
+		t.Fatalf("no scripts: %v", err)
+	}
+	for _, name := range names {
+		t.Run(strings.TrimSuffix(filepath.Base(name), ".txtar"), func(t *testing.T) {
+			s := startStack(t)
+			testscript.Run(t, testscript.Params{
+				Files:               []string{name},
+				RequireExplicitExec: true,
+				Setup:               s.setup,
+				Cmds: map[string]func(*testscript.TestScript, bool, []string){
+					"expand":     expand,
+					"eventually": eventually,
+				},
+			})
+		})
+	}
+}
+
+// stack is what the processes of one test share.
+type stack struct {
+	redis *servers.RedisServer
+	vault *servers.VaultServer
+	mqtt  *servers.MosquittoServer
+	pki   map[string]servers.AppRole // by node
+}
+
+// identities are the URI SANs that Vault may sign for each node.
+var identities = map[string][]string{
+	"gateway":   {"spiffe://hedgerow.local/gateway/demo"},
+	"bridge":    {"spiffe://hedgerow.local/svc/mqtt-bridge/n/bridge"},
+	"orders-v1": {"spiffe://hedgerow.local/svc/orders/n/orders-v1"},
+	"orders-v2": {"spiffe://hedgerow.local/svc/orders/n/orders-v2"},
+	"telemetry": {"spiffe://hedgerow.local/svc/telemetry/n/telemetry"},
+}
+
+func startStack(t *testing.T) *stack {
+	t.Helper()
+	s := &stack{redis: servers.Redis(t), vault: servers.Vault(t), mqtt: servers.Mosquitto(t)}
+	s.pki = s.vault.SetUpPKI(t, identities)
+	return s
+}
+
+// setup gives a script its addresses, files and PATH.
+func (s *stack) setup(env *testscript.Env) error {
+	env.Setenv("PATH", binaries+string(os.PathListSeparator)+env.Getenv("PATH"))
+	env.Setenv("REDIS", s.redis.Addr)
+	env.Setenv("VAULT", s.vault.Address)
+	host, port, err := net.SplitHostPort(s.mqtt.Addr)
+	if err != nil {
+		return err
+	}
+	env.Setenv("MQTTHOST", host)
+	env.Setenv("MQTTPORT", port)
+	for _, name := range []string{
+		"CONTROL", "GATEWAY", "GATEWAYADMIN", "BRIDGEADMIN", "ORDERS1", "ORDERS2", "TELEMETRY",
+		"INBOUND1", "OUTBOUND1", "ADMIN1", "INBOUND2", "OUTBOUND2", "ADMIN2", "INBOUND3", "OUTBOUND3", "ADMIN3",
+	} {
+		p := servers.FreePort(env.T().(testing.TB))
+		env.Setenv(name, "127.0.0.1:"+strconv.Itoa(p))
+		env.Setenv(name+"PORT", strconv.Itoa(p))
+	}
+	dir := filepath.Join(env.WorkDir, "vault")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	for node, r := range s.pki {
+		if err := os.WriteFile(filepath.Join(dir, node+".role"), []byte(r.RoleID), 0o600); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, node+".secret"), []byte(r.SecretID), 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// expand replaces $VARIABLES in files: `expand control.yaml`.
+func expand(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: expand file...")
+	}
+	for _, name := range args {
+		text := os.Expand(ts.ReadFile(name), ts.Getenv)
+		ts.Check(os.WriteFile(ts.MkAbs(name), []byte(text), 0o600))
+	}
+}
+
+// eventually runs a command until its output matches: `eventually 5 'regexp'
+// curl ...` tries for five seconds.
+func eventually(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 3 {
+		ts.Fatalf("usage: eventually seconds regexp command args...")
+	}
+	seconds, err := strconv.ParseFloat(args[0], 64)
+	ts.Check(err)
+	want, err := regexp.Compile(args[1])
+	ts.Check(err)
+	deadline := time.Now().Add(time.Duration(seconds * float64(time.Second)))
+	for tick := time.NewTicker(50 * time.Millisecond); ; <-tick.C {
+		err := ts.Exec(args[2], args[3:]...)
+		out := ts.ReadFile("stdout")
+		if err == nil && want.MatchString(out) {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("after %v s: %q (%v) does not match %s", seconds, out, err, want)
+		}
+	}
+}
