@@ -5,7 +5,6 @@ package e2e
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -56,7 +55,6 @@ func TestScripts(t *testing.T) {
 				RequireExplicitExec: true,
 				Setup:               s.setup,
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
-					"expand":     expand,
 					"eventually": eventually,
 				},
 			})
@@ -66,10 +64,11 @@ func TestScripts(t *testing.T) {
 
 // stack is what the processes of one test share.
 type stack struct {
+	t     *testing.T
 	redis *servers.RedisServer
 	vault *servers.VaultServer
 	mqtt  *servers.MosquittoServer
-	pki   map[string]servers.AppRole // by node
+	roles map[string]servers.AppRole // by node
 }
 
 // identities are the URI SANs that Vault may sign for each node.
@@ -83,54 +82,64 @@ var identities = map[string][]string{
 
 func startStack(t *testing.T) *stack {
 	t.Helper()
-	s := &stack{redis: servers.Redis(t), vault: servers.Vault(t), mqtt: servers.Mosquitto(t)}
-	s.pki = s.vault.SetUpPKI(t, identities)
+	s := &stack{t: t, redis: servers.Redis(t), vault: servers.Vault(t), mqtt: servers.Mosquitto(t)}
+	s.roles = s.vault.SetUpPKI(t, identities)
 	return s
 }
 
 // setup gives a script its addresses, files and PATH.
 func (s *stack) setup(env *testscript.Env) error {
 	env.Setenv("PATH", binaries+string(os.PathListSeparator)+env.Getenv("PATH"))
-	env.Setenv("REDIS", s.redis.Addr)
-	env.Setenv("VAULT", s.vault.Address)
-	host, port, err := net.SplitHostPort(s.mqtt.Addr)
-	if err != nil {
-		return err
+	vars := s.variables(env.WorkDir)
+	for name, value := range vars {
+		env.Setenv(name, value)
 	}
-	env.Setenv("MQTTHOST", host)
-	env.Setenv("MQTTPORT", port)
+	return s.writeFiles(env.WorkDir, vars)
+}
+
+// variables are the addresses of one mesh whose files are in dir.
+func (s *stack) variables(dir string) map[string]string {
+	vars := map[string]string{"WORK": dir, "REDIS": s.redis.Addr, "VAULT": s.vault.Address, "MQTT": s.mqtt.Addr}
+	vars["MQTTHOST"], vars["MQTTPORT"], _ = strings.Cut(s.mqtt.Addr, ":")
 	for _, name := range []string{
 		"CONTROL", "GATEWAY", "GATEWAYADMIN", "BRIDGEADMIN", "ORDERS1", "ORDERS2", "TELEMETRY",
 		"INBOUND1", "OUTBOUND1", "ADMIN1", "INBOUND2", "OUTBOUND2", "ADMIN2", "INBOUND3", "OUTBOUND3", "ADMIN3",
 	} {
-		p := servers.FreePort(env.T().(testing.TB))
-		env.Setenv(name, "127.0.0.1:"+strconv.Itoa(p))
-		env.Setenv(name+"PORT", strconv.Itoa(p))
+		p := strconv.Itoa(servers.FreePort(s.t))
+		vars[name] = "127.0.0.1:" + p
+		vars[name+"PORT"] = p
 	}
-	dir := filepath.Join(env.WorkDir, "vault")
-	if err := os.Mkdir(dir, 0o700); err != nil {
+	return vars
+}
+
+// writeFiles writes testdata/mesh, variables expanded, and the AppRole
+// credentials of every node into dir.
+func (s *stack) writeFiles(dir string, vars map[string]string) error {
+	if err := os.Mkdir(filepath.Join(dir, "vault"), 0o700); err != nil {
 		return err
 	}
-	for node, r := range s.pki {
-		if err := os.WriteFile(filepath.Join(dir, node+".role"), []byte(r.RoleID), 0o600); err != nil {
+	files := map[string]string{}
+	for node, r := range s.roles {
+		files[filepath.Join("vault", node+".role")] = r.RoleID
+		files[filepath.Join("vault", node+".secret")] = r.SecretID
+	}
+	names, err := filepath.Glob("testdata/mesh/*.yaml")
+	if err != nil || len(names) == 0 {
+		return fmt.Errorf("no files in testdata/mesh: %w", err)
+	}
+	for _, name := range names {
+		b, err := os.ReadFile(name)
+		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(filepath.Join(dir, node+".secret"), []byte(r.SecretID), 0o600); err != nil {
+		files[filepath.Base(name)] = os.Expand(string(b), func(v string) string { return vars[v] })
+	}
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// expand replaces $VARIABLES in files: `expand control.yaml`.
-func expand(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) == 0 {
-		ts.Fatalf("usage: expand file...")
-	}
-	for _, name := range args {
-		text := os.Expand(ts.ReadFile(name), ts.Getenv)
-		ts.Check(os.WriteFile(ts.MkAbs(name), []byte(text), 0o600))
-	}
 }
 
 // eventually runs a command until its output matches: `eventually 5 'regexp'

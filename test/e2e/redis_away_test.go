@@ -1,0 +1,59 @@
+package e2e
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// TestRedisAway kills Redis for 30 s, twice as long as a lease lasts, under
+// load, and brings it back empty. No request may fail; afterwards a route
+// change must arrive within two seconds.
+func TestRedisAway(t *testing.T) {
+	const (
+		rate    = 100
+		seconds = 30
+	)
+	s := startStack(t)
+	vars := startMesh(t, s)
+	url := "http://" + vars["GATEWAY"] + "/orders/7"
+	until(t, 10*time.Second, func() error {
+		return get(t.Context(), http.DefaultClient, url, "demo.localhost", `"version":"v1"`)
+	})
+
+	s.redis.Kill()
+	r := openLoop(t.Context(), url, "demo.localhost", `"version":"v1"`, rate*seconds, rate)
+	t.Logf("Redis away for %d s: %v", seconds, r)
+	if r.failed != 0 || r.sent != rate*seconds {
+		t.Errorf("%v, want sent=%d failed=0", r, rate*seconds)
+	}
+	s.redis.Restart(true)
+	fmt.Println(r) // the line that the promise is read from
+
+	// Redis is empty. The control plane fills it again, data planes register
+	// again, and what is written from now on arrives.
+	until(t, 15*time.Second, func() error { return ready("http://" + vars["CONTROL"] + "/readyz") })
+	canary := `name: routes/demo
+targets: [GATEWAY]
+hostnames: [demo.localhost]
+rules:
+  - backends: [{service: orders, subset: v2}]
+`
+	if err := os.WriteFile(filepath.Join(vars["WORK"], "canary.yaml"), []byte(canary), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	hedgerow(t, vars["WORK"], vars, "apply", "-f", "canary.yaml")
+	written := time.Now()
+	until(t, 2*time.Second, func() error {
+		return get(t.Context(), http.DefaultClient, url, "demo.localhost", `"version":"v2"`)
+	})
+	t.Logf("the route change arrived after %v", time.Since(written).Round(time.Millisecond))
+	// And nobody is removed as the new leases take over.
+	r = openLoop(t.Context(), url, "demo.localhost", `"version":"v2"`, 5*rate, rate)
+	if r.failed != 0 {
+		t.Errorf("after Redis came back: %v", r)
+	}
+}
