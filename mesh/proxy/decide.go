@@ -1,0 +1,131 @@
+package proxy
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/hedgerow-mesh/hedgerow/mesh"
+)
+
+// Codes of the refusals of a decision.
+const (
+	CodeNoRoute    = "no_route"            // 404
+	CodeDenied     = "denied"              // 403
+	CodeNoEndpoint = "no_healthy_endpoint" // 503
+	CodeBadRequest = "bad_request"         // 400
+)
+
+// Decide says what happens to r, which entered at face: it is forwarded to one
+// backend, or refused. draw is a random number in [0,1); the same table, face,
+// request and draw give the same decision. Decide does not allocate when the
+// request is forwarded.
+//
+// At a Gateway and an Outbound a route decides, in the Gateway API's precedence:
+// exact host, longest wildcard; exact path, longest prefix or template; a
+// method; most headers; most query parameters; then the oldest route, its name,
+// the order of its rules. At an Outbound every service also answers at
+// <service>.mesh, to everything, until a route that targets MESH names exactly
+// that host. Such a route refines the host: what none of its rules matches has
+// no route, as with an HTTPRoute whose parent is a Service.
+//
+// Policies of the gateway and of the route decide there if there are any. At an
+// Inbound there are no routes: the policies of face.Service decide, or else the
+// mesh default.
+func Decide(t *Table, face Face, r *Request, draw float64) Decision {
+	c := call{method: r.Method, peer: r.Peer, path: r.Path}
+	if hasParameters(r.Path) {
+		c.stripped = withoutParameters(r.Path)
+	}
+	switch face.Kind {
+	case Inbound:
+		return t.decideInbound(face, &c)
+	case Gateway:
+		return t.decideRouted(t.gateway, face, r, &c, draw)
+	case Outbound:
+		return t.decideRouted(t.outbound, face, r, &c, draw)
+	}
+	return Decision{Refusal: noRoute()}
+}
+
+func (t *Table) decideInbound(face Face, c *call) Decision {
+	d := Decision{Service: face.Service}
+	d.Authorization = t.servicePolicies[face.Service].decide(c, t.allowByDefault, ReasonDefault)
+	d.refuseDenied()
+	return d
+}
+
+func (t *Table) decideRouted(index hostIndex, face Face, r *Request, c *call, draw float64) Decision {
+	var d Decision
+	var policies *policySet // of the route
+	won := t.lookup(index, face, r, c.path)
+	if c.stripped != "" && won != t.lookup(index, face, r, c.stripped) {
+		d.Refusal = &Refusal{http.StatusBadRequest, CodeBadRequest, "the path parameters would change the route"}
+		return d
+	}
+	d.Rule = won.rule
+	if won.route != nil {
+		d.Route, policies = won.route.route, won.route.policies
+	}
+	// The gateway's policies come first, so that a caller who may not use it
+	// does not learn which routes exist.
+	if set := t.gatewayPolicies[face.Gateway]; set != nil && face.Kind == Gateway {
+		d.Authorization = set.decide(c, true, ReasonNoDenyMatched)
+		if d.refuseDenied() {
+			return d
+		}
+	}
+	if d.Rule == nil {
+		d.Refusal = noRoute()
+		return d
+	}
+	if policies != nil {
+		d.Authorization = policies.decide(c, true, ReasonNoDenyMatched)
+		if d.refuseDenied() {
+			return d
+		}
+	}
+	b, ok := d.Rule.choose(draw)
+	if !ok {
+		d.Refusal = &Refusal{http.StatusServiceUnavailable, CodeNoEndpoint, "every backend of the rule has weight 0"}
+		return d
+	}
+	d.Service, d.Subset, d.Draw = b.service, b.subset, draw
+	return d
+}
+
+// winner is the rule that takes a request; its route is nil for the one that a
+// service has by itself, and both are nil if there is none.
+type winner struct {
+	route *compiledRoute
+	rule  *Rule
+}
+
+func (t *Table) lookup(index hostIndex, face Face, r *Request, path string) winner {
+	// The service's own rule is for its exact host, so it stands behind routes
+	// of that host and before wildcards.
+	if face.Kind == Outbound && index.exact[r.Host] == nil {
+		if id, ok := strings.CutSuffix(r.Host, meshDomain); ok {
+			if rule := t.builtin[id]; rule != nil {
+				return winner{rule: rule}
+			}
+		}
+	}
+	if c := index.find(face, r, path); c != nil {
+		return winner{c.route, c.rule}
+	}
+	return winner{}
+}
+
+// refuseDenied turns a denial into the refusal that the caller gets, which names
+// no policy. It reports whether there is one.
+func (d *Decision) refuseDenied() bool {
+	if d.Authorization.Decision != mesh.Deny {
+		return false
+	}
+	d.Refusal = &Refusal{http.StatusForbidden, CodeDenied, "no policy lets this caller do this"}
+	return true
+}
+
+func noRoute() *Refusal {
+	return &Refusal{http.StatusNotFound, CodeNoRoute, "no route matches the request"}
+}

@@ -1,0 +1,302 @@
+package proxy
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hedgerow-mesh/hedgerow/mesh"
+)
+
+// Table is everything that one mesh.Config compiles to. It never changes and
+// has started nothing, so requests that still hold an old one may finish with
+// it. Its lookups cost the same for ten routes and for ten thousand.
+type Table struct {
+	head     mesh.Head
+	services map[string]*mesh.Service
+	gateway  hostIndex // of routes that target GATEWAY
+	outbound hostIndex // of routes that target MESH
+	// builtin is the rule of every service at <service>.mesh, by service id.
+	builtin map[string]*Rule
+
+	servicePolicies map[string]*policySet
+	gatewayPolicies map[string]*policySet
+	allowByDefault  bool // at an Inbound only
+}
+
+// Defaults of a rule.
+const (
+	// DefaultTimeout bounds an exchange whose rule sets no timeout (Envoy's
+	// route timeout).
+	DefaultTimeout = 15 * time.Second
+	// DefaultBackoffBase and DefaultBackoffMax are Envoy's: 25 ms, ten times as much.
+	DefaultBackoffBase = 25 * time.Millisecond
+	DefaultBackoffMax  = 250 * time.Millisecond
+)
+
+// meshDomain ends the hosts at which services answer inside the mesh.
+const meshDomain = ".mesh"
+
+// compiledRoute is what the matches of one mesh.Route share.
+type compiledRoute struct {
+	route    *mesh.Route
+	policies *policySet // nil if no policy targets the route
+	gateways []string   // empty is all
+}
+
+// servedBy reports whether the route is served at face. Which gateways it names
+// is nothing to an Outbound.
+func (r *compiledRoute) servedBy(face Face) bool {
+	return face.Kind != Gateway || len(r.gateways) == 0 || slices.Contains(r.gateways, face.Gateway)
+}
+
+// hostIndex finds the routes of a host.
+type hostIndex struct {
+	exact    map[string]*site
+	wildcard map[string]*site // by what follows the "*": ".example", "" for "*" alone
+}
+
+func newHostIndex() hostIndex {
+	return hostIndex{exact: map[string]*site{}, wildcard: map[string]*site{}}
+}
+
+// site returns the site of a route's hostname, which it makes if need be.
+func (x hostIndex) site(hostname string) *site {
+	index := x.exact
+	if suffix, ok := strings.CutPrefix(hostname, "*"); ok {
+		index, hostname = x.wildcard, suffix
+	}
+	s := index[hostname]
+	if s == nil {
+		s = &site{exact: map[string][]*candidate{}}
+		index[hostname] = s
+	}
+	return s
+}
+
+// find returns the best candidate for r among those of every hostname that
+// matches, the most specific hostname first: the exact one, then wildcards from
+// the longest to "*". As in the Gateway API, rules of a more specific hostname
+// come first and do not hide those of a less specific one that they all decline.
+func (x hostIndex) find(face Face, r *Request, path string) *candidate {
+	if s := x.exact[r.Host]; s != nil {
+		if c := s.find(face, r, path); c != nil {
+			return c
+		}
+	}
+	if len(x.wildcard) == 0 {
+		return nil
+	}
+	for i := range len(r.Host) {
+		if r.Host[i] != '.' {
+			continue
+		}
+		if s := x.wildcard[r.Host[i:]]; s != nil {
+			if c := s.find(face, r, path); c != nil {
+				return c
+			}
+		}
+	}
+	if s := x.wildcard[""]; s != nil {
+		return s.find(face, r, path)
+	}
+	return nil
+}
+
+// sites calls f with every site.
+func (x hostIndex) sites(f func(*site)) {
+	for _, s := range x.exact {
+		f(s)
+	}
+	for _, s := range x.wildcard {
+		f(s)
+	}
+}
+
+// Compile builds the Table of cfg for the proxies of trustDomain. One bad
+// object never takes the others with it: a route that does not validate is left
+// out, and a policy that does not closes what it protects (see compilePolicies).
+// Each is reported, and so is a rule that sends to a service or subset that does
+// not exist; that share of its traffic finds no endpoint. The Table is never nil
+// and keeps pointers into cfg, which must not change any more.
+func Compile(cfg *mesh.Config, trustDomain string) (*Table, []error) {
+	t := &Table{
+		head:     cfg.Head,
+		services: cfg.Services,
+		gateway:  newHostIndex(),
+		outbound: newHostIndex(),
+		builtin:  make(map[string]*Rule, len(cfg.Services)),
+		// Anything but a clear ALLOW denies.
+		allowByDefault: cfg.Defaults != nil && cfg.Defaults.Authorization == mesh.Allow,
+	}
+	for id := range cfg.Services {
+		t.builtin[id] = &Rule{
+			Timeout:     DefaultTimeout,
+			backends:    []backend{{service: id, weight: 1}},
+			totalWeight: 1,
+		}
+	}
+	policies, errs := compilePolicies(cfg, trustDomain)
+	t.servicePolicies, t.gatewayPolicies = policies.services, policies.gateways
+	for _, id := range slices.Sorted(maps.Keys(cfg.Routes)) {
+		errs = append(errs, t.addRoute(cfg.Routes[id], policies.routes[id])...)
+	}
+	t.gateway.sites((*site).sort)
+	t.outbound.sites((*site).sort)
+	return t, errs
+}
+
+// Head names the configuration that the table was compiled from.
+func (t *Table) Head() mesh.Head { return t.head }
+
+// Service returns the service called id, or nil.
+func (t *Table) Service(id string) *mesh.Service { return t.services[id] }
+
+func (t *Table) addRoute(route *mesh.Route, policies *policySet) []error {
+	if err := mesh.Validate(route); err != nil {
+		return []error{fmt.Errorf("proxy.Compile: route left out: %w", err)}
+	}
+	var errs []error
+	shared := &compiledRoute{route: route, policies: policies, gateways: route.Gateways}
+	for i := range route.Rules {
+		rule := compileRule(&route.Rules[i])
+		errs = append(errs, t.checkBackends(route.Name, i, rule)...)
+		for j, match := range matchesOf(&route.Rules[i]) {
+			c := newCandidate(shared, rule, match, [2]int{i, j})
+			for _, hostname := range route.Hostnames {
+				if slices.Contains(route.Targets, mesh.TargetGateway) {
+					t.gateway.site(hostname).add(match.Path, c)
+				}
+				if slices.Contains(route.Targets, mesh.TargetMesh) {
+					t.outbound.site(hostname).add(match.Path, c)
+				}
+			}
+		}
+	}
+	return errs
+}
+
+// matchesOf returns the matches of a rule; none means one that matches all.
+func matchesOf(rule *mesh.RouteRule) []mesh.RouteMatch {
+	if len(rule.Matches) == 0 {
+		return []mesh.RouteMatch{{}}
+	}
+	return rule.Matches
+}
+
+// checkBackends reports backends that cannot work. They stay: dropping one
+// would silently move its share to the others.
+func (t *Table) checkBackends(route string, rule int, r *Rule) []error {
+	var errs []error
+	for _, b := range r.backends {
+		s := t.services[b.service]
+		switch {
+		case s == nil:
+			errs = append(errs, mesh.Errorf("proxy.Compile", route, mesh.NotFound, "rules[%d] sends to service %q, which does not exist", rule, b.service))
+		case b.subset != "" && !slices.ContainsFunc(s.Subsets, func(sub mesh.Subset) bool { return sub.Name == b.subset }):
+			errs = append(errs, mesh.Errorf("proxy.Compile", route, mesh.NotFound, "rules[%d] sends to subset %q of service %q, which does not exist", rule, b.subset, b.service))
+		}
+	}
+	return errs
+}
+
+// compileRule compiles a rule that has been validated.
+func compileRule(rule *mesh.RouteRule) *Rule {
+	out := &Rule{
+		Name:    rule.Name,
+		Timeout: rule.Timeout.Or(DefaultTimeout),
+		Retry:   compileRetry(rule.Retry),
+	}
+	for i := range rule.Filters {
+		if ops := rule.Filters[i].RequestHeaders; ops != nil {
+			out.RequestHeaders = append(out.RequestHeaders, *ops)
+		}
+		if ops := rule.Filters[i].ResponseHeaders; ops != nil {
+			out.ResponseHeaders = append(out.ResponseHeaders, *ops)
+		}
+	}
+	for _, b := range rule.Backends {
+		weight := uint64(1)
+		if b.Weight != nil {
+			weight = uint64(*b.Weight)
+		}
+		out.backends = append(out.backends, backend{service: b.Service, subset: b.Subset, weight: weight})
+		out.totalWeight += weight
+	}
+	return out
+}
+
+func compileRetry(r *mesh.Retry) RetryPolicy {
+	if r == nil || r.Attempts == 0 {
+		return RetryPolicy{}
+	}
+	out := RetryPolicy{
+		Attempts:         int(r.Attempts),
+		OnConnectFailure: slices.Contains(r.On, mesh.OnConnectFailure),
+		OnReset:          slices.Contains(r.On, mesh.OnReset),
+		OnGatewayError:   slices.Contains(r.On, mesh.OnGatewayError),
+		OnTooMany:        slices.Contains(r.On, mesh.OnTooManyRequests),
+		PerTryTimeout:    r.PerTryTimeout.Or(0),
+		BackoffBase:      DefaultBackoffBase,
+		BackoffMax:       DefaultBackoffMax,
+	}
+	if b := r.Backoff; b != nil {
+		out.BackoffBase = b.Base.Or(min(DefaultBackoffBase, b.Max.Or(DefaultBackoffBase)))
+		out.BackoffMax = b.Max.Or(10 * out.BackoffBase)
+	}
+	return out
+}
+
+// choose returns the backend that draw, a number in [0,1), falls on. ok is
+// false if all weights are 0.
+func (r *Rule) choose(draw float64) (b *backend, ok bool) {
+	if r.totalWeight == 0 {
+		return nil, false
+	}
+	if !(draw >= 0) { // NaN too
+		draw = 0
+	}
+	// Compared before it is converted: a float64 over the range has no uint64.
+	at := r.totalWeight - 1
+	if point := draw * float64(r.totalWeight); point < float64(at) {
+		at = uint64(point)
+	}
+	for i := range r.backends {
+		if at < r.backends[i].weight {
+			return &r.backends[i], true
+		}
+		at -= r.backends[i].weight
+	}
+	return nil, false
+}
+
+// oldestFirst compares creation times; one without comes last.
+func oldestFirst(a, b *time.Time) int {
+	switch {
+	case a == nil && b == nil:
+		return 0
+	case a == nil:
+		return 1
+	case b == nil:
+		return -1
+	}
+	return a.Compare(*b)
+}
+
+// compareCandidates orders the candidates of one path as the Gateway API does:
+// a method, most headers, most query parameters, the oldest route, its name,
+// the order of its rules.
+func compareCandidates(a, b *candidate) int {
+	return cmp.Or(
+		cmp.Compare(min(len(b.methods), 1), min(len(a.methods), 1)),
+		cmp.Compare(len(b.headers), len(a.headers)),
+		cmp.Compare(len(b.query), len(a.query)),
+		oldestFirst(a.route.route.CreateTime, b.route.route.CreateTime),
+		strings.Compare(a.route.route.Name, b.route.route.Name),
+		cmp.Compare(a.order[0], b.order[0]),
+		cmp.Compare(a.order[1], b.order[1]),
+	)
+}
