@@ -68,22 +68,22 @@ type stack struct {
 	redis *servers.RedisServer
 	vault *servers.VaultServer
 	mqtt  *servers.MosquittoServer
-	roles map[string]servers.AppRole // by node
+	pki   servers.PKI
 }
 
-// identities are the URI SANs that Vault may sign for each node.
-var identities = map[string][]string{
-	"gateway":   {"spiffe://hedgerow.local/gateway/demo"},
-	"bridge":    {"spiffe://hedgerow.local/svc/mqtt-bridge/n/bridge"},
-	"orders-v1": {"spiffe://hedgerow.local/svc/orders/n/orders-v1"},
-	"orders-v2": {"spiffe://hedgerow.local/svc/orders/n/orders-v2"},
-	"telemetry": {"spiffe://hedgerow.local/svc/telemetry/n/telemetry"},
+// nodes are the nodes of testdata/mesh and what Vault may sign for each.
+var nodes = []servers.PKINode{
+	{Name: "gateway", IDs: []string{"spiffe://hedgerow.local/gateway/demo"}},
+	{Name: "bridge", IDs: []string{"spiffe://hedgerow.local/svc/mqtt-bridge/n/bridge"}},
+	{Name: "orders-v1", IDs: []string{"spiffe://hedgerow.local/svc/orders/n/orders-v1"}},
+	{Name: "orders-v2", IDs: []string{"spiffe://hedgerow.local/svc/orders/n/orders-v2"}},
+	{Name: "telemetry", IDs: []string{"spiffe://hedgerow.local/svc/telemetry/n/telemetry"}},
 }
 
 func startStack(t *testing.T) *stack {
 	t.Helper()
 	s := &stack{t: t, redis: servers.Redis(t), vault: servers.Vault(t), mqtt: servers.Mosquitto(t)}
-	s.roles = s.vault.SetUpPKI(t, identities)
+	s.pki = s.vault.SetUpPKI("hedgerow.local", nodes...)
 	return s
 }
 
@@ -119,7 +119,7 @@ func (s *stack) writeFiles(dir string, vars map[string]string) error {
 		return err
 	}
 	files := map[string]string{}
-	for node, r := range s.roles {
+	for node, r := range s.pki.Nodes {
 		files[filepath.Join("vault", node+".role")] = r.RoleID
 		files[filepath.Join("vault", node+".secret")] = r.SecretID
 	}
