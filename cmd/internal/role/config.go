@@ -8,30 +8,17 @@ import (
 	"time"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
+	"github.com/hedgerow-mesh/hedgerow/mesh/registry"
 )
 
 // Base is what the configuration of every role has.
 type Base struct {
-	Mesh        string        `yaml:"mesh" help:"the mesh's name"`
-	TrustDomain string        `yaml:"trustDomain" help:"the SPIFFE trust domain"`
-	DataDir     string        `yaml:"dataDir" help:"directory for the role's own state, created 0700"`
-	Redis       Redis         `yaml:"redis"`
-	Drain       time.Duration `yaml:"drain" help:"how long requests in flight may take to finish at the end"`
-	Log         Log           `yaml:"log"`
-}
-
-// Redis is where the registry lives.
-type Redis struct {
-	Addresses    []string `yaml:"addresses" help:"host:port of the Redis, of its Sentinels or of some nodes of its Cluster"`
-	Sentinel     string   `yaml:"sentinel" help:"name of the primary, if the addresses are Sentinels"`
-	Username     string   `yaml:"username" help:"ACL user"`
-	PasswordFile string   `yaml:"passwordFile" help:"file with the user's password"`
-	TLS          RedisTLS `yaml:"tls"`
-}
-
-// RedisTLS turns on TLS to Redis when CAFile is set.
-type RedisTLS struct {
-	CAFile string `yaml:"caFile" help:"PEM file with the CA of Redis; turns on TLS"`
+	Mesh        string          `yaml:"mesh" help:"the mesh's name"`
+	TrustDomain string          `yaml:"trustDomain" help:"the SPIFFE trust domain"`
+	DataDir     string          `yaml:"dataDir" help:"directory for the role's own state, created 0700"`
+	Redis       registry.Config `yaml:"redis"`
+	Drain       time.Duration   `yaml:"drain" help:"how long requests in flight may take to finish at the end"`
+	Log         Log             `yaml:"log"`
 }
 
 // Vault is where certificates come from.
@@ -201,15 +188,12 @@ func (c *checks) set(key, value string) {
 }
 
 func (c *checks) base(b *Base) {
-	c.id("mesh", b.Mesh)
+	b.Redis.Mesh = b.Mesh
+	if err := b.Redis.Validate(); err != nil {
+		*c = append(*c, err)
+	}
 	if _, err := mesh.ParseID("spiffe://" + b.TrustDomain + "/x"); err != nil {
 		*c = append(*c, fmt.Errorf("trustDomain: %q is not a trust domain", b.TrustDomain))
-	}
-	if len(b.Redis.Addresses) == 0 {
-		*c = append(*c, errors.New("redis.addresses is needed, e.g. [\"127.0.0.1:6379\"]"))
-	}
-	for _, a := range b.Redis.Addresses {
-		c.address("redis.addresses", a)
 	}
 	switch b.Log.Level {
 	case "debug", "info", "warn", "error":

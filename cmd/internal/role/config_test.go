@@ -1,0 +1,47 @@
+package role
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestValidateNamesEverythingThatIsWrong(t *testing.T) {
+	s := DefaultSidecar()
+	s.Node = "Edge_7"
+	s.TrustDomain = "Hedgerow Local"
+	s.Inbound.Address = "15006"
+	s.Services = []Local{{Service: "orders", Address: "9001"}}
+	s.Log.Level = "loud"
+	err := s.Validate()
+	if err == nil {
+		t.Fatal("accepted")
+	}
+	for _, want := range []string{
+		`node: "Edge_7"`, "trustDomain", "redis.addresses", "vault.address", "vault.role", "vault.appRole.roleIdFile",
+		`inbound.address: "15006"`, `services[0].address: "9001"`, `log.level: "loud"`,
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("the error lacks %s:\n%v", want, err)
+		}
+	}
+}
+
+func TestValidateAcceptsWhatIsComplete(t *testing.T) {
+	vault := Vault{Address: "http://127.0.0.1:8200", Mount: "pki_mesh", Role: "n", AppRole: AppRole{RoleIDFile: "r", SecretIDFile: "s"}}
+	s, g, b := DefaultSidecar(), DefaultGateway(), DefaultBridge()
+	for _, base := range []*Base{&s.Base, &g.Base, &b.Base} {
+		base.Redis.Addresses = []string{"127.0.0.1:6379"}
+	}
+	s.Node, s.Vault, s.Services = "n", vault, []Local{{Service: "orders", Address: "127.0.0.1:9001"}}
+	g.Node, g.ID, g.Vault = "n", "demo", vault
+	b.Node, b.Vault = "n", vault
+	for name, err := range map[string]error{"sidecar": s.Validate(), "gateway": g.Validate(), "bridge": b.Validate()} {
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	g.Listeners[0].TLS.CertFile = "cert.pem"
+	if err := g.Validate(); err == nil || !strings.Contains(err.Error(), "listeners[0].tls") {
+		t.Errorf("a certificate without its key: %v", err)
+	}
+}
