@@ -1,0 +1,271 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"net/http"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"github.com/hedgerow-mesh/hedgerow/mesh"
+	"github.com/hedgerow-mesh/hedgerow/mesh/identity"
+)
+
+// Options is what an Engine is made of.
+type Options struct {
+	Mesh        string // the mesh's name: the last part of server names
+	TrustDomain string
+	Limits      Limits // EdgeLimits or MeshLimits
+	Log         zerolog.Logger
+	Registerer  prometheus.Registerer
+	// Need is told of each service that traffic goes to, once, so that its
+	// instances are watched; the first requests wait up to Limits.FirstUse for
+	// an Update that knows the service. It must not block. If nil, every
+	// service is taken to be watched.
+	Need func(service string)
+	// Compiled is told how each new configuration compiled. errs name the
+	// objects that were left out or closed; the others are in force. It must
+	// not call the Engine. May be nil.
+	Compiled func(head mesh.Head, errs []error)
+}
+
+// Engine decides and forwards requests by the latest snapshot. Its handlers
+// read one immutable state through an atomic pointer; a request that began
+// under an older one finishes under it.
+type Engine struct {
+	opt     Options
+	metrics *metrics
+	denials zerolog.Logger // bounded in lines a second
+	peers   *peers
+	toMesh  *toMesh
+	tunnels tunnels
+	buffers sync.Pool // of *[copyBytes]byte
+	state   atomic.Pointer[state]
+
+	// update is held by Update and Close, so that states are replaced in order.
+	update sync.Mutex
+	// needed has the services that Need was told of, with the time when.
+	needed sync.Map
+
+	// mu guards workloads. Nothing is called under it.
+	mu        sync.Mutex
+	workloads []*workload
+}
+
+// state is what one snapshot became.
+type state struct {
+	config    *mesh.Config
+	table     *Table
+	dial      dialList
+	endpoints *Endpoints
+	known     map[string]bool // services whose instances were read
+	replaced  chan struct{}   // closed when there is a newer state
+}
+
+// New returns an Engine without a configuration: it answers 503 not_ready to
+// everything until the first Update.
+func New(opt Options) (*Engine, error) {
+	m, err := newMetrics(opt.Registerer)
+	if err != nil {
+		return nil, err
+	}
+	e := &Engine{
+		opt:     opt,
+		metrics: m,
+		denials: opt.Log.Sample(&zerolog.BurstSampler{Burst: 100, Period: time.Second}),
+		tunnels: tunnels{open: map[*tunnel]struct{}{}},
+	}
+	e.peers = &peers{mesh: opt.Mesh, trustDomain: opt.TrustDomain, limits: opt.Limits, allowed: e.allowed, byKey: map[peerKey]*peer{}}
+	e.toMesh = &toMesh{endpoints: e.endpoints, peers: e.peers, metrics: m}
+	return e, nil
+}
+
+// Update makes s the snapshot that requests are decided by. The table is
+// compiled again only if the configuration is another one. Connections to
+// endpoints that are gone close when the requests on them have ended.
+func (e *Engine) Update(s *mesh.Snapshot) {
+	e.update.Lock()
+	defer e.update.Unlock()
+	old := e.state.Load()
+	next := &state{config: s.Config, known: make(map[string]bool, len(s.Instances)), replaced: make(chan struct{})}
+	for service := range s.Instances {
+		next.known[service] = true
+	}
+	if old != nil && old.config == s.Config {
+		next.table, next.dial = old.table, old.dial
+	} else {
+		next.table, next.dial = e.compile(s.Config), newDialList(s.Config)
+	}
+	if old == nil {
+		next.endpoints = NewEndpoints(nil, s)
+	} else {
+		next.endpoints = NewEndpoints(old.endpoints, s)
+	}
+	e.state.Store(next)
+	if old != nil {
+		close(old.replaced)
+		e.forget(old.config, s.Config)
+	}
+	e.peers.keep(next.wants)
+}
+
+func (e *Engine) compile(c *mesh.Config) *Table {
+	table, errs := Compile(c, e.opt.TrustDomain)
+	e.metrics.compile.Set(float64(len(errs)))
+	e.metrics.revision.Set(float64(c.Head.Revision))
+	for _, err := range errs {
+		e.opt.Log.Error().Err(err).Uint32("revision", c.Head.Revision).Msg("an object of the configuration is not in force")
+	}
+	if e.opt.Compiled != nil {
+		e.opt.Compiled(c.Head, errs)
+	}
+	return table
+}
+
+// forget drops what is kept by service of those that old had and next has not.
+func (e *Engine) forget(old, next *mesh.Config) {
+	for service := range old.Services {
+		if next.Services[service] == nil {
+			e.metrics.forget(service)
+			e.needed.Delete(service)
+		}
+	}
+}
+
+// wants reports whether connections of key may still be used.
+func (s *state) wants(key peerKey) bool {
+	addr, err := netip.ParseAddrPort(key.address)
+	return err == nil && s.dial.allows(key.node, addr.Addr()) &&
+		slices.ContainsFunc(s.endpoints.Of(key.service).All(), func(e *Endpoint) bool {
+			return e.Node == key.node && e.Address == key.address
+		})
+}
+
+// allowed reports whether instances of node may be dialled at addr.
+func (e *Engine) allowed(node string, addr netip.Addr) bool {
+	s := e.state.Load()
+	return s != nil && s.dial.allows(node, addr)
+}
+
+// endpoints returns the endpoints of service. If nobody has asked for the
+// service before, it has them read first, and waits a little.
+func (e *Engine) endpoints(ctx context.Context, service string) *EndpointSet {
+	s := e.state.Load()
+	if s.known[service] || e.opt.Need == nil {
+		return s.endpoints.Of(service)
+	}
+	now := time.Now()
+	first, loaded := e.needed.LoadOrStore(service, now)
+	if !loaded {
+		e.opt.Need(service)
+	}
+	since, _ := first.(time.Time)
+	left := e.opt.Limits.FirstUse - now.Sub(since)
+	if left <= 0 {
+		return s.endpoints.Of(service)
+	}
+	timer := time.NewTimer(left)
+	defer timer.Stop()
+	for {
+		select {
+		case <-s.replaced:
+		case <-timer.C:
+			return s.endpoints.Of(service)
+		case <-ctx.Done():
+			return nil
+		}
+		if s = e.state.Load(); s.known[service] {
+			return s.endpoints.Of(service)
+		}
+	}
+}
+
+// Head names the configuration that decides now; ok is false before the first.
+func (e *Engine) Head() (head mesh.Head, ok bool) {
+	s := e.state.Load()
+	if s == nil {
+		return mesh.Head{}, false
+	}
+	return s.config.Head, true
+}
+
+// Gateway returns the handler for strangers at the gateway id, which calls
+// services as src.
+func (e *Engine) Gateway(id string, src *identity.Source) http.Handler {
+	return &server{
+		e: e, face: Face{Kind: Gateway, Gateway: id}, forwarder: e.toMesh,
+		caller: func(*http.Request) (*identity.Source, *Refusal) { return src, nil },
+	}
+}
+
+// Outbound returns the handler for the workloads of this node. caller says
+// which of them sent a request, or why that cannot be known.
+func (e *Engine) Outbound(caller func(*http.Request) (*identity.Source, *Refusal)) http.Handler {
+	return &server{e: e, face: Face{Kind: Outbound}, caller: caller, forwarder: e.toMesh}
+}
+
+// Inbound returns the handler for verified mesh peers, to be served over TLS
+// with TLSConfig. Which workload a request is for was settled by the server
+// name of its connection, never by its Host. An error is of kind Invalid.
+func (e *Engine) Inbound(workloads ...Workload) (http.Handler, *tls.Config, error) {
+	in := &inbound{byName: map[string]*server{}, sources: map[string]*identity.Source{}}
+	for _, w := range workloads {
+		local, err := newWorkload(w, e.opt.Limits)
+		if err != nil {
+			return nil, nil, mesh.Errorf("proxy.Inbound", "services/"+w.Service, mesh.Invalid, "%w", err)
+		}
+		e.mu.Lock()
+		e.workloads = append(e.workloads, local)
+		e.mu.Unlock()
+		name := identity.ServerName(w.Service, w.Node, e.opt.Mesh)
+		in.sources[name] = w.Source
+		in.byName[name] = &server{
+			e: e, face: Face{Kind: Inbound, Service: w.Service}, local: w.Source,
+			forwarder: &toWorkload{workload: local, protocol: e.protocol, metrics: e.metrics},
+		}
+	}
+	return in, identity.ServerConfig(in.source), nil
+}
+
+// protocol returns what the workloads of service speak.
+func (e *Engine) protocol(service string) string {
+	if s := e.state.Load().table.Service(service); s != nil {
+		return s.Protocol
+	}
+	return mesh.ProtocolHTTP
+}
+
+// RoundTripper returns a transport whose requests, to http://<service>.mesh,
+// are decided and forwarded like those of a workload with the identity of
+// caller. What the proxy refuses comes back as a response with problem+json, so
+// an error means only that the caller's context ended.
+func (e *Engine) RoundTripper(caller *identity.Source) http.RoundTripper {
+	return &roundTripper{&server{
+		e: e, face: Face{Kind: Outbound}, forwarder: e.toMesh, trust: trust{own: true}, plain: true,
+		caller: func(*http.Request) (*identity.Source, *Refusal) { return caller, nil },
+	}}
+}
+
+// Drain waits until the WebSockets have ended, and cuts those that remain when
+// ctx ends. http.Server.Shutdown, which comes first, waits for everything else.
+func (e *Engine) Drain(ctx context.Context) { e.tunnels.drain(ctx.Done()) }
+
+// Close ends the connections that the engine keeps. Requests still under way
+// finish; new ones are refused.
+func (e *Engine) Close() {
+	e.update.Lock()
+	defer e.update.Unlock()
+	e.peers.close()
+	e.mu.Lock()
+	workloads := e.workloads
+	e.mu.Unlock()
+	for _, w := range workloads {
+		w.close()
+	}
+}

@@ -1,0 +1,152 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+	"sync/atomic"
+)
+
+// errNotReplayable ends a try whose body began to be forgotten.
+var errNotReplayable = errors.New("the request body is too long to be sent again")
+
+// bodySource is a client's request body that more than one try may read. What
+// was read is kept, up to limit, so that a later try can begin at the start. It
+// also remembers how reading from the client ended: a body that broke off is
+// the client's fault, not the endpoint's.
+type bodySource struct {
+	closed  atomic.Bool
+	reading atomic.Bool // a Read of client is under way
+
+	// mu guards what follows. It is held while client is read, because a try
+	// that was given up may still be at it: the next one then waits for the
+	// same bytes.
+	mu      sync.Mutex
+	client  io.ReadCloser
+	kept    []byte
+	limit   int
+	total   int64 // bytes read from client
+	end     error // how client ended: io.EOF or its error
+	onEnd   func()
+	onBytes func()
+}
+
+// newBodySource returns the source of body, or nil if there is none. length is
+// its Content-Length, -1 if unknown. onEnd runs once, at the end of the body,
+// before any try sees the end; onBytes after each piece. Both may be nil.
+func newBodySource(body io.ReadCloser, length int64, limit int, onEnd, onBytes func()) *bodySource {
+	if body == nil || body == http.NoBody || length == 0 {
+		return nil
+	}
+	if length > int64(limit) {
+		limit = 0
+	}
+	return &bodySource{client: body, limit: limit, onEnd: onEnd, onBytes: onBytes}
+}
+
+// open returns the body from its start, or false if that is gone. A nil source
+// opens as no body.
+func (b *bodySource) open() (io.ReadCloser, bool) {
+	if b == nil {
+		return nil, true
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.total != int64(len(b.kept)) {
+		return nil, false
+	}
+	return &bodyReader{source: b}, true
+}
+
+// replayable reports whether open would succeed. It does not wait for a read
+// that is under way and may then be wrong; open decides.
+func (b *bodySource) replayable() bool {
+	if b == nil || !b.mu.TryLock() {
+		return true
+	}
+	defer b.mu.Unlock()
+	return b.total == int64(len(b.kept))
+}
+
+// clientError returns the error with which the client's body ended, if it did.
+func (b *bodySource) clientError() error {
+	if b == nil || !b.mu.TryLock() {
+		return nil
+	}
+	defer b.mu.Unlock()
+	if b.end == nil || errors.Is(b.end, io.EOF) {
+		return nil
+	}
+	return b.end
+}
+
+// close makes further reads fail and reports whether one is under way, which
+// only the client or a read deadline can end.
+func (b *bodySource) close() (reading bool) {
+	if b == nil {
+		return false
+	}
+	b.closed.Store(true)
+	return b.reading.Load()
+}
+
+// read fills p with the bytes at offset.
+func (b *bodySource) read(p []byte, offset int64) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.closed.Load():
+		return 0, http.ErrBodyReadAfterClose
+	case offset < int64(len(b.kept)):
+		return copy(p, b.kept[offset:]), nil
+	case offset < b.total:
+		return 0, errNotReplayable
+	case b.end != nil:
+		return 0, b.end
+	}
+	b.reading.Store(true)
+	n, err := b.client.Read(p)
+	b.reading.Store(false)
+	if b.total == int64(len(b.kept)) {
+		if len(b.kept)+n <= b.limit {
+			b.kept = append(b.kept, p[:n]...)
+		} else if n > 0 {
+			b.kept, b.limit = nil, 0
+		}
+	}
+	b.total += int64(n)
+	if n > 0 && b.onBytes != nil {
+		b.onBytes()
+	}
+	if err != nil {
+		b.end = err
+		if b.onEnd != nil {
+			b.onEnd()
+		}
+	}
+	return n, err
+}
+
+// bodyReader is the body as one try reads it.
+type bodyReader struct {
+	source *bodySource
+	offset int64
+	closed atomic.Bool
+}
+
+// Read implements io.Reader.
+func (r *bodyReader) Read(p []byte) (int, error) {
+	if r.closed.Load() {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	n, err := r.source.read(p, r.offset)
+	r.offset += int64(n)
+	return n, err
+}
+
+// Close ends this try's use of the body, not the body.
+func (r *bodyReader) Close() error {
+	r.closed.Store(true)
+	return nil
+}

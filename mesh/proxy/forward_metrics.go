@@ -1,0 +1,101 @@
+package proxy
+
+import (
+	"log"
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"github.com/hedgerow-mesh/hedgerow/mesh"
+)
+
+// metrics are the series of an Engine. Their labels are bounded: services are
+// those of the configuration, and their series go when they go.
+type metrics struct {
+	requests *prometheus.CounterVec
+	inFlight *prometheus.GaugeVec
+	refusals *prometheus.CounterVec
+	retries  *prometheus.CounterVec
+	failures *prometheus.CounterVec
+	listener prometheus.Counter
+	compile  prometheus.Gauge
+	revision prometheus.Gauge
+}
+
+func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	}
+	m := &metrics{
+		requests: counter("hedgerow_requests_total", "Requests by the class of the answer's status; aborted ones had none or not all of it.", "face", "service", "code_class"),
+		inFlight: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "hedgerow_requests_in_flight", Help: "Requests that are being handled, WebSockets included."}, []string{"face"}),
+		refusals: counter("hedgerow_refusals_total", "Answers that the proxy gave itself, by their code.", "face", "service", "code"),
+		retries:  counter("hedgerow_retries_total", "Tries after the first, by what went before.", "service", "reason"),
+		failures: counter("hedgerow_upstream_failures_total", "Tries that brought no response, by kind.", "service", "kind"),
+		listener: prometheus.NewCounter(prometheus.CounterOpts{Name: "hedgerow_listener_errors_total", Help: "Connections that ended before a request was read: failed handshakes, malformed headers."}),
+		compile:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "hedgerow_config_errors", Help: "Objects of the current configuration that did not compile."}),
+		revision: prometheus.NewGauge(prometheus.GaugeOpts{Name: "hedgerow_config_revision", Help: "Revision of the configuration that decides now."}),
+	}
+	for _, c := range []prometheus.Collector{m.requests, m.inFlight, m.refusals, m.retries, m.failures, m.listener, m.compile, m.revision} {
+		if err := reg.Register(c); err != nil {
+			return nil, mesh.Errorf("proxy.New", "metrics", mesh.Internal, "%w", err)
+		}
+	}
+	return m, nil
+}
+
+// forget deletes the series of a service that is not configured any more.
+func (m *metrics) forget(service string) {
+	labels := prometheus.Labels{"service": service}
+	m.requests.DeletePartialMatch(labels)
+	m.refusals.DeletePartialMatch(labels)
+	m.retries.DeletePartialMatch(labels)
+	m.failures.DeletePartialMatch(labels)
+}
+
+// failed counts a try that brought no response, but for what the client did.
+func (m *metrics) failed(service string, f *failure) {
+	if f.kind != failedClient && f.kind != failedGone {
+		m.failures.WithLabelValues(service, string(f.kind)).Inc()
+	}
+}
+
+// codeClass returns "2xx" of 200, and "aborted" of 0.
+func codeClass(status int) string {
+	if status < 100 || status > 599 {
+		return "aborted"
+	}
+	return strconv.Itoa(status/100) + "xx"
+}
+
+// faceName is the value of the label face.
+func faceName(k FaceKind) string {
+	switch k {
+	case Gateway:
+		return "gateway"
+	case Outbound:
+		return "outbound"
+	default:
+		return "inbound"
+	}
+}
+
+// serverErrors takes what http.Server complains about: anybody may cause it, so
+// it is counted, and logged at debug.
+type serverErrors struct {
+	count prometheus.Counter
+	log   zerolog.Logger
+}
+
+// Write implements io.Writer.
+func (e serverErrors) Write(p []byte) (int, error) {
+	e.count.Inc()
+	e.log.Debug().Bytes("error", p).Msg("connection failed")
+	return len(p), nil
+}
+
+// serverLog returns the ErrorLog for the servers that serve this engine.
+func (m *metrics) serverLog(l zerolog.Logger) *log.Logger {
+	return log.New(serverErrors{m.listener, l}, "", 0)
+}

@@ -1,0 +1,135 @@
+package proxy
+
+import (
+	"crypto/tls"
+	"log"
+	"net/http"
+	"time"
+)
+
+// Limits bounds what one listener, and the connections opened on its behalf,
+// may cost. Every zero field means the default of the preset it came from is
+// gone: start from EdgeLimits or MeshLimits and change single fields.
+//
+// Lower values protect memory and file descriptors; higher ones admit slower
+// clients and larger requests. The numbers follow Envoy's recommendations for
+// edge proxies unless the field says otherwise.
+type Limits struct {
+	// Connections is how many connections one listener has open at once. More
+	// wait in the kernel's queue, not in this process.
+	Connections int
+	// HeaderTimeout is how long a client may take to send a request's header.
+	HeaderTimeout time.Duration
+	// HeaderBytes bounds the header, request line included, over HTTP/1 and
+	// the decoded header list over HTTP/2. Beyond it: 431, or a reset stream.
+	HeaderBytes int
+	// HeaderCount bounds the number of header fields. Beyond it: 431.
+	HeaderCount int
+	// TargetBytes bounds the request target (RFC 9110 section 4.1 asks for at
+	// least 8000). Beyond it: 414.
+	TargetBytes int
+	// Streams is the number of concurrent HTTP/2 streams of one connection.
+	Streams int
+	// StreamWindow and ConnWindow are the HTTP/2 receive windows: what a slow
+	// reader at the other side may make us hold, per stream and connection.
+	StreamWindow int
+	ConnWindow   int
+	// IdleTimeout closes a client's connection that carries no request.
+	IdleTimeout time.Duration
+	// StreamIdle ends an exchange without a route timeout in which nothing
+	// moved for so long.
+	StreamIdle time.Duration
+	// TunnelIdle ends a WebSocket in which nothing moved for so long.
+	TunnelIdle time.Duration
+	// WriteTimeout is how long a client may take to read an answer whose route
+	// has no say: one given before any route was chosen.
+	WriteTimeout time.Duration
+
+	// ConnectTimeout and HandshakeTimeout bound the making of a connection to
+	// an endpoint.
+	ConnectTimeout   time.Duration
+	HandshakeTimeout time.Duration
+	// UpstreamIdle closes a pooled connection to an endpoint. It is shorter
+	// than the endpoint's own IdleTimeout, so that a request seldom meets a
+	// connection that is being closed.
+	UpstreamIdle time.Duration
+	// UpstreamConns is the number of pooled idle HTTP/1.1 connections to one
+	// endpoint.
+	UpstreamConns int
+	// ReplayBytes is how much of a request body is kept for a second try. A
+	// longer body is sent once.
+	ReplayBytes int
+	// FirstUse is how long the first request to a service waits for its
+	// endpoints to be read from the registry. Later ones never wait.
+	FirstUse time.Duration
+}
+
+// EdgeLimits is for listeners that strangers reach.
+func EdgeLimits() Limits {
+	return Limits{
+		Connections:      10_000,
+		HeaderTimeout:    5 * time.Second,
+		HeaderBytes:      32 << 10,
+		HeaderCount:      100,
+		TargetBytes:      8 << 10,
+		Streams:          100,
+		StreamWindow:     64 << 10,
+		ConnWindow:       1 << 20,
+		IdleTimeout:      60 * time.Second,
+		StreamIdle:       5 * time.Minute,
+		TunnelIdle:       time.Hour,
+		WriteTimeout:     30 * time.Second,
+		ConnectTimeout:   time.Second,
+		HandshakeTimeout: 5 * time.Second,
+		UpstreamIdle:     55 * time.Second,
+		UpstreamConns:    128,
+		ReplayBytes:      64 << 10,
+		FirstUse:         time.Second,
+	}
+}
+
+// MeshLimits is for listeners that only the local workload and verified mesh
+// peers reach: more patience, longer-lived connections, more streams.
+func MeshLimits() Limits {
+	l := EdgeLimits()
+	l.HeaderTimeout = 10 * time.Second
+	l.IdleTimeout = time.Hour
+	l.Streams = 1000
+	return l
+}
+
+// Server returns an HTTP server under these limits. It speaks HTTP/1.1, and
+// HTTP/2 where tlsConfig is not nil and offers it by ALPN; never HTTP/2 in
+// clear text. What the server itself complains about goes to errors.
+func (l Limits) Server(h http.Handler, tlsConfig *tls.Config, errors *log.Logger) *http.Server {
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(tlsConfig != nil)
+	return &http.Server{
+		Handler:           h,
+		TLSConfig:         tlsConfig,
+		Protocols:         &protocols,
+		ReadHeaderTimeout: l.HeaderTimeout,
+		WriteTimeout:      l.WriteTimeout,
+		IdleTimeout:       l.IdleTimeout,
+		MaxHeaderBytes:    l.HeaderBytes,
+		HTTP2:             l.http2(),
+		ErrorLog:          errors,
+		// "OPTIONS *" is not for this proxy to answer: it is refused as every
+		// other target without a path.
+		DisableGeneralOptionsHandler: true,
+	}
+}
+
+// http2 returns the settings of both sides of an HTTP/2 connection.
+func (l Limits) http2() *http.HTTP2Config {
+	return &http.HTTP2Config{
+		MaxConcurrentStreams:          l.Streams,
+		MaxReadFrameSize:              16 << 10,
+		MaxReceiveBufferPerStream:     l.StreamWindow,
+		MaxReceiveBufferPerConnection: l.ConnWindow,
+		SendPingTimeout:               5 * time.Second,
+		PingTimeout:                   10 * time.Second,
+		WriteByteTimeout:              10 * time.Second,
+	}
+}

@@ -1,0 +1,122 @@
+package proxy
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net/http"
+	"strconv"
+)
+
+// Codes of the answers that the proxy gives itself while it forwards. Those of
+// a decision (no_route, denied, no_healthy_endpoint, bad_request, ...) are with
+// the decision functions.
+const (
+	// CodeUnreachable: no connection to any endpoint that was tried; nothing
+	// was sent, so any request may be sent again. 503.
+	CodeUnreachable = "endpoint_unreachable"
+	// CodeIdentity: the endpoint did not prove the identity that the registry
+	// names for it; nothing was sent. 503.
+	CodeIdentity = "endpoint_identity"
+	// CodeReset: the endpoint went away before it answered. 502.
+	CodeReset = "endpoint_reset"
+	// CodeNoCertificate: this proxy has no valid certificate to call with. 503.
+	CodeNoCertificate = "no_certificate"
+	// CodeAddress: the endpoint's address is not in the mesh's dialCidrs, or is
+	// no address. Nothing was dialled. 503.
+	CodeAddress = "endpoint_address"
+	// CodeBadUpgrade: the endpoint switched protocols in a way that does not
+	// answer the client's WebSocket handshake. 502.
+	CodeBadUpgrade = "bad_upgrade"
+	// CodeTimeout: the route's timeout passed before an answer. 504.
+	CodeTimeout = "timeout"
+	// CodeWorkloadUnreachable and CodeWorkloadReset are CodeUnreachable and
+	// CodeReset between a sidecar and its own workload. 503 and 502.
+	CodeWorkloadUnreachable = "workload_unreachable"
+	CodeWorkloadReset       = "workload_reset"
+	// CodeClientTimeout: the client sent its request body too slowly. 408.
+	CodeClientTimeout = "client_timeout"
+	// CodeMethod: CONNECT, which this proxy never tunnels. 405.
+	CodeMethod = "method_not_allowed"
+	// CodeTooLarge: the request target (414) or the header (431) is too large.
+	CodeTooLarge = "too_large"
+	// CodeAmbiguousCaller: several services share the listener. 403.
+	CodeAmbiguousCaller = "ambiguous_caller"
+	// CodeUnknownService: a mesh peer asked for a service that this sidecar
+	// does not stand beside. 421.
+	CodeUnknownService = "misdirected"
+	// CodeNotReady: no configuration has been loaded yet. 503.
+	CodeNotReady = "not_ready"
+)
+
+// decisionHeader names the request in logs; it is on every answer of our own.
+const decisionHeader = "Hedgerow-Decision"
+
+// problem is RFC 9457 problem details. Title is the status phrase and Type is
+// left to its default, about:blank. Nothing of the request is echoed.
+type problem struct {
+	Title    string `json:"title"`
+	Status   int    `json:"status"`
+	Code     string `json:"code"`
+	Detail   string `json:"detail,omitempty"`
+	Decision string `json:"decision"`
+}
+
+// problemBody returns the body that says refusal to the caller.
+func problemBody(refusal *Refusal, id string) []byte {
+	p := problem{Title: http.StatusText(refusal.Status), Status: refusal.Status, Code: refusal.Code, Detail: refusal.Detail, Decision: id}
+	body, err := json.Marshal(p)
+	if err != nil { // strings and an int always marshal
+		body = []byte(`{"code":"internal"}`)
+	}
+	return append(body, '\n')
+}
+
+// problemHeader returns the header of an answer with body.
+func problemHeader(refusal *Refusal, id string, body []byte) http.Header {
+	h := http.Header{}
+	h.Set("Content-Type", "application/problem+json")
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	h.Set("Cache-Control", "no-store")
+	h.Set(decisionHeader, id)
+	switch refusal.Status {
+	case http.StatusMethodNotAllowed:
+		h.Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
+	case http.StatusServiceUnavailable:
+		h.Set("Retry-After", "1")
+	}
+	return h
+}
+
+// writeProblem answers w with refusal. final closes the connection after it;
+// HTTP/2 streams need no such thing.
+func writeProblem(w http.ResponseWriter, refusal *Refusal, id string, final bool) error {
+	body := problemBody(refusal, id)
+	h := w.Header()
+	clear(h)
+	for name, values := range problemHeader(refusal, id, body) {
+		h[name] = values
+	}
+	if final {
+		h.Set("Connection", "close")
+	}
+	w.WriteHeader(refusal.Status)
+	_, err := w.Write(body)
+	return err
+}
+
+// problemResponse returns refusal as the response to r.
+func problemResponse(r *http.Request, refusal *Refusal, id string) *http.Response {
+	body := problemBody(refusal, id)
+	return &http.Response{
+		Status:        strconv.Itoa(refusal.Status) + " " + http.StatusText(refusal.Status),
+		StatusCode:    refusal.Status,
+		Proto:         "HTTP/1.1",
+		ProtoMajor:    1,
+		ProtoMinor:    1,
+		Header:        problemHeader(refusal, id, body),
+		Body:          io.NopCloser(bytes.NewReader(body)),
+		ContentLength: int64(len(body)),
+		Request:       r,
+	}
+}
