@@ -1,0 +1,203 @@
+package registry
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hedgerow-mesh/hedgerow/mesh"
+)
+
+const (
+	// documentLife is how far ahead notAfter lies when a document is written,
+	// and skewTolerated how far clocks may differ when it is read.
+	documentLife  = 10 * time.Minute
+	skewTolerated = 5 * time.Minute
+
+	maxLabels    = 64
+	maxTextBytes = 255
+	maxWeight    = 65_535
+)
+
+// envelope is the value of an inst: key. What is signed, once documents are,
+// is Document's bytes as they stand here.
+type envelope struct {
+	Document  json.RawMessage `json:"document"`
+	KeyID     string          `json:"keyId"`
+	Signature string          `json:"signature"`
+}
+
+// document is what one process says about itself. Fields that it does not know
+// are ignored: nodes are upgraded one by one.
+type document struct {
+	Node string `json:"node"`
+	Role string `json:"role"` // mesh.RoleSidecar, RoleBridge or RoleGateway
+	// Seq grows with every document of a process and its successors: Unix
+	// milliseconds, or one more than the last.
+	Seq       int64           `json:"seq"`
+	NotAfter  time.Time       `json:"notAfter"`
+	Instances []mesh.Instance `json:"instances"`
+	Applied   *appliedReport  `json:"applied,omitempty"`
+	Rejected  *rejectReport   `json:"rejected,omitempty"`
+}
+
+type appliedReport struct {
+	Epoch    uint32 `json:"epoch"`
+	Revision uint32 `json:"revision"`
+}
+
+type rejectReport struct {
+	Revision uint32 `json:"revision"`
+	Reason   string `json:"reason"`
+}
+
+// seal encodes d in its envelope. It must not be re-encoded afterwards.
+func (d *document) seal() ([]byte, error) {
+	raw, err := json.Marshal(d)
+	if err != nil {
+		return nil, err
+	}
+	sealed, err := json.Marshal(envelope{Document: raw})
+	if err != nil {
+		return nil, err
+	}
+	if len(sealed) > maxDocumentBytes {
+		return nil, fmt.Errorf("%d bytes, at most %d are read by others", len(sealed), maxDocumentBytes)
+	}
+	return sealed, nil
+}
+
+// refusal is why something in Redis was not accepted: a label and a sentence.
+type refusal struct {
+	reason string
+	err    error
+}
+
+func refuse(reason, format string, args ...any) *refusal {
+	return &refusal{reason: reason, err: fmt.Errorf(format, args...)}
+}
+
+// openDocument decodes the value of the key of node and role, and checks what
+// can be checked without the configuration. The instances are as written.
+func openDocument(raw []byte, node, role string, now time.Time) (*document, *refusal) {
+	if len(raw) > maxDocumentBytes {
+		return nil, refuse(rejectOversize, "%d bytes, at most %d are read", len(raw), maxDocumentBytes)
+	}
+	var e envelope
+	if err := json.Unmarshal(raw, &e); err != nil {
+		return nil, refuse(rejectMalformed, "decode the envelope: %w", err)
+	}
+	var d document
+	if err := json.Unmarshal(e.Document, &d); err != nil {
+		return nil, refuse(rejectMalformed, "decode the document: %w", err)
+	}
+	switch {
+	case d.Node != node || d.Role != role:
+		return nil, refuse(rejectOwner, "the document is of %.70q/%.20q", d.Node, d.Role)
+	case now.After(d.NotAfter.Add(skewTolerated)):
+		return nil, refuse(rejectExpired, "not valid after %s", d.NotAfter.UTC().Format(time.RFC3339))
+	case d.NotAfter.After(now.Add(documentLife + skewTolerated)):
+		return nil, refuse(rejectExpired, "valid until %s, which is too far ahead", d.NotAfter.UTC().Format(time.RFC3339))
+	case len(d.Instances) > maxInstances:
+		return nil, refuse(rejectOversize, "%d instances, at most %d are read", len(d.Instances), maxInstances)
+	case d.Rejected != nil && len(d.Rejected.Reason) > maxReasonBytes:
+		return nil, refuse(rejectOversize, "a reason of %d bytes", len(d.Rejected.Reason))
+	}
+	return &d, nil
+}
+
+// instance checks one instance of d against the configuration and returns it
+// with nothing but the fields that a node may set.
+func (d *document) instance(in *mesh.Instance, c *mesh.Config) (*mesh.Instance, *refusal) {
+	node := c.Nodes[d.Node]
+	if node == nil || !slices.Contains(node.Roles, d.Role) || d.Role == mesh.RoleGateway {
+		return nil, refuse(rejectEntitled, "nodes/%s may not offer services as a %s", d.Node, d.Role)
+	}
+	if !slices.Contains(node.Services, in.Service) {
+		return nil, refuse(rejectEntitled, "nodes/%s may not run service %.70q", d.Node, in.Service)
+	}
+	if !ownName(in.Name, d.Node) || (in.Node != "" && in.Node != d.Node) {
+		return nil, refuse(rejectOwner, "instance %.160q is not of nodes/%s", in.Name, d.Node)
+	}
+	if err := checkAddress(in.Address, node, c.Defaults); err != nil {
+		return nil, refuse(rejectAddress, "%s: %w", in.Name, err)
+	}
+	if err := checkText(in); err != nil {
+		return nil, refuse(rejectMalformed, "%s: %w", in.Name, err)
+	}
+	out := &mesh.Instance{
+		Meta:    mesh.Meta{Name: in.Name, Labels: in.Labels},
+		Service: in.Service, Node: d.Node, Address: in.Address,
+		Locality: in.Locality, Weight: in.Weight, Health: in.Health,
+	}
+	out.Weight = max(out.Weight, 1)
+	if out.Health == "" {
+		out.Health = mesh.Healthy
+	}
+	return out, nil
+}
+
+// ownName reports whether name is "instances/<node>-<n>". The number keeps the
+// names of node "a" apart from those of a node "a-b".
+func ownName(name, node string) bool {
+	n, ok := strings.CutPrefix(name, string(mesh.Instances)+"/"+node+"-")
+	if !ok || len(n) > 5 {
+		return false
+	}
+	_, err := strconv.ParseUint(n, 10, 32)
+	return err == nil
+}
+
+// checkAddress reports an address that may not be dialled: the list of where
+// instances may live is in the configuration, so that a node cannot point
+// others at whatever it likes. A name would be resolved later, to anything.
+func checkAddress(address string, node *mesh.Node, defaults *mesh.Defaults) error {
+	ap, err := netip.ParseAddrPort(address)
+	if err != nil || ap.Port() == 0 || ap.Addr().Zone() != "" || ap.Addr().Is4In6() {
+		return fmt.Errorf("%.60q is not an IP address and port", address)
+	}
+	if !within(ap.Addr(), defaults.DialCidrs) {
+		return fmt.Errorf("%s is outside defaults.dialCidrs", address)
+	}
+	if len(node.DialCidrs) > 0 && !within(ap.Addr(), node.DialCidrs) {
+		return fmt.Errorf("%s is outside the node's dialCidrs", address)
+	}
+	return nil
+}
+
+func within(addr netip.Addr, cidrs []string) bool {
+	return slices.ContainsFunc(cidrs, func(cidr string) bool {
+		p, err := netip.ParsePrefix(cidr)
+		return err == nil && p.Contains(addr)
+	})
+}
+
+func checkText(in *mesh.Instance) error {
+	if len(in.Labels) > maxLabels {
+		return fmt.Errorf("%d labels, at most %d are read", len(in.Labels), maxLabels)
+	}
+	for key, value := range in.Labels {
+		if key == "" || !shortText(key) || !shortText(value) {
+			return fmt.Errorf("label %.60q is not 1 to %d printable ASCII characters", key, maxTextBytes)
+		}
+	}
+	if !shortText(in.Locality) {
+		return fmt.Errorf("locality %.60q is not up to %d printable ASCII characters", in.Locality, maxTextBytes)
+	}
+	if in.Weight > maxWeight {
+		return fmt.Errorf("weight %d is over %d", in.Weight, maxWeight)
+	}
+	switch in.Health {
+	case "", mesh.Healthy, mesh.Unhealthy:
+		return nil
+	}
+	return fmt.Errorf("health %.20q is neither %s nor %s", in.Health, mesh.Healthy, mesh.Unhealthy)
+}
+
+func shortText(s string) bool {
+	return len(s) <= maxTextBytes && !strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r > 0x7e })
+}

@@ -1,0 +1,269 @@
+package registry
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/hedgerow-mesh/hedgerow/mesh"
+)
+
+const (
+	heartbeatEvery = LeaseTTL / 3
+
+	// rewriteEvery renews notAfter well before it passes.
+	rewriteEvery = 2 * time.Minute
+
+	// releaseTimeout bounds the farewell of a process that is asked to end.
+	releaseTimeout = 2 * time.Second
+
+	// hintsKept bounds a stream of hints; a hint older than a poll is useless.
+	hintsKept = 256
+
+	maxReasonBytes = 1 << 10
+
+	// bridgeNumbers keeps the names of a bridge's instances apart from those of
+	// a sidecar on the same node: edge7-1 and edge7-101.
+	bridgeNumbers = 100
+)
+
+// Lease keeps one process registered: what it offers and what configuration
+// it runs. Its methods may be called from any goroutine, before and during Run,
+// and do not block.
+type Lease struct {
+	client *Client
+	key    string
+	outage outage
+	wake   chan struct{} // capacity 1: something changed
+
+	// mu guards what follows. Nothing is called under it.
+	mu    sync.Mutex
+	doc   document
+	dirty bool // doc differs from what was last written
+	hint  bool // and others should know before they look by themselves
+	state LeaseState
+}
+
+// LeaseState says how a registration stands.
+type LeaseState struct {
+	// Registered is true from the first successful write on until a heartbeat
+	// fails.
+	Registered bool
+	LastBeat   time.Time // zero before the first
+	Err        error     // of the last beat; nil if it succeeded
+}
+
+// NewLease returns the lease of the process that runs role ("SIDECAR",
+// "BRIDGE", "GATEWAY") on node. It registers nothing before Run.
+func NewLease(c *Client, node, role string) (*Lease, error) {
+	const op = "registry.NewLease"
+	if !mesh.ValidID(node) {
+		return nil, mesh.Errorf(op, node, mesh.Invalid, "%q is not a node id", node)
+	}
+	switch role {
+	case mesh.RoleSidecar, mesh.RoleBridge, mesh.RoleGateway:
+	default:
+		return nil, mesh.Errorf(op, node, mesh.Invalid, "%q is not a role", role)
+	}
+	return &Lease{
+		client: c,
+		key:    c.keys.instance(node, role),
+		outage: outage{part: "lease", log: c.log, failed: c.metrics.errors},
+		wake:   make(chan struct{}, 1),
+		doc:    document{Node: node, Role: role, Instances: []mesh.Instance{}},
+		dirty:  true,
+		hint:   true,
+	}, nil
+}
+
+// Update says what the process offers from now on, replacing what it said
+// before. Of an instance, Service and Address are needed; an absent Name,
+// Weight and Health become "instances/<node>-<n>", 1 and HEALTHY. It fails with
+// kind Invalid, changing nothing, when others would refuse the whole document.
+func (l *Lease) Update(instances []mesh.Instance) error {
+	const op = "registry.Lease.Update"
+	if len(instances) > maxInstances {
+		return mesh.Errorf(op, l.doc.Node, mesh.Invalid, "%d instances, at most %d can be registered", len(instances), maxInstances)
+	}
+	first := 1
+	if l.doc.Role == mesh.RoleBridge {
+		first += bridgeNumbers
+	}
+	out := make([]mesh.Instance, len(instances))
+	for i, in := range instances {
+		if in.Name == "" {
+			in.Name = fmt.Sprintf("%s/%s-%d", mesh.Instances, l.doc.Node, first+i)
+		}
+		if in.Health == "" {
+			in.Health = mesh.Healthy
+		}
+		in.Node = l.doc.Node
+		in.Weight = max(in.Weight, 1)
+		if err := checkText(&in); err != nil {
+			return mesh.Errorf(op, in.Name, mesh.Invalid, "%w", err)
+		}
+		out[i] = in
+	}
+	// A reason of the greatest length, each byte of which is six in JSON, must
+	// still fit beside the instances.
+	draft := document{Node: l.doc.Node, Role: l.doc.Role, Instances: out, Rejected: &rejectReport{Reason: string(make([]byte, maxReasonBytes))}}
+	if _, err := draft.seal(); err != nil {
+		return mesh.Errorf(op, l.doc.Node, mesh.Invalid, "%w", err)
+	}
+	l.change(true, func(d *document) { d.Instances = out })
+	return nil
+}
+
+// Applied says which configuration the process runs now. It withdraws an
+// earlier Rejected.
+func (l *Lease) Applied(head mesh.Head) {
+	// Every process applies every revision: hints would make all of them read
+	// all of the others for each change.
+	l.change(false, func(d *document) {
+		d.Applied, d.Rejected = &appliedReport{Epoch: head.Epoch, Revision: head.Revision}, nil
+	})
+}
+
+// Rejected says that the process cannot run a revision, or parts of it, and
+// keeps what it had. The reason is shown to operators, cut to 1 KiB.
+func (l *Lease) Rejected(revision uint32, reason string) {
+	if len(reason) > maxReasonBytes {
+		reason = reason[:maxReasonBytes]
+	}
+	l.change(true, func(d *document) { d.Rejected = &rejectReport{Revision: revision, Reason: reason} })
+}
+
+// State returns how the registration stands.
+func (l *Lease) State() LeaseState {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.state
+}
+
+func (l *Lease) change(hint bool, edit func(*document)) {
+	l.mu.Lock()
+	edit(&l.doc)
+	l.dirty, l.hint = true, l.hint || hint
+	l.mu.Unlock()
+	select {
+	case l.wake <- struct{}{}:
+	default: // the loop has yet to take the last call
+	}
+}
+
+// Run registers the process, keeps it registered until ctx ends, and withdraws
+// it then, within 2 s. While Redis is away it tries on; an error is never
+// returned. When Run returns, what it started has ended.
+func (l *Lease) Run(ctx context.Context) error {
+	written := time.Time{} // of the last whole document; zero: write it whole
+	for {
+		rung := l.client.alarm.rung()
+		wrote, err := l.beat(ctx, time.Since(written) >= rewriteEvery)
+		delay := jitter(heartbeatEvery)
+		switch {
+		case ctx.Err() != nil:
+			return l.release(ctx)
+		case err != nil:
+			written = time.Time{} // Redis may have come back as another, older one
+			delay, rung = l.outage.fail(err), nil
+		case wrote:
+			written = time.Now()
+			fallthrough
+		default:
+			l.outage.ok()
+		}
+		l.note(err)
+		if wait(ctx, delay, l.wake, rung) != nil {
+			return l.release(ctx)
+		}
+	}
+}
+
+func (l *Lease) note(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.state.Registered, l.state.Err = err == nil, err
+	if err == nil {
+		l.state.LastBeat = time.Now()
+	}
+}
+
+// beat prolongs the key if it holds what it should, and writes it otherwise.
+func (l *Lease) beat(ctx context.Context, whole bool) (wrote bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	l.mu.Lock()
+	whole = whole || l.dirty
+	l.mu.Unlock()
+	if !whole {
+		alive, err := l.client.redis.PExpire(ctx, l.key, LeaseTTL).Result()
+		if err != nil {
+			return false, wrap("registry.Lease", l.key, err)
+		}
+		if alive {
+			return false, nil
+		}
+	}
+	return true, l.write(ctx)
+}
+
+// write stores the document, and hints at it if others wait for the change.
+func (l *Lease) write(ctx context.Context) error {
+	l.mu.Lock()
+	now := time.Now()
+	l.doc.Seq = max(l.doc.Seq+1, now.UnixMilli())
+	l.doc.NotAfter = now.Add(documentLife).UTC().Truncate(time.Second)
+	sealed, err := l.doc.seal()
+	hint := l.hint
+	l.dirty, l.hint = false, false
+	l.mu.Unlock()
+	if err == nil {
+		err = l.client.redis.Set(ctx, l.key, sealed, LeaseTTL).Err()
+	}
+	if err != nil {
+		l.mu.Lock()
+		l.dirty, l.hint = true, l.hint || hint
+		l.mu.Unlock()
+		return wrap("registry.Lease", l.key, err)
+	}
+	l.client.metrics.leaseWrites.Inc()
+	if hint {
+		l.sendHint(ctx)
+	}
+	return nil
+}
+
+// sendHint makes watchers look now instead of within seconds. A hint that
+// fails costs only that.
+func (l *Lease) sendHint(ctx context.Context) {
+	err := l.client.redis.XAdd(ctx, &redis.XAddArgs{
+		Stream: l.client.keys.hints(l.doc.Node),
+		MaxLen: hintsKept,
+		Values: []string{"node", l.doc.Node},
+	}).Err()
+	if err != nil {
+		l.client.metrics.errors.WithLabelValues("hint").Inc()
+		l.client.log.Debug().Err(err).Msg("hint not sent, watchers will poll")
+	}
+}
+
+// release withdraws the process: a last document that offers nothing, which
+// watchers act on at once, and which expires by itself. To delete the key would
+// look like a loss, which they rightly do not act on for a whole TTL.
+func (l *Lease) release(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
+	defer cancel()
+	l.change(true, func(d *document) { d.Instances = []mesh.Instance{} })
+	err := l.write(ctx)
+	l.mu.Lock()
+	l.state.Registered, l.state.Err = false, err
+	l.mu.Unlock()
+	if err != nil {
+		l.client.metrics.errors.WithLabelValues("lease").Inc()
+		l.client.log.Warn().Err(err).Msg("registration not withdrawn, it expires by itself")
+	}
+	return nil
+}

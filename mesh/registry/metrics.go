@@ -1,0 +1,85 @@
+package registry
+
+import (
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Reasons for refusing what Redis holds: the label of
+// hedgerow_registry_rejects_total.
+const (
+	rejectMalformed = "malformed" // not the JSON, or not the shape, that it must be
+	rejectOversize  = "oversize"
+	rejectOlder     = "older"     // a head below the highest applied
+	rejectFork      = "fork"      // the applied revision with another digest
+	rejectDigest    = "digest"    // records that their head does not describe
+	rejectRecord    = "record"    // one object that does not validate
+	rejectOwner     = "owner"     // a document under another node's or role's key
+	rejectExpired   = "expired"   // notAfter is past, or too far ahead
+	rejectReplayed  = "replayed"  // a document older than the accepted one
+	rejectEntitled  = "entitled"  // a service that the node may not run
+	rejectAddress   = "address"   // not IP:port, or outside the dial list
+	rejectDuplicate = "duplicate" // an instance name that another document has
+)
+
+type metrics struct {
+	rejects     *prometheus.CounterVec
+	errors      *prometheus.CounterVec
+	publishes   *prometheus.CounterVec
+	revision    prometheus.Gauge
+	instances   prometheus.Gauge
+	syncedAt    atomic.Int64 // when Redis last confirmed the snapshot, Unix ns; 0 for never
+	leaseWrites prometheus.Counter
+	inSync      prometheus.Gauge
+}
+
+func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+	m := &metrics{
+		rejects: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "hedgerow_registry_rejects_total",
+			Help: "Heads, records, documents and instances in Redis that were refused, by reason.",
+		}, []string{"reason"}),
+		errors: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "hedgerow_registry_errors_total",
+			Help: "Calls to Redis that failed, by the part that made them.",
+		}, []string{"part"}),
+		publishes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "hedgerow_registry_publishes_total",
+			Help: "Revisions written to Redis, by way: delta or full.",
+		}, []string{"way"}),
+		revision: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "hedgerow_registry_applied_revision",
+			Help: "Revision of the newest configuration taken from Redis.",
+		}),
+		instances: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "hedgerow_registry_instances",
+			Help: "Instances in the current snapshot.",
+		}),
+		leaseWrites: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "hedgerow_registry_lease_writes_total",
+			Help: "Registrations written, as opposed to prolonged.",
+		}),
+		inSync: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "hedgerow_registry_published",
+			Help: "1 while Redis is known to hold the newest logged revision.",
+		}),
+	}
+	stale := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "hedgerow_registry_stale_seconds",
+		Help: "Seconds since Redis last confirmed the current snapshot; rises while Redis is away or refused, 0 before the first.",
+	}, func() float64 {
+		at := m.syncedAt.Load()
+		if at == 0 {
+			return 0
+		}
+		return time.Since(time.Unix(0, at)).Seconds()
+	})
+	var errs []error
+	for _, c := range []prometheus.Collector{m.rejects, m.errors, m.publishes, m.revision, m.instances, stale, m.leaseWrites, m.inSync} {
+		errs = append(errs, reg.Register(c))
+	}
+	return m, errors.Join(errs...)
+}

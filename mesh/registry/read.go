@@ -1,0 +1,96 @@
+package registry
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/hedgerow-mesh/hedgerow/mesh"
+)
+
+// Head returns the head that Redis holds. It fails with kind NotFound when
+// Redis holds none, Malformed when it is no head, Unavailable when Redis is away.
+func (c *Client) Head(ctx context.Context) (mesh.Head, error) {
+	const op = "registry.Head"
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	raw, err := c.redis.Get(ctx, c.keys.head()).Bytes()
+	if err != nil {
+		return mesh.Head{}, readError(op, err)
+	}
+	return decodeHead(op, raw)
+}
+
+// Read returns everything that Redis holds, as of one moment, without looking
+// at the records. It fails like Head, and with kind Malformed when the records
+// are not those that the head describes.
+func (c *Client) Read(ctx context.Context) (mesh.Head, mesh.Records, error) {
+	const op = "registry.Read"
+	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+	defer cancel()
+	var head *redis.StringCmd
+	var config *redis.MapStringStringCmd
+	_, err := c.redis.TxPipelined(ctx, func(p redis.Pipeliner) error {
+		head = p.Get(ctx, c.keys.head())
+		config = p.HGetAll(ctx, c.keys.config())
+		return nil
+	})
+	if err != nil {
+		return mesh.Head{}, nil, readError(op, err)
+	}
+	h, err := decodeHead(op, []byte(head.Val()))
+	if err != nil {
+		return mesh.Head{}, nil, err
+	}
+	records := make(mesh.Records, len(config.Val()))
+	for name, raw := range config.Val() {
+		records[name] = []byte(raw)
+	}
+	if err := checkSize(op, records); err != nil {
+		return h, nil, mesh.Errorf(op, "", mesh.Malformed, "%w", err)
+	}
+	if got := records.Digest(); got != h.Digest {
+		return h, nil, &mesh.Error{Op: op, Kind: mesh.Malformed, Err: fmt.Errorf("%w: they have %.16s, revision %d says %.16s", errDigest, got, h.Revision, h.Digest)}
+	}
+	return h, records, nil
+}
+
+// errDigest is in the chain of errors about records that their head does not
+// describe. The head was returned; reading again may find what is being written.
+var errDigest = errors.New("the records do not have the digest of their head")
+
+func decodeHead(op string, raw []byte) (mesh.Head, error) {
+	var h mesh.Head
+	if len(raw) > maxHeadBytes {
+		return h, mesh.Errorf(op, "", mesh.Malformed, "the head has %d bytes, at most %d are read", len(raw), maxHeadBytes)
+	}
+	if err := json.Unmarshal(raw, &h); err != nil {
+		return mesh.Head{}, mesh.Errorf(op, "", mesh.Malformed, "decode the head: %w", err)
+	}
+	if b, err := hex.DecodeString(h.Digest); err != nil || len(b) != 32 || h.Revision == 0 {
+		return mesh.Head{}, mesh.Errorf(op, "", mesh.Malformed, "the head has revision %d and digest %.70q", h.Revision, h.Digest)
+	}
+	return h, nil
+}
+
+// readError sorts the errors of a read: a key that is not there, one of the
+// wrong type, and Redis being away.
+func readError(op string, err error) error {
+	switch {
+	case errors.Is(err, redis.Nil):
+		return mesh.Errorf(op, "", mesh.NotFound, "Redis holds no configuration")
+	case redis.HasErrorPrefix(err, "WRONGTYPE"):
+		return mesh.Errorf(op, "", mesh.Malformed, "%w", err)
+	}
+	return wrap(op, "", err)
+}
+
+func parseRevision(s string) (uint32, error) {
+	n, err := strconv.ParseUint(s, 10, 32)
+	return uint32(n), err
+}

@@ -1,0 +1,230 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/hedgerow-mesh/hedgerow/mesh"
+)
+
+// configState is the configuration as a Watcher holds it: always one that was
+// verified whole.
+type configState struct {
+	head    mesh.Head    // of records; the highest ever applied
+	records mesh.Records // never changed in place
+	decoded *mesh.Config // nil before the first
+
+	// wholeAt is when everything is to be read; zero when nothing suggests it.
+	wholeAt time.Time
+	// behind is a newer revision seen in the head that changes has not brought.
+	behind uint32
+	// skipUntil leaves changes out of the streams after it brought nothing
+	// usable: entries that anyone may have forged must not make a busy loop.
+	skipUntil time.Time
+}
+
+func (s *configState) follows(now time.Time) bool { return !now.Before(s.skipUntil) }
+
+func (s *configState) position() string { return fmt.Sprintf("%d-0", s.head.Revision) }
+
+// wholeDue returns a channel that delivers when everything is to be read.
+func (s *configState) wholeDue() <-chan time.Time {
+	if s.wholeAt.IsZero() {
+		return nil
+	}
+	return time.After(time.Until(s.wholeAt))
+}
+
+// readLater has everything read soon: at once by a process that has no
+// configuration yet, else spread, because others lost the thread too.
+func (s *configState) readLater() {
+	if !s.wholeAt.IsZero() {
+		return
+	}
+	s.wholeAt = time.Now()
+	if s.decoded != nil {
+		s.wholeAt = s.wholeAt.Add(rand.N(spreadWhole))
+	}
+}
+
+// judge says whether head may be applied over what is: newer, and not another
+// history. It returns true for newer, and a refusal for what must never be.
+func (s *configState) judge(head mesh.Head) (newer bool, r *refusal) {
+	switch {
+	case sameRevision(head, s.head):
+		return false, nil
+	case head.Before(s.head):
+		return false, refuse(rejectOlder, "revision %d.%d, but %d.%d was applied", head.Epoch, head.Revision, s.head.Epoch, s.head.Revision)
+	case !s.head.Before(head):
+		return false, refuse(rejectFork, "revision %d.%d with digest %.16s, but it was applied with %.16s", head.Epoch, head.Revision, head.Digest, s.head.Digest)
+	}
+	return true, nil
+}
+
+// takeChanges applies entries of changes and reports whether the configuration
+// is a new one. Entries that do not follow each other from what is applied, or
+// do not add up to their head's digest, make for a whole read.
+func (w *Watcher) takeChanges(entries []redis.XMessage) bool {
+	records := maps.Clone(w.config.records)
+	head := w.config.head
+	for _, e := range entries {
+		change, r := decodeEntry(e)
+		if r != nil {
+			w.reject("changes "+limit(e.ID), r)
+			break
+		}
+		if change.Head.Revision <= head.Revision {
+			continue
+		}
+		if change.Head.Revision != head.Revision+1 || change.Head.Epoch < head.Epoch || change.whole {
+			w.config.readLater()
+			break
+		}
+		records.Apply(change.Change)
+		head = change.Head
+	}
+	if head.Revision == w.config.head.Revision {
+		w.config.skipUntil = time.Now().Add(jitter(pollEvery))
+		return false
+	}
+	if got := records.Digest(); got != head.Digest {
+		w.reject("changes", refuse(rejectDigest, "the changes up to revision %d lead to %.16s, its head says %.16s", head.Revision, got, head.Digest))
+		w.config.skipUntil = time.Now().Add(jitter(pollEvery))
+		w.config.readLater()
+		return false
+	}
+	w.adopt(head, records)
+	return true
+}
+
+// entry is an entry of changes.
+type entry struct {
+	mesh.Change
+	whole bool // it does not say what changed
+}
+
+// decodeEntry decodes one entry; its id must be its revision.
+func decodeEntry(m redis.XMessage) (entry, *refusal) {
+	var e entry
+	raw, _ := m.Values[fieldHead].(string)
+	head, err := decodeHead("registry.Watch", []byte(raw))
+	if err != nil {
+		return e, refuse(rejectMalformed, "%w", err)
+	}
+	if revision, ok := entryRevision(m.ID); !ok || revision != head.Revision {
+		return e, refuse(rejectMalformed, "the entry's head is of revision %d", head.Revision)
+	}
+	e.Head, e.Puts = head, mesh.Records{}
+	for field, value := range m.Values {
+		raw, _ := value.(string)
+		switch {
+		case field == fieldWhole:
+			e.whole = true
+		case strings.HasPrefix(field, fieldDel):
+			e.Deletes = append(e.Deletes, field[len(fieldDel):])
+		case strings.HasPrefix(field, fieldPut):
+			if len(raw) > maxRecordBytes {
+				return e, refuse(rejectOversize, "a record of %d bytes", len(raw))
+			}
+			e.Puts[field[len(fieldPut):]] = []byte(raw)
+		}
+	}
+	return e, nil
+}
+
+// readWhole reads everything, and applies it if it is newer. Only Redis being
+// away is an error.
+func (w *Watcher) readWhole(ctx context.Context) error {
+	w.config.wholeAt = time.Time{}
+	head, records, err := w.client.Read(ctx)
+	switch {
+	case err != nil && mesh.KindOf(err) == mesh.Unavailable:
+		w.config.readLater()
+		return err
+	case err != nil && mesh.KindOf(err) == mesh.NotFound:
+		return nil // nothing was published yet, or all of it was lost
+	case err != nil:
+		w.refuseWhole(head, err)
+		return nil
+	}
+	newer, r := w.config.judge(head)
+	switch {
+	case r != nil:
+		w.reject("head", r)
+	case newer:
+		w.adopt(head, records)
+	default:
+		w.synced()
+	}
+	return nil
+}
+
+// refuseWhole handles a head that is none, or records that it does not describe.
+func (w *Watcher) refuseWhole(head mesh.Head, err error) {
+	reason := rejectMalformed
+	if errors.Is(err, errDigest) {
+		reason = rejectDigest
+		// The head may be good and the records damaged; the control plane
+		// notices, and publishes again.
+		w.config.readLater()
+	}
+	w.reject("config", &refusal{reason: reason, err: err})
+	if w.opts.OnReject != nil && w.config.head.Before(head) {
+		w.opts.OnReject(head.Revision, err)
+	}
+}
+
+// seeHead looks at the head that came with a poll and reports whether Redis is
+// the one it was: it holds what was applied, or something newer.
+func (w *Watcher) seeHead(raw string) bool {
+	if raw == "" {
+		return w.config.head.Revision == 0
+	}
+	head, err := decodeHead("registry.Watch", []byte(raw))
+	if err != nil {
+		w.reject("head", refuse(rejectMalformed, "%w", err))
+		return false
+	}
+	newer, r := w.config.judge(head)
+	switch {
+	case r != nil:
+		w.reject("head", r)
+		return false
+	case !newer:
+		w.config.behind = 0
+		w.synced()
+	case w.config.behind != 0 || !w.config.follows(time.Now()):
+		// changes had a whole poll's time to bring it.
+		w.config.behind = 0
+		w.config.readLater()
+	default:
+		w.config.behind = head.Revision
+	}
+	return true
+}
+
+// adopt makes verified records the configuration.
+func (w *Watcher) adopt(head mesh.Head, records mesh.Records) {
+	decoded, errs := mesh.DecodeRecords(head, records)
+	w.config = configState{head: head, records: records, decoded: decoded}
+	w.client.metrics.revision.Set(float64(head.Revision))
+	w.synced()
+	w.instances.stale = true
+	for _, err := range errs {
+		w.reject("config", refuse(rejectRecord, "%w", err))
+	}
+	if len(errs) > 0 && w.opts.OnReject != nil {
+		w.opts.OnReject(head.Revision, errors.Join(errs...))
+	}
+	w.publish()
+}
+
+// limit cuts text from Redis to a length fit for a log.
+func limit(s string) string { return fmt.Sprintf("%.60q", s) }
