@@ -1,0 +1,134 @@
+package broker
+
+import (
+	"errors"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/mochi-mqtt/server/v2/listeners"
+	"github.com/rs/zerolog"
+)
+
+// listener accepts for the broker. The library's own gives up at the first
+// failing accept, sets no deadline for CONNECT and does not know connections
+// that never sent one.
+type listener struct {
+	net     net.Listener
+	max     int
+	metrics *metrics
+	log     zerolog.Logger
+
+	// mu guards conns and closed. Nothing is called under it.
+	mu     sync.Mutex
+	conns  map[*conn]struct{}
+	closed bool
+	wg     sync.WaitGroup // the accept loop and one per connection
+}
+
+func newListener(l net.Listener, maxConns int, m *metrics, log zerolog.Logger) *listener {
+	return &listener{net: l, max: maxConns, metrics: m, log: sampled(log), conns: map[*conn]struct{}{}}
+}
+
+func (l *listener) ID() string                { return "tcp" }
+func (l *listener) Address() string           { return l.net.Addr().String() }
+func (l *listener) Protocol() string          { return "tcp" }
+func (l *listener) Init(_ *slog.Logger) error { return nil }
+
+// Serve accepts until Close.
+func (l *listener) Serve(establish listeners.EstablishFn) {
+	if !l.enter() {
+		return
+	}
+	defer l.wg.Done()
+	for {
+		c, err := l.net.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil { // out of file descriptors: try again when some are free
+			l.metrics.connections.WithLabelValues("accept_failed").Inc()
+			time.Sleep(50 * time.Millisecond)
+			continue
+		}
+		dc := &conn{Conn: c}
+		if !l.add(dc) {
+			l.metrics.connections.WithLabelValues("too_many").Inc()
+			_ = c.Close()
+			continue
+		}
+		_ = c.SetDeadline(time.Now().Add(connectTimeout)) // replaced once CONNECT has been read
+		go l.serve(establish, dc)
+	}
+}
+
+// serve runs one connection. A packet that makes the library panic ends that
+// connection and no other, as in net/http.
+func (l *listener) serve(establish listeners.EstablishFn, c *conn) {
+	defer l.wg.Done()
+	defer l.remove(c)
+	defer func() {
+		if p := recover(); p != nil {
+			l.metrics.connections.WithLabelValues("panicked").Inc()
+			l.log.Error().Interface("panic", p).Bytes("stack", debug.Stack()).Msg("the MQTT library failed on a packet")
+		}
+	}()
+	_ = establish(l.ID(), c) // why it ended is in the library's log
+}
+
+// Close ends the accept loop, tells the sessions by closeClients, cuts what is
+// left and waits for all of it.
+func (l *listener) Close(closeClients listeners.CloseFn) {
+	l.mu.Lock()
+	l.closed = true
+	l.mu.Unlock()
+	_ = l.net.Close()
+	closeClients(l.ID())
+	l.mu.Lock()
+	left := make([]*conn, 0, len(l.conns))
+	for c := range l.conns {
+		left = append(left, c)
+	}
+	l.mu.Unlock()
+	for _, c := range left {
+		_ = c.Close()
+	}
+	l.wg.Wait()
+}
+
+// enter counts the accept loop, unless the listener is closed already.
+func (l *listener) enter() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.closed {
+		l.wg.Add(1)
+	}
+	return !l.closed
+}
+
+// add counts c, unless there are too many or the listener is closed.
+func (l *listener) add(c *conn) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed || len(l.conns) >= l.max {
+		return false
+	}
+	l.conns[c] = struct{}{}
+	l.wg.Add(1)
+	return true
+}
+
+func (l *listener) remove(c *conn) {
+	_ = c.Close()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.conns, c)
+}
+
+// loopback reports whether a is an IP address of the loopback interface.
+func loopback(a net.Addr) bool {
+	t, ok := a.(*net.TCPAddr)
+	return ok && t.IP.IsLoopback()
+}
