@@ -1,0 +1,71 @@
+# The commands of this repository. `make` alone lists them.
+# Only Go, git and make are needed to build and to run the demo; `make test`
+# installs what the tests need besides (see .ci/deps).
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# ARGS goes to the program that a target ends with: make up ARGS=--help
+ARGS ?=
+# What `make fuzz-short` spends on each fuzz target.
+FUZZTIME ?= 10s
+
+TOOL := go tool -modfile=tools/go.mod
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+# The go command stamps the version, or the commit, into the programs itself.
+.PHONY: build
+build: ## build bin/hedgerow and bin/hedgerow-edge
+	CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/hedgerow ./cmd/hedgerow-edge
+
+.PHONY: deps
+deps: ## install what the tests need: Redis, Mosquitto (Debian), a real Vault (built)
+	./.ci/deps
+
+# hedgerow gets the Ctrl-C itself, drains and exits 0; make then says
+# "Interrupt", as it does after every Ctrl-C.
+.PHONY: up
+up: build ## build, and run the whole mesh with its demo in the foreground (ARGS=...)
+	@exec bin/hedgerow up --demo $(ARGS)
+
+# -timeout is for one package; the scripts of test/e2e take the longest.
+.PHONY: test
+test: deps ## run every test under the race detector (ARGS=-v)
+	go test -race -timeout 25m $(ARGS) ./...
+
+.PHONY: e2e
+e2e: deps ## run the end-to-end scripts alone, in words
+	go test -race -timeout 25m -count=1 -v $(ARGS) ./test/e2e/...
+
+.PHONY: lint
+lint: ## go vet and golangci-lint
+	go vet ./...
+	$(TOOL) golangci-lint run ./...
+
+.PHONY: generate
+generate: ## make the generated code again
+	go generate ./...
+
+# Files that git does not know count too: a generator may have made a new one.
+.PHONY: drift
+drift: generate ## fail if the generated code is not what the sources give
+	@git diff --exit-code -- openapi
+	@test -z "$$(git status --porcelain -- openapi)" || { git status --short -- openapi; exit 1; }
+
+.PHONY: fuzz-short
+fuzz-short: ## run every fuzz target for FUZZTIME (10s)
+	@grep -rlE '^func Fuzz' --include='*_test.go' . | while read -r file; do \
+	  grep -oE '^func Fuzz[A-Za-z0-9_]*' "$$file" | while read -r _ target; do \
+	    echo "$$target in $$(dirname "$$file")"; \
+	    go test -run='^$$' -fuzz="^$$target$$" -fuzztime=$(FUZZTIME) -fuzzminimizetime=10x "$$(dirname "$$file")"; \
+	  done; \
+	done
+
+.PHONY: ci
+ci: ## everything that must pass before a change lands
+	bash .ci/run
