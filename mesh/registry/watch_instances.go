@@ -158,6 +158,11 @@ func (w *Watcher) lookAll(keys []instanceKey, values fetched, now time.Time) {
 
 // noteStreams settles which hints to wait on, and from where.
 func (w *Watcher) noteStreams(ctx context.Context, keys []instanceKey) error {
+	old := w.instances.positions
+	w.instances.streams, w.instances.positions = nil, map[string]string{}
+	if !w.instances.hints(time.Now()) {
+		return nil
+	}
 	set := map[string]bool{}
 	for _, k := range keys {
 		set[w.client.keys.hints(k.node)] = true
@@ -168,10 +173,7 @@ func (w *Watcher) noteStreams(ctx context.Context, keys []instanceKey) error {
 	fresh := map[string]*redis.XMessageSliceCmd{}
 	_, err := w.client.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for _, s := range streams {
-			if !w.instances.hints(time.Now()) {
-				break
-			}
-			if w.instances.positions[s] == "" || w.instances.polled.IsZero() {
+			if old[s] == "" || w.instances.polled.IsZero() {
 				fresh[s] = p.XRevRangeN(ctx, s, "+", "-", 1)
 			}
 		}
@@ -180,13 +182,16 @@ func (w *Watcher) noteStreams(ctx context.Context, keys []instanceKey) error {
 	if err != nil {
 		return w.survive(wrap("registry.Watch", "", err))
 	}
-	for s, cmd := range fresh {
-		w.instances.positions[s] = "0-0"
-		if last := cmd.Val(); len(last) > 0 {
-			w.instances.positions[s] = last[0].ID
+	for _, s := range streams {
+		position := old[s]
+		if cmd := fresh[s]; cmd != nil {
+			position = "0-0"
+			if last := cmd.Val(); len(last) > 0 {
+				position = last[0].ID
+			}
 		}
+		w.instances.positions[s] = position
 	}
-	maps.DeleteFunc(w.instances.positions, func(s, _ string) bool { return !set[s] })
 	w.instances.streams = streams
 	return nil
 }
