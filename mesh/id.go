@@ -33,7 +33,7 @@ type ID struct {
 func ParseID(s string) (ID, error) {
 	id, err := parseID(s)
 	if err != nil {
-		return ID{}, &Error{Op: "parse identity", Name: quoteShort(s), Kind: Invalid, Err: err}
+		return ID{}, &Error{Op: "mesh.ParseID", Name: quoteShort(s), Kind: Invalid, Err: err}
 	}
 	return id, nil
 }
@@ -117,11 +117,11 @@ func NodeID(td, node string) (ID, error) {
 
 func makeID(td, path string, ids ...string) (ID, error) {
 	if err := CheckTrustDomain(td); err != nil {
-		return ID{}, &Error{Op: "make identity", Name: quoteShort(idScheme + td + path), Kind: Invalid, Err: err}
+		return ID{}, &Error{Op: "mesh.MakeID", Name: quoteShort(idScheme + td + path), Kind: Invalid, Err: err}
 	}
 	for _, id := range ids {
 		if !ValidID(id) {
-			return ID{}, Errorf("make identity", quoteShort(idScheme+td+path), Invalid, "%s is not an id of 1 to 63 characters a-z 0-9 -", quoteShort(id))
+			return ID{}, Errorf("mesh.MakeID", quoteShort(idScheme+td+path), Invalid, "%s is not an id of 1 to 63 characters a-z 0-9 -", quoteShort(id))
 		}
 	}
 	return ParseID(idScheme + td + path)
@@ -197,7 +197,7 @@ const anySegment = "*"
 func ParseIDPattern(s, trustDomain string) (IDPattern, error) {
 	p, err := parseIDPattern(s, trustDomain)
 	if err != nil {
-		return IDPattern{}, &Error{Op: "parse identity pattern", Name: quoteShort(s), Kind: Invalid, Err: err}
+		return IDPattern{}, &Error{Op: "mesh.ParseIDPattern", Name: quoteShort(s), Kind: Invalid, Err: err}
 	}
 	return p, nil
 }

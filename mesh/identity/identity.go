@@ -64,7 +64,7 @@ type Bundle struct {
 // duplicates. No root, more than 32 or a certificate that is not a CA's are
 // refused (kind Invalid). A root need not be self-signed.
 func NewBundle(trustDomain string, roots ...*x509.Certificate) (*Bundle, error) {
-	const op = "make trust bundle"
+	const op = "identity.NewBundle"
 	if err := mesh.CheckTrustDomain(trustDomain); err != nil {
 		return nil, mesh.Errorf(op, "", mesh.Invalid, "%w", err)
 	}

@@ -21,11 +21,12 @@ type Request struct {
 // NewRequest makes a P-256 key and the request to certify it as id, with no
 // common name and no SAN but the one URI.
 func NewRequest(id mesh.ID) (*ecdsa.PrivateKey, Request, error) {
-	const op = "make certificate request"
+	const op = "identity.NewRequest"
 	uri, err := url.Parse(id.String())
 	if err != nil {
 		return nil, Request{}, mesh.Errorf(op, id.String(), mesh.Invalid, "%w", err)
 	}
+	// A new key for each certificate: a stolen one is good for one leaf's life.
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, Request{}, mesh.Errorf(op, id.String(), mesh.Internal, "%w", err)
@@ -43,7 +44,7 @@ func NewRequest(id mesh.ID) (*ecdsa.PrivateKey, Request, error) {
 // Invalid.
 func (r Request) Check() (*ecdsa.PublicKey, error) {
 	refuse := func(format string, args ...any) (*ecdsa.PublicKey, error) {
-		return nil, mesh.Errorf("check certificate request", r.ID.String(), mesh.Invalid, format, args...)
+		return nil, mesh.Errorf("identity.CheckRequest", r.ID.String(), mesh.Invalid, format, args...)
 	}
 	csr, err := x509.ParseCertificateRequest(r.CSR)
 	if err != nil {
@@ -56,6 +57,7 @@ func (r Request) Check() (*ecdsa.PublicKey, error) {
 	if !ok || key.Curve != elliptic.P256() {
 		return refuse("the key is not ECDSA P-256")
 	}
+	// The raw names, as in VerifySVID: csr.URIs were normalized on the way.
 	uris, others, err := altNames(csr.Extensions)
 	switch {
 	case err != nil:

@@ -77,7 +77,7 @@ func (r *Rotator) Ready() error {
 		return nil
 	}
 	if last := r.lastErr.Load(); last != nil {
-		return mesh.Errorf("get certificate", r.source.ID().String(), mesh.Unavailable, "%v; the last attempt: %w", err, *last)
+		return mesh.Errorf("identity.Ready", r.source.ID().String(), mesh.Unavailable, "%v; the last attempt: %w", err, *last)
 	}
 	return err
 }
@@ -106,13 +106,14 @@ func (r *Rotator) due(ctx context.Context) bool {
 func (r *Rotator) attempt(ctx context.Context) {
 	err := r.issue(ctx)
 	if ctx.Err() != nil {
-		return
+		return // shutting down is not a failure
 	}
 	now := r.now().Round(0)
 	if err != nil {
 		r.failed(err, now)
 		return
 	}
+	// From the receipt, not from NotBefore: issuers backdate that.
 	r.failures, r.down = 0, false
 	r.lastErr.Store(nil)
 	notAfter := r.source.Current().Certificate.Leaf.NotAfter
@@ -121,6 +122,7 @@ func (r *Rotator) attempt(ctx context.Context) {
 	r.log.Info().Time("not_after", notAfter).Time("renew_at", r.next).Msg("certificate issued")
 }
 
+// issue gets one certificate for a key of its own and puts it to use.
 func (r *Rotator) issue(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, issueTimeout)
 	defer cancel()

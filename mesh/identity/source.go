@@ -44,7 +44,7 @@ func (s *Source) Current() *Credential { return s.current.Load() }
 // Certificate returns the certificate to present in a handshake. Without one,
 // or after its NotAfter, it returns an error of kind Unavailable.
 func (s *Source) Certificate() (*tls.Certificate, error) {
-	const op, hint = "present certificate", "see the log and hedgerow_identity_renewal_failures_total for why it is not issued"
+	const op, hint = "identity.Certificate", "see the log and hedgerow_identity_renewal_failures_total for why it is not issued"
 	c := s.current.Load()
 	if c == nil {
 		return nil, mesh.Errorf(op, s.id.String(), mesh.Unavailable, "none was issued yet").WithHint(hint)
@@ -59,13 +59,15 @@ func (s *Source) Certificate() (*tls.Certificate, error) {
 // first verifies that a peer would accept them as s.ID on either side of a
 // connection; if not, what was there stays.
 func (s *Source) Swap(key *ecdsa.PrivateKey, issued Issued) error {
-	const op = "swap certificate"
+	const op = "identity.Swap"
 	refuse := func(format string, args ...any) error {
 		return mesh.Errorf(op, s.id.String(), mesh.Invalid, "the issuer's answer is refused: "+format, args...)
 	}
 	if len(issued.Chain) == 0 || issued.Bundle == nil {
 		return refuse("it lacks a certificate or the trust bundle")
 	}
+	// A service both serves and dials with one certificate, so it must be
+	// good for both: a role without server_flag fails here and not at peers.
 	now, leaf := time.Now(), issued.Chain[0]
 	for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
 		id, err := VerifySVID(issued.Chain, issued.Bundle, usage, now)
@@ -83,6 +85,8 @@ func (s *Source) Swap(key *ecdsa.PrivateKey, issued Issued) error {
 	for _, c := range issued.Chain {
 		cert.Certificate = append(cert.Certificate, c.Raw)
 	}
+	// One pointer for both: no handshake sees a certificate of one issuer
+	// with the bundle of before.
 	s.current.Store(&Credential{Certificate: cert, Bundle: issued.Bundle, Received: now})
 	s.metrics.notAfter.WithLabelValues(s.id.String()).Set(float64(leaf.NotAfter.Unix()))
 	return nil
@@ -119,7 +123,7 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 	}
 	for _, c := range []prometheus.Collector{m.renewals, m.failures, m.notAfter, m.refused} {
 		if err := reg.Register(c); err != nil {
-			return nil, mesh.Errorf("register metrics", "hedgerow_identity", mesh.Internal, "%w", err)
+			return nil, mesh.Errorf("identity.NewMetrics", "hedgerow_identity", mesh.Internal, "%w", err)
 		}
 	}
 	return m, nil

@@ -12,7 +12,7 @@ import (
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 )
 
-const opVerify = "verify peer"
+const opVerify = "identity.VerifySVID"
 
 // VerifySVID verifies a peer's certificates, the leaf first, and returns who
 // the peer is. It is all there is to trust: both sides of every handshake end
@@ -55,6 +55,9 @@ func verifySVID(certs []*x509.Certificate, b *Bundle, usage x509.ExtKeyUsage, no
 		// Verify below would accept a leaf without any extended key usage.
 		return id, errors.New("the certificate lacks the extended key usage " + usageName(usage))
 	}
+	// Whatever else the peer sent may help to build a chain and is not
+	// believed otherwise: crypto/x509 wants each link to be a CA's, in its
+	// path length, for this usage, and bounds the work.
 	intermediates := x509.NewCertPool()
 	for _, cert := range certs[1:] {
 		intermediates.AddCert(cert)
@@ -68,6 +71,7 @@ func verifySVID(certs []*x509.Certificate, b *Bundle, usage x509.ExtKeyUsage, no
 	return id, err
 }
 
+// usageName is the usage as RFC 5280, 4.2.1.12, spells it.
 func usageName(usage x509.ExtKeyUsage) string {
 	if usage == x509.ExtKeyUsageClientAuth {
 		return "clientAuth"
@@ -79,11 +83,11 @@ func usageName(usage x509.ExtKeyUsage) string {
 // ServerConfig or ClientConfig, which verified it. It verifies nothing itself.
 func PeerID(state *tls.ConnectionState) (mesh.ID, error) {
 	if state == nil || len(state.PeerCertificates) == 0 {
-		return mesh.ID{}, mesh.Errorf("read peer", "", mesh.Unauthentic, "the connection has no peer certificate")
+		return mesh.ID{}, mesh.Errorf("identity.PeerID", "", mesh.Unauthentic, "the connection has no peer certificate")
 	}
 	id, err := leafID(state.PeerCertificates[0])
 	if err != nil {
-		return mesh.ID{}, mesh.Errorf("read peer", "", mesh.Unauthentic, "%w", err)
+		return mesh.ID{}, mesh.Errorf("identity.PeerID", "", mesh.Unauthentic, "%w", err)
 	}
 	return id, nil
 }

@@ -59,7 +59,7 @@ func ServerConfig(pick func(serverName string) (*Source, error)) *tls.Config {
 		SessionTicketsDisabled: true,
 		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 			if hello.ServerName == "" {
-				return nil, mesh.Errorf("accept peer", "", mesh.Invalid, "the client sent no server name")
+				return nil, mesh.Errorf("identity.Accept", "", mesh.Invalid, "the client sent no server name")
 			}
 			src, err := pick(hello.ServerName)
 			if err != nil {

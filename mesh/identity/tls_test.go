@@ -266,7 +266,7 @@ func TestHandshakeWithoutCertificate(t *testing.T) {
 	orders, caller := sourceOf(t, root, ordersID), sourceOf(t, root, telemID)
 	empty := NewSource(mustID(t, ordersID), newMetrics(t))
 	serverErr, clientErr := handshake(t, serverFor(empty), ClientConfig(caller, empty.ID(), "orders.edge7.default"))
-	checkRefusal(t, "server", serverErr, "present certificate "+ordersID+": none was issued yet")
+	checkRefusal(t, "server", serverErr, "identity.Certificate "+ordersID+": none was issued yet")
 	if clientErr == nil {
 		t.Error("the client is served")
 	}

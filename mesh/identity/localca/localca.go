@@ -66,7 +66,7 @@ var _ identity.Issuer = (*CA)(nil)
 // must not create the same CA at once. A directory of another trust domain, an
 // expired root and a key that others may read are refused.
 func Open(dir string, cfg Config) (*CA, error) {
-	const op = "open CA"
+	const op = "localca.Open"
 	if err := mesh.CheckTrustDomain(cfg.TrustDomain); err != nil {
 		return nil, mesh.Errorf(op, dir, mesh.Invalid, "%w", err)
 	}
@@ -94,7 +94,7 @@ func (ca *CA) Bundle() *identity.Bundle { return ca.bundle }
 // Issue signs r after Check, if its ID is of the CA's trust domain. A TTL above
 // the CA's LeafTTL is cut to it, as Vault does.
 func (ca *CA) Issue(ctx context.Context, r identity.Request) (identity.Issued, error) {
-	const op = "sign certificate"
+	const op = "localca.Issue"
 	name := r.ID.String()
 	if err := ctx.Err(); err != nil {
 		return identity.Issued{}, &mesh.Error{Op: op, Name: name, Kind: mesh.Unavailable, Err: err}
@@ -157,6 +157,7 @@ func (ca *CA) load(dir string) error {
 		}
 	}
 	var err error
+	// Read back even what was just written: what is used is what is on disk.
 	if ca.key, err = readKey(keyPath); err != nil {
 		return err
 	}
@@ -177,6 +178,8 @@ func (ca *CA) load(dir string) error {
 	return ca.checkRoot()
 }
 
+// checkRoot makes sure that key, certificate and trust domain belong together:
+// peers would refuse everything signed by a CA put together from two.
 func (ca *CA) checkRoot() error {
 	public, ok := ca.root.PublicKey.(*ecdsa.PublicKey)
 	switch {
@@ -190,6 +193,8 @@ func (ca *CA) checkRoot() error {
 	return nil
 }
 
+// createRoot signs the key's own certificate. Its URI names the trust domain,
+// as the SPIFFE specification recommends (X509-SVID 2), and binds the directory.
 func (ca *CA) createRoot(path string) error {
 	uri, err := url.Parse("spiffe://" + ca.cfg.TrustDomain)
 	if err != nil {
@@ -225,6 +230,8 @@ func createKey(path string) error {
 	return writeFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 }
 
+// readKey refuses a key that others may read, as ssh does: it was exposed, and
+// who copied it can be anybody in the mesh.
 func readKey(path string) (*ecdsa.PrivateKey, error) {
 	info, err := os.Stat(path)
 	if err != nil {

@@ -1,0 +1,122 @@
+package vaultpki
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+
+	"github.com/hedgerow-mesh/hedgerow/mesh"
+)
+
+const hintSealed = "unseal Vault; certificates in use stay good until they expire"
+
+// maxMessage bounds what an error repeats of Vault's own words, in bytes.
+const maxMessage = 300
+
+// measure counts and times one request to Vault.
+func (c *Client) measure(operation string, request func() error) error {
+	begin := time.Now()
+	err := request()
+	result := "ok"
+	if err != nil {
+		result = classify(err).kind.String()
+	}
+	c.metrics.requests.WithLabelValues(operation, result).Inc()
+	c.metrics.seconds.WithLabelValues(operation).Observe(time.Since(begin).Seconds())
+	return err
+}
+
+// cause is what an error of the api package comes down to.
+type cause struct {
+	kind    mesh.Kind
+	message string
+	hint    string
+}
+
+// classify reads an error of the api package, whose own text has many lines.
+func classify(err error) cause {
+	var refused *api.ResponseError
+	if !errors.As(err, &refused) {
+		// No answer at all, or one that is not Vault's: the network, TLS,
+		// a timeout. The same request may succeed later.
+		hint := "check address and caFile, and that Vault is up"
+		if errors.Is(err, context.Canceled) {
+			hint = ""
+		}
+		return cause{mesh.Unavailable, oneLine(err.Error()), hint}
+	}
+	words := oneLine(strings.Join(refused.Errors, "; "))
+	if words == "" {
+		words = http.StatusText(refused.StatusCode)
+	}
+	// Vault answers 400 to most refusals of a role, so its words decide. They
+	// are those of 1.21; words that change fall back to Invalid without a hint.
+	switch code := refused.StatusCode; {
+	case code == http.StatusServiceUnavailable && strings.Contains(words, "sealed"):
+		return cause{mesh.Unavailable, words, hintSealed}
+	case code == http.StatusForbidden:
+		return cause{mesh.Denied, words, "the token's policy does not allow this path"}
+	case code == http.StatusNotFound:
+		return cause{mesh.NotFound, words, "check mount and role: Vault has no such path"}
+	case code == http.StatusBadRequest && strings.Contains(words, "unknown role"):
+		return cause{mesh.NotFound, words, "check role: the mount has no such role"}
+	case code == http.StatusBadRequest && (strings.Contains(words, "not allowed by this role") || strings.Contains(words, "not valid for this role")):
+		return cause{mesh.Denied, words, "add the identity to the role's allowed_uri_sans"}
+	case code == http.StatusBadRequest && strings.Contains(words, "before signer's notBefore"):
+		return cause{mesh.Unavailable, words, "the CA is younger than the role's not_before_duration: wait, or make CAs with a longer one"}
+	case code == http.StatusBadRequest && strings.Contains(strings.ToLower(words), "secret id"):
+		return cause{mesh.Unauthentic, words, "role_id or secret_id is wrong, spent or expired: make a new secret_id"}
+	case code >= 400 && code < 500 && code != http.StatusTooManyRequests && code != http.StatusPreconditionFailed && code < 470:
+		return cause{mesh.Invalid, words, ""}
+	default: // 412, 429 and 472 to 474 of Vault's standbys, and 5xx
+		return cause{mesh.Unavailable, words, ""}
+	}
+}
+
+// wrap makes the error that callers see, about this client's role.
+func (c *Client) wrap(op string, err error) error {
+	return wrapCause(op, c.cfg.Role, err)
+}
+
+// wrapSign wraps the refusal of a signature, whose 403 is about one path.
+func (c *Client) wrapSign(err error, id mesh.ID) error {
+	wrapped := wrapCause("vaultpki.Sign", id.String(), err)
+	if forbidden(err) {
+		wrapped.Hint = "a new token is refused too: let the AppRole's policy update " + c.cfg.Mount + "/sign/" + c.cfg.Role
+	}
+	return wrapped
+}
+
+func wrapCause(op, name string, err error) *mesh.Error {
+	why := classify(err)
+	return &mesh.Error{Op: op, Name: name, Kind: why.kind, Err: &vaultError{why.message, err}, Hint: why.hint}
+}
+
+// vaultError has the message of one line and keeps the cause for errors.As.
+type vaultError struct {
+	message string
+	err     error
+}
+
+func (e *vaultError) Error() string { return e.message }
+func (e *vaultError) Unwrap() error { return e.err }
+
+// forbidden reports a 403, which Vault answers to a token it does not know and
+// to one whose policy does not allow the path alike.
+func forbidden(err error) bool {
+	var refused *api.ResponseError
+	return errors.As(err, &refused) && refused.StatusCode == http.StatusForbidden
+}
+
+// oneLine joins the lines of a message and cuts it to a readable length.
+func oneLine(s string) string {
+	s = strings.Join(strings.Fields(s), " ")
+	if len(s) > maxMessage {
+		s = strings.ToValidUTF8(s[:maxMessage], "") + "..."
+	}
+	return s
+}
