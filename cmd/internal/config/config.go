@@ -47,7 +47,7 @@ func New(target any, flags *pflag.FlagSet) *Loader {
 		if !k.scalar {
 			continue
 		}
-		v := &flagValue{kind: k.field.Type().String()}
+		v := &flagValue{kind: k.field.Type().String(), text: k.text()}
 		l.flags[k.name] = v
 		f := flags.VarPF(v, k.name, "", k.help)
 		if k.field.Kind() == reflect.Bool {

@@ -89,6 +89,19 @@ func (k *key) setText(s string) error {
 	return k.setNode(doc.Content[0])
 }
 
+// text returns the field's value as setText reads it, "" for a zero one. It is
+// what --help calls the default.
+func (k *key) text() string {
+	switch {
+	case k.field.IsZero():
+		return ""
+	case k.field.Kind() == reflect.Slice:
+		return strings.Join(k.field.Convert(reflect.TypeFor[[]string]()).Interface().([]string), ",")
+	default:
+		return fmt.Sprint(k.field.Interface())
+	}
+}
+
 // shape says what a value of type t looks like, as the beginning of an error.
 func shape(t reflect.Type) string {
 	if t == reflect.TypeFor[time.Duration]() {

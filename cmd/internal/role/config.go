@@ -101,6 +101,9 @@ type Bridge struct {
 	Vault Vault  `yaml:"vault"`
 	MQTT  MQTT   `yaml:"mqtt"`
 	Admin Listen `yaml:"admin"`
+	// Embedded is the address of a broker in this process, used instead of
+	// MQTT. Only `hedgerow up` sets it.
+	Embedded string `yaml:"-"`
 }
 
 // MQTT is the external broker of a bridge.

@@ -1,0 +1,235 @@
+package role
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/rs/zerolog"
+
+	"github.com/hedgerow-mesh/hedgerow/mesh"
+	"github.com/hedgerow-mesh/hedgerow/mesh/identity"
+	"github.com/hedgerow-mesh/hedgerow/mesh/registry"
+	"github.com/hedgerow-mesh/hedgerow/vaultpki"
+)
+
+// Deps are parts that a role uses instead of making its own. `hedgerow up`
+// gives them; the zero value is a role on its own.
+type Deps struct {
+	Issuer identity.Issuer // nil: the Vault of the configuration
+	// Ready is called once when the role serves. May be nil.
+	Ready func()
+}
+
+// leaveGrace is how long after leaving the registry a role still accepts: its
+// peers need a moment to notice that it is gone.
+const leaveGrace = 500 * time.Millisecond
+
+// staleAfter is the age from which configuration is called stale: Redis
+// confirms it every half minute.
+const staleAfter = 45 * time.Second
+
+// face is the part of a role that serves: sidecar.Sidecar, gateway.Gateway and,
+// for a bridge, an engine without public listeners.
+type face interface {
+	Update(s *mesh.Snapshot)
+	// Ready reports whether configuration and certificates are there.
+	Ready() bool
+	// Run serves until ctx ends, then drains.
+	Run(ctx context.Context) error
+}
+
+// plane is what sidecar, gateway and bridge have in common: identity and
+// registry.
+type plane struct {
+	log     zerolog.Logger
+	reg     *prometheus.Registry
+	base    *Base
+	node    string
+	issuer  identity.Issuer
+	ids     *identity.Metrics
+	client  *registry.Client
+	watcher *registry.Watcher
+	lease   *registry.Lease
+	face    face // set by the role before run
+	group   *Group
+	sources []*identity.Source
+	rotors  []*identity.Rotator
+	use     func(*mesh.Snapshot) // a role's own use of snapshots; may be nil
+	refused uint32               // the last revision that was; the watcher's goroutine's
+
+	unregistered prometheus.Counter
+}
+
+// newPlane builds the parts; nothing runs yet. role is one of mesh.RoleSidecar,
+// RoleGateway and RoleBridge.
+func newPlane(base *Base, vault *Vault, node, role string, deps Deps) (*plane, error) {
+	log, err := NewLog(os.Stderr, base.Log.Level)
+	if err != nil {
+		return nil, err
+	}
+	log = log.With().Str("node", node).Str("role", role).Logger()
+	p := &plane{log: log, base: base, node: node, reg: prometheus.NewRegistry(), issuer: deps.Issuer, group: NewGroup(log)}
+	p.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	p.unregistered = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "hedgerow_role_registrations_refused_total",
+		Help: "Instances that could not be registered because others would refuse them.",
+	})
+	p.reg.MustRegister(p.unregistered)
+	if p.ids, err = identity.NewMetrics(p.reg); err != nil {
+		return nil, err
+	}
+	if p.issuer == nil {
+		if p.issuer, err = newVault(vault, base.TrustDomain, log, p.reg); err != nil {
+			return nil, err
+		}
+	}
+	if p.client, err = registry.Open(base.Redis, log, p.reg); err != nil {
+		return nil, err
+	}
+	if p.lease, err = registry.NewLease(p.client, node, role); err != nil {
+		return nil, errors.Join(err, p.client.Close())
+	}
+	p.watcher = registry.NewWatcher(p.client, registry.WatcherOptions{OnSnapshot: p.snapshot, OnReject: p.rejected})
+	return p, nil
+}
+
+// abandon closes what newPlane opened, after err.
+func (p *plane) abandon(err error) error {
+	return errors.Join(err, p.client.Close())
+}
+
+func newVault(v *Vault, trustDomain string, log zerolog.Logger, reg prometheus.Registerer) (identity.Issuer, error) {
+	return vaultpki.New(vaultpki.Config{
+		Address: v.Address, CAFile: v.CAFile, Mount: v.Mount, Role: v.Role,
+		AppRole: vaultpki.AppRole{RoleIDFile: v.AppRole.RoleIDFile, SecretIDFile: v.AppRole.SecretIDFile},
+	}, log, reg)
+}
+
+// snapshot hands a new snapshot on. Like rejected and compiled it runs in the
+// watcher's goroutine.
+func (p *plane) snapshot(s *mesh.Snapshot) {
+	p.face.Update(s)
+	if p.use != nil {
+		p.use(s)
+	}
+}
+
+// rejected tells the control plane, through the lease, that a configuration was
+// refused, in whole or in part.
+func (p *plane) rejected(revision uint32, err error) {
+	p.refused = revision
+	p.lease.Rejected(revision, err.Error())
+}
+
+// compiled tells it what became of one that was not.
+func (p *plane) compiled(head mesh.Head, errs []error) {
+	if len(errs) > 0 {
+		p.rejected(head.Revision, fmt.Errorf("%d objects are not in force: %w", len(errs), errs[0]))
+		return
+	}
+	if p.refused != head.Revision || head.Revision == 0 {
+		p.lease.Applied(head)
+	}
+}
+
+// source makes the holder of one identity's certificate, which run keeps fresh.
+func (p *plane) source(id mesh.ID) *identity.Source {
+	s := identity.NewSource(id, p.ids)
+	p.sources = append(p.sources, s)
+	p.rotors = append(p.rotors, identity.NewRotator(s, p.issuer, p.log))
+	return s
+}
+
+// freshness says how old the configuration may be.
+func (p *plane) freshness() (age time.Duration, stale bool) {
+	s := p.watcher.Status()
+	if s.SyncedAt.IsZero() {
+		return 0, !s.Connected
+	}
+	age = time.Since(s.SyncedAt)
+	return age, !s.Connected || age > staleAfter
+}
+
+// namedPart is something that a role runs besides what every role has.
+type namedPart struct {
+	name string
+	run  func(context.Context) error
+}
+
+// run starts what every role has and then parts in their order, waits until
+// the role is ready, and enters the registry last. It returns when ctx has
+// ended or a part has failed, and everything has ended in reverse order.
+func (p *plane) run(ctx context.Context, deps Deps, parts ...namedPart) error {
+	p.group.Go("registry client", func(ctx context.Context) error {
+		<-ctx.Done()
+		return p.client.Close()
+	})
+	for _, r := range p.rotors {
+		p.group.Go("certificate", r.Run)
+	}
+	p.group.Go("registry watch", p.watcher.Run)
+	p.group.Go("proxy", p.face.Run)
+	for _, part := range parts {
+		p.group.Go(part.name, part.run)
+	}
+	if p.waitReady(ctx) {
+		// Started last, so that it ends first: peers stop sending, and only
+		// then does anything stop accepting.
+		p.group.Go("registration", func(ctx context.Context) error {
+			err := p.lease.Run(ctx)
+			sleep(context.WithoutCancel(ctx), leaveGrace)
+			return err
+		})
+		p.log.Info().Msg("serving")
+		if deps.Ready != nil {
+			deps.Ready()
+		}
+		p.group.Wait(ctx)
+		p.log.Info().Msg("draining")
+	}
+	return p.group.Stop()
+}
+
+// waitReady waits for the first configuration and every certificate and
+// reports whether they came before ctx ended or a part failed. It says every
+// ten seconds what is missing.
+func (p *plane) waitReady(ctx context.Context) bool {
+	check := time.NewTicker(20 * time.Millisecond)
+	defer check.Stop()
+	said := time.Now()
+	for {
+		missing := p.missing()
+		if missing == "" {
+			return true
+		}
+		if time.Since(said) > 10*time.Second {
+			said = time.Now()
+			p.log.Warn().Str("missing", missing).Msg("not serving yet")
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-p.group.Failed():
+			return false
+		case <-check.C:
+		}
+	}
+}
+
+// missing says what the role still waits for, "" if nothing.
+func (p *plane) missing() string {
+	for _, r := range p.rotors {
+		if err := r.Ready(); err != nil {
+			return err.Error()
+		}
+	}
+	if !p.face.Ready() {
+		return "configuration: the registry has none yet, or is away"
+	}
+	return ""
+}
