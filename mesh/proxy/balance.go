@@ -6,9 +6,10 @@ import (
 )
 
 // ErrNoEndpoint is returned by Pick when no endpoint may take the request: the
-// service or subset has none, or every usable one is excluded. The proxy
-// answers 503 no_healthy_endpoint, or, on a retry, what the tries before gave;
-// it must not pick again, since every endpoint was considered.
+// service or subset has none, or every usable one is excluded. Every endpoint
+// was considered, so picking again with the same arguments is of no use: the
+// proxy answers 503 no_healthy_endpoint or, if it excluded some, may allow them
+// again.
 var ErrNoEndpoint = errors.New("no healthy endpoint")
 
 // Pick chooses an endpoint of set for one request by least request: of two
