@@ -1,0 +1,166 @@
+// Package control wires the control plane: the revision log, the registry's
+// client, republisher and watcher, and the control API. It does not know the
+// data planes.
+//
+// What was answered with success is in the log, on disk, before the answer.
+package control
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/cobra"
+
+	"github.com/hedgerow-mesh/hedgerow/cmd/internal/role"
+	"github.com/hedgerow-mesh/hedgerow/controlapi"
+	"github.com/hedgerow-mesh/hedgerow/controlapi/revlog"
+	"github.com/hedgerow-mesh/hedgerow/mesh/registry"
+)
+
+// Config configures `hedgerow control`.
+type Config struct {
+	Address string          `yaml:"address" help:"host:port of the API, gRPC and REST; beyond loopback it needs tls"`
+	TLS     TLS             `yaml:"tls"`
+	Hosts   []string        `yaml:"hosts" help:"names under which the API is reached, beside its address and localhost"`
+	Mesh    string          `yaml:"mesh" help:"the mesh's name"`
+	DataDir string          `yaml:"dataDir" help:"directory for the revision log and the token, created 0700"`
+	Redis   registry.Config `yaml:"redis"`
+	Log     role.Log        `yaml:"log"`
+}
+
+// TLS is the API's own certificate.
+type TLS struct {
+	CertFile string `yaml:"certFile" help:"PEM certificate chain"`
+	KeyFile  string `yaml:"keyFile" help:"PEM private key"`
+}
+
+// Default returns the defaults of `hedgerow control`.
+func Default() Config {
+	return Config{
+		Address: "127.0.0.1:7070",
+		Mesh:    "default",
+		DataDir: "/var/lib/hedgerow/control",
+		Log:     role.Log{Level: "info"},
+	}
+}
+
+// Validate reports everything that is wrong with the configuration.
+func (c *Config) Validate() error {
+	c.Redis.Mesh = c.Mesh
+	errs := []error{c.Redis.Validate()}
+	if _, _, err := net.SplitHostPort(c.Address); err != nil {
+		errs = append(errs, fmt.Errorf("address: %q is not host:port", c.Address))
+	}
+	if c.DataDir == "" {
+		errs = append(errs, errors.New("dataDir is needed"))
+	}
+	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
+		errs = append(errs, errors.New("tls: certFile and keyFile go together"))
+	}
+	return errors.Join(errs...)
+}
+
+// Deps are what `hedgerow up` adds.
+type Deps struct {
+	// First is applied, as the body of POST /v1:apply, if the log is empty.
+	First []byte
+	// Check is one more condition of /readyz. May be nil.
+	Check func(context.Context) error
+	// Ready is called once when the API serves. May be nil.
+	Ready func()
+}
+
+// Command returns `control`.
+func Command() *cobra.Command {
+	cfg := Default()
+	return role.Command("control", "Run the control plane",
+		`Control serves the API by which routes, policies and everything else of the mesh
+are managed, keeps every accepted revision in its log, and publishes it to
+Redis. The first start writes admin.token and curlrc into dataDir.`,
+		&cfg, (*Config).Validate, func(ctx context.Context, cfg *Config) error { return Run(ctx, cfg, Deps{}) })
+}
+
+// Run runs the control plane until ctx ends.
+func Run(ctx context.Context, cfg *Config, deps Deps) (err error) {
+	log, err := role.NewLog(os.Stderr, cfg.Log.Level)
+	if err != nil {
+		return err
+	}
+	log = log.With().Str("role", "CONTROL").Logger()
+	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
+		return fmt.Errorf("control: data directory: %w", err)
+	}
+	if err := ensureToken(cfg.DataDir); err != nil {
+		return err
+	}
+	revisions, err := revlog.Open(filepath.Join(cfg.DataDir, "revisions.db"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, revisions.Close()) }()
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	client, err := registry.Open(cfg.Redis, log, reg)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, client.Close()) }()
+	watcher := registry.NewWatcher(client, registry.WatcherOptions{All: true})
+	opts := controlapi.Options{
+		Log: revisions, Publisher: client, Observed: watcher, TokenFile: filepath.Join(cfg.DataDir, tokenFile),
+		Hosts: cfg.Hosts, Metrics: reg, Gatherer: reg, Logger: log,
+	}
+	if deps.Check != nil {
+		opts.Checks = []controlapi.Check{{Name: "demo", Ready: deps.Check}}
+	}
+	if cfg.TLS.CertFile != "" {
+		cert, err := tls.LoadX509KeyPair(cfg.TLS.CertFile, cfg.TLS.KeyFile)
+		if err != nil {
+			return fmt.Errorf("control: tls: %w", err)
+		}
+		opts.TLS = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}
+	}
+	api, err := controlapi.New(ctx, opts)
+	if err != nil {
+		return err
+	}
+	return serve(ctx, cfg, deps, role.NewGroup(log), client, watcher, api)
+}
+
+// serve runs the parts until ctx ends or one fails.
+func serve(ctx context.Context, cfg *Config, deps Deps, group *role.Group, client *registry.Client, watcher *registry.Watcher, api *controlapi.Server) error {
+	listener, err := net.Listen("tcp", cfg.Address)
+	if err != nil {
+		return fmt.Errorf("control: %w", err)
+	}
+	group.Go("registry watch", watcher.Run)
+	group.Go("republisher", registry.NewRepublisher(client, api.Source).Run)
+	if err := first(ctx, deps, api); err != nil {
+		return errors.Join(err, group.Stop(), listener.Close())
+	}
+	group.Go("control API", func(ctx context.Context) error { return api.Serve(ctx, listener) })
+	if deps.Ready != nil {
+		deps.Ready()
+	}
+	group.Wait(ctx)
+	return group.Stop()
+}
+
+// first applies deps.First if nothing was ever written.
+func first(ctx context.Context, deps Deps, api *controlapi.Server) error {
+	if deps.First == nil {
+		return nil
+	}
+	head, _, err := api.Source(ctx)
+	if err != nil || head.Revision > 0 {
+		return err
+	}
+	return api.Apply(ctx, "up", deps.First)
+}
