@@ -162,6 +162,8 @@ func (f *fake) config(t *testing.T) Config {
 		}
 	}
 	return Config{
+		// A loaded machine is slow; TestSilentVaultTimesOut sets its own.
+		Timeout: time.Minute,
 		Address: f.URL, Mount: "pki_mesh", Role: "edge7",
 		AppRole: AppRole{RoleIDFile: filepath.Join(dir, "role-id"), SecretIDFile: filepath.Join(dir, "secret-id")},
 	}

@@ -312,7 +312,7 @@ func TestSilentVaultTimesOut(t *testing.T) {
 	begin := time.Now()
 	_, err := issue(t, newClient(t, cfg), ordersID)
 	checkError(t, err, mesh.Unavailable, "", true)
-	if took := time.Since(begin); took > 3*time.Second {
+	if took := time.Since(begin); took > 20*time.Second {
 		t.Errorf("took %v", took)
 	}
 }
