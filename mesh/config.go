@@ -3,6 +3,7 @@ package mesh
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"maps"
 	"slices"
 	"strings"
@@ -94,8 +95,9 @@ func NewConfig() *Config {
 }
 
 // DecodeRecords decodes every record. A record that does not decode or does
-// not validate is left out and reported: one bad object never takes the others
-// with it.
+// not validate is reported and left out: one bad object never takes the others
+// with it. Only a bad policy stays, as one without rules, so that what it
+// protects is closed rather than open (see proxy.Compile).
 func DecodeRecords(head Head, records Records) (*Config, []error) {
 	c := NewConfig()
 	c.Head = head
@@ -107,11 +109,24 @@ func DecodeRecords(head Head, records Records) (*Config, []error) {
 		}
 		if err != nil {
 			errs = append(errs, err)
+			if of, _, _ := cutName(name); of == Policies {
+				c.Put(closedPolicy(name, records[name]))
+			}
 			continue
 		}
 		c.Put(o)
 	}
 	return c, errs
+}
+
+// closedPolicy is what remains of a policy that is not understood: its target
+// and action as far as they can be read, and no rule.
+func closedPolicy(name string, record []byte) *Policy {
+	var p Policy
+	// What does not decode stays zero, and a policy without a target or of
+	// unknown action closes the most.
+	_ = json.Unmarshal(record, &p)
+	return &Policy{Meta: Meta{Name: name}, Target: p.Target, Action: p.Action}
 }
 
 // Put stores o under its id. It is for building a Config, before it is published.

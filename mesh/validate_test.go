@@ -221,6 +221,29 @@ func TestDecodeRecordsSkipsAndReportsBadOnes(t *testing.T) {
 	}
 }
 
+func TestDecodeRecordsKeepsBadPoliciesClosed(t *testing.T) {
+	for name, tt := range map[string]struct {
+		record string
+		target string
+		action string
+	}{
+		"an unknown field":                            {`{"target":{"service":"a"},"action":"DENY","rules":[{"form":[]}]}`, "a", Deny},
+		"an unsupported field":                        {`{"target":{"service":"a"},"action":"ALLOW","rules":[{"when":"true"}]}`, "a", Allow},
+		"a field of the wrong kind behind the target": {`{"target":{"service":"a"},"action":"DENY","rules":7}`, "a", Deny},
+		"not JSON": {`{"target":`, "", ""},
+	} {
+		c, errs := DecodeRecords(Head{}, Records{"policies/p": []byte(tt.record)})
+		p := c.Policies["p"]
+		if len(errs) != 1 || p == nil || len(p.Rules) != 0 || p.Action != tt.action {
+			t.Errorf("%s: policy %+v, errors %v", name, p, errs)
+			continue
+		}
+		if p.Target == nil && tt.target != "" || p.Target != nil && p.Target.Service != tt.target {
+			t.Errorf("%s: target %+v, want %q", name, p.Target, tt.target)
+		}
+	}
+}
+
 func FuzzDecodeObject(f *testing.F) {
 	for name, body := range good {
 		f.Add(name, body)

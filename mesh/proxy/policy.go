@@ -62,8 +62,8 @@ type policySets struct {
 
 // compilePolicies compiles every policy and fails closed: an invalid ALLOW still
 // counts as an ALLOW policy of its target, an invalid DENY (or one of unknown
-// action) denies everything there. An invalid policy that names no target
-// protects nothing. Each invalid one is reported.
+// action) denies everything there, and one that names no target denies every
+// service: nobody can tell what it protects. Each invalid one is reported.
 func compilePolicies(cfg *mesh.Config, trustDomain string) (policySets, []error) {
 	sets := policySets{map[string]*policySet{}, map[string]*policySet{}, map[string]*policySet{}}
 	var errs []error
@@ -73,10 +73,15 @@ func compilePolicies(cfg *mesh.Config, trustDomain string) (policySets, []error)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("proxy.Compile: policy fails closed: %w", err))
 		}
-		if source.Target == nil || source.Action == mesh.Audit {
-			continue // an AUDIT never decides
+		switch {
+		case source.Action == mesh.Audit: // never decides
+		case source.Target != nil:
+			sets.file(source, compiled)
+		default:
+			for service := range cfg.Services {
+				sets.file(&mesh.Policy{Target: &mesh.PolicyTarget{Service: service}, Action: mesh.Deny}, compiled)
+			}
 		}
-		sets.file(source, compiled)
 	}
 	return sets, errs
 }
