@@ -121,7 +121,7 @@ func (u *upper) start(ctx context.Context) error {
 		return fmt.Errorf("up: data directory: %w", err)
 	}
 	var err error
-	if u.ca, err = localca.Open(filepath.Join(u.opt.Data, "ca"), trustDomain); err != nil {
+	if u.ca, err = localca.Open(filepath.Join(u.opt.Data, "ca"), localca.Config{TrustDomain: trustDomain}); err != nil {
 		return err
 	}
 	redis, err := embedded.Start(u.opt.Redis)
