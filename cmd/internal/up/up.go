@@ -124,13 +124,14 @@ func (u *upper) start(ctx context.Context) error {
 	if u.ca, err = localca.Open(filepath.Join(u.opt.Data, "ca"), localca.Config{TrustDomain: trustDomain}); err != nil {
 		return err
 	}
-	redis, err := embedded.Start(u.opt.Redis)
+	redis, err := embedded.Start(u.opt.Redis, "")
 	if err != nil {
 		return err
 	}
 	u.group.Go("embedded registry", func(ctx context.Context) error {
 		<-ctx.Done()
-		return redis.Close()
+		redis.Close()
+		return nil
 	})
 	if err := u.startControl(ctx); err != nil {
 		return err
