@@ -18,7 +18,6 @@ var links = []link{
 	{"cmd/hedgerow-edge", "github.com/go-chi/chi", "the small binary serves no REST"},
 	{"cmd/hedgerow-edge", module + "/controlapi", "an edge node must not carry a control plane or its console"},
 	{"cmd/hedgerow-edge", module + "/openapi", "an edge node must not carry a control plane or its console"},
-	{"cmd/hedgerow-edge", module + "/gateway", "the small binary has no gateway"},
 	{"cmd/hedgerow-edge", "github.com/alicebob/miniredis", "the embedded registry is for `hedgerow up`"},
 	{"cmd/hedgerow-edge", "testing", "test code must not ship"},
 	{"cmd/hedgerow", "testing", "test code must not ship"},

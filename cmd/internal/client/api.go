@@ -36,6 +36,9 @@ type api struct {
 	http      *http.Client
 	token     string // "" if there is none: some answers need none
 	tokenFrom string // where token comes from, for the user: "the file admin.token"
+	// unpublished is set by an answer to a write that is stored and has not
+	// reached the data planes.
+	unpublished bool
 }
 
 // open reads the flags, the environment and the files they name.
@@ -213,6 +216,7 @@ func (a *api) call(ctx context.Context, method, path string, query url.Values, b
 	if resp.StatusCode/100 != 2 {
 		return raw, a.problem(resp, raw)
 	}
+	a.unpublished = resp.Header.Get("Hedgerow-Published") == "false"
 	if t, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); t != "application/json" || !json.Valid(raw) {
 		return nil, a.notOurs(resp.StatusCode, t)
 	}

@@ -148,7 +148,7 @@ func TestAnswersThatAreNotOurs(t *testing.T) {
 		{"a page token of another shape", 200, "application/json", `{"nextPageToken":1}`, "not as documented"},
 		{"an object of another shape", 200, "application/json", `{"routes":[{"name":1}]}`, "not as documented"},
 		{"no token", 401, "application/problem+json", `{"code":"unauthenticated","detail":"a token is needed"}`, "holds a token that this control plane does not know"},
-		{"a role that may not", 403, "application/problem+json", `{"code":"denied","detail":"no"}`, "hint: the token's role does not permit this"},
+		{"a name that is not the server's", 403, "application/problem+json", `{"code":"denied","detail":"the Host is not known here"}`, "get routes: the Host is not known here (403 denied)"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			control(t, exchange{method: "GET", uri: "/v1/routes?pageSize=500", status: tt.status, contentType: tt.contentType, answer: tt.answer})

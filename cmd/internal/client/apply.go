@@ -96,7 +96,7 @@ func (v *apply) run(ctx context.Context, stdin io.Reader) error {
 	if err != nil {
 		return locate(err, objects)
 	}
-	return v.print(raw)
+	return errors.Join(v.print(raw), v.app.warnUnpublished(server))
 }
 
 func (v *apply) print(raw []byte) error {
@@ -127,7 +127,7 @@ func (v *apply) print(raw []byte) error {
 		return err
 	}
 	for _, w := range answer.Warnings {
-		if _, err := fmt.Fprintln(v.app.stderr, "hedgerow: warning:", printable(w)); err != nil {
+		if err := v.app.warn(w); err != nil {
 			return err
 		}
 	}

@@ -94,6 +94,20 @@ func (o *output) flag(c *cobra.Command) {
 	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"json", "yaml", "table"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
+// warn prints what is no error and should be known.
+func (a *app) warn(text string) error {
+	_, err := fmt.Fprintln(a.stderr, "hedgerow: warning:", printable(text))
+	return err
+}
+
+// warnUnpublished says that a write is stored and not in force yet.
+func (a *app) warnUnpublished(server *api) error {
+	if !server.unpublished {
+		return nil
+	}
+	return a.warn("stored, but the registry is away: the change takes effect when it returns")
+}
+
 // versionCommand returns `version`.
 func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{

@@ -25,6 +25,7 @@ type exchange struct {
 	status      int
 	answer      string
 	contentType string // else by status
+	unpublished bool
 }
 
 // control is a control plane that expects exchanges in their order.
@@ -60,6 +61,9 @@ func control(t *testing.T, expected ...exchange) string {
 			}
 		}
 		w.Header().Set("Content-Type", contentType)
+		if e.unpublished {
+			w.Header().Set("Hedgerow-Published", "false")
+		}
 		w.WriteHeader(e.status)
 		if _, err := io.WriteString(w, e.answer); err != nil {
 			t.Error(err)
@@ -308,6 +312,11 @@ func TestDelete(t *testing.T) {
 		)
 		hedgerow(t, "", "delete", "routes/demo", "services/orders", "services/telemetry").want(t, "routes/demo deleted\n",
 			"hedgerow: delete services/orders: services/orders is used by routes/other (409 conflict)\n", 1)
+	})
+	t.Run("stored while the registry is away", func(t *testing.T) {
+		control(t, exchange{method: "DELETE", uri: "/v1/routes/demo", status: 200, answer: `{}`, unpublished: true})
+		hedgerow(t, "", "delete", "routes/demo").want(t, "routes/demo deleted\n",
+			"hedgerow: warning: stored, but the registry is away: the change takes effect when it returns\n", 0)
 	})
 	t.Run("a dry run of one version", func(t *testing.T) {
 		control(t, exchange{method: "DELETE", uri: "/v1/routes/demo?etag=87&validateOnly=true", status: 200, answer: `{}`})

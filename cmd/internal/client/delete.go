@@ -76,5 +76,5 @@ func (v *remove) run(ctx context.Context, target string) error {
 		return err
 	}
 	_, err = fmt.Fprintln(v.app.stdout, name, done)
-	return err
+	return errors.Join(err, v.app.warnUnpublished(server))
 }

@@ -87,8 +87,8 @@ func hintForStatus(p *problem) string {
 	switch p.Status {
 	case 401:
 		return p.tokenHint
-	case 403:
-		return "the token's role does not permit this"
+	case 413:
+		return "apply fewer objects at a time"
 	case 412:
 		return "somebody else changed it; get it again, or leave the etag out to overwrite"
 	case 503:
