@@ -318,6 +318,10 @@ func TestDelete(t *testing.T) {
 		hedgerow(t, "", "delete", "routes/demo").want(t, "routes/demo deleted\n",
 			"hedgerow: warning: stored, but the registry is away: the change takes effect when it returns\n", 0)
 	})
+	t.Run("what is not there, said once", func(t *testing.T) {
+		control(t, exchange{method: "DELETE", uri: "/v1/routes/demo", status: 404, answer: `{"code":"not_found","detail":"routes/demo: there is no such object"}`})
+		hedgerow(t, "", "delete", "routes/demo").want(t, "", "hedgerow: delete routes/demo: there is no such object (404 not_found)\n", 1)
+	})
 	t.Run("a dry run of one version", func(t *testing.T) {
 		control(t, exchange{method: "DELETE", uri: "/v1/routes/demo?etag=87&validateOnly=true", status: 200, answer: `{}`})
 		hedgerow(t, "", "delete", "--dry-run", "--etag", "87", "routes/demo").want(t, "routes/demo could be deleted\n", "", 0)
@@ -348,14 +352,14 @@ instances/orders-v1-1   orders    orders-v1   127.0.0.1:41233   HEALTHY   -
 	})
 	t.Run("not ready is said, with what it waits for, and fails", func(t *testing.T) {
 		url := control(t,
-			exchange{method: "GET", uri: "/readyz", status: 503, contentType: "application/json", answer: `{"ready":false,"revision":87,"checks":[{"name":"log","ok":true},{"name":"redis","ok":false,"message":"connection refused"}]}`},
+			exchange{method: "GET", uri: "/readyz", status: 503, contentType: "application/json", answer: `{"ready":false,"revision":87,"checks":[{"name":"registry","message":"connection refused"}]}`},
 			exchange{method: "GET", uri: "/v1/nodes?pageSize=500", status: 200, answer: `{"nodes":[]}`},
 			exchange{method: "GET", uri: "/v1/instances?pageSize=500", status: 200, answer: `{"instances":[]}`})
 		hedgerow(t, "", "status").want(t, `
 server     `+url+`
 ready      no
 revision   87
-waits for  redis: connection refused
+waits for  registry: connection refused
 `, "hedgerow: status: the control plane is not ready\n", 1)
 	})
 	t.Run("as JSON", func(t *testing.T) {

@@ -76,6 +76,10 @@ func (f *failure) addProblem(op string, p *problem) {
 	if hint == "" {
 		hint = hintForStatus(p)
 	}
+	// "delete routes/a: routes/a: there is no such object" says it twice.
+	if _, object, ok := strings.Cut(op, " "); ok {
+		headline = strings.TrimPrefix(headline, object+": ")
+	}
 	f.add(fmt.Sprintf("%s: %s (%d %s)", op, headline, p.Status, p.Code), hint)
 	for _, v := range p.Violations {
 		f.add(fmt.Sprintf("%s: %s", v.Field, v.Message), v.Hint)

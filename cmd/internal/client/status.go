@@ -22,10 +22,9 @@ type readiness struct {
 	Checks   []check `json:"checks,omitempty"`
 }
 
-// check is one thing that /readyz looked at.
+// check is one reason for not being ready.
 type check struct {
 	Name    string `json:"name"`
-	OK      bool   `json:"ok"`
 	Message string `json:"message,omitempty"`
 }
 
@@ -121,9 +120,7 @@ func (v *status) print(r *report) error {
 	}
 	lines := []string{"server     " + r.Server, "ready      " + ready, fmt.Sprintf("revision   %d", r.Revision)}
 	for _, c := range r.Checks {
-		if !c.OK {
-			lines = append(lines, "waits for  "+printable(strings.TrimSuffix(c.Name+": "+c.Message, ": ")))
-		}
+		lines = append(lines, "waits for  "+printable(strings.TrimSuffix(c.Name+": "+c.Message, ": ")))
 	}
 	if _, err := fmt.Fprintln(v.app.stdout, strings.Join(lines, "\n")); err != nil {
 		return err
