@@ -31,11 +31,11 @@ type account struct {
 
 var _ prometheus.Collector = (*account)(nil)
 
-func (a *account) receive(n uint64) {
+func (a *account) receive() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.s.Received += n
-	a.s.InFlight += n
+	a.s.Received++
+	a.s.InFlight++
 }
 
 // finish counts the outcome of one received message.

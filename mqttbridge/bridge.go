@@ -20,6 +20,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/http"
 	"sync"
@@ -244,7 +245,7 @@ func (b *Bridge) Offer(m Message) bool {
 	it, err := b.item(ctx, m)
 	if err != nil {
 		cancel()
-		return err != ErrUnrouted
+		return !errors.Is(err, ErrUnrouted)
 	}
 	it.failFast = true
 	it.done = []func(error){func(error) { cancel() }}
@@ -262,7 +263,7 @@ func (b *Bridge) item(ctx context.Context, m Message) (*item, error) {
 	}
 	if err != nil {
 		refusal := asRefusal(err)
-		b.account.receive(1)
+		b.account.receive()
 		b.account.finish(m.QoS, refusal)
 		b.log.Warn().Err(refusal).Str("topic", clip(m.Topic)).Str("rule", r.name).Msg("message refused")
 		return nil, refusal
@@ -281,7 +282,7 @@ func (b *Bridge) admit(ctx context.Context, it *item) error {
 	}
 	if err := b.pending.Acquire(ctx, it.cost); err != nil {
 		refusal := &Refusal{Reason: ReasonOverloaded}
-		b.account.receive(1)
+		b.account.receive()
 		b.account.finish(it.message.QoS, refusal)
 		return refusal
 	}
@@ -294,7 +295,7 @@ func (b *Bridge) admit0(it *item) {
 	it.cost = min(int64(len(it.message.Payload)+len(it.message.Topic)+messageOverhead), max(b.opts.MaxPendingBytes/4, 1))
 	it.room = b.pending0
 	if !b.pending0.TryAcquire(it.cost) {
-		b.account.receive(1)
+		b.account.receive()
 		b.account.finish(0, &Refusal{Reason: ReasonOverloaded})
 		for _, done := range it.done {
 			done(&Refusal{Reason: ReasonOverloaded})

@@ -132,7 +132,8 @@ func (e *External) Run(ctx context.Context) error {
 			failures = 0
 		}
 		delay := backoff(reconnectBase, reconnectMax, failures)
-		e.bridge.log.Warn().Err(err).Str("broker", e.server.hostPort).Dur("retry_in", delay).Msg("no connection to the MQTT broker")
+		e.bridge.log.Warn().Err(err).Str("broker", e.server.hostPort).Str("hint", mesh.HintOf(err)).
+			Dur("retry_in", delay).Msg("no connection to the MQTT broker")
 		select {
 		case <-time.After(delay):
 		case <-ctx.Done():

@@ -129,10 +129,11 @@ func TestExternalAcknowledgesOnlyAfterA2xx(t *testing.T) {
 	})
 	b := start(t, s, telemetry(fast))
 	connect(t, b, ExternalConfig{Address: w.addr})
-	poll(t, "subscribed", func() bool { // retained: a subscription brings it, whenever it is made
-		err := Publish(t.Context(), PublishOptions{Address: broker.Addr, Topic: topic, Payload: []byte(`{"t":21.5}`), QoS: 1, Retain: true})
-		return err == nil
-	})
+	// Retained: the subscription brings it, whenever it is made.
+	message := PublishOptions{Address: broker.Addr, Topic: topic, Payload: []byte(`{"t":21.5}`), QoS: 1, Retain: true}
+	if err := Publish(t.Context(), message); err != nil {
+		t.Fatal(err)
+	}
 	requests := s.await(t, 4)
 	poll(t, "acknowledged", func() bool { return w.pubacks.Load() > 0 })
 	if early.Load() != 0 {
@@ -297,8 +298,8 @@ func TestExternalWaitsForRulesBeforeItConnects(t *testing.T) {
 	done := make(chan error)
 	go func() { done <- e.Run(ctx) }()
 	select {
-	case <-done:
-		t.Fatal("Run ended")
+	case err := <-done:
+		t.Fatalf("Run ended: %v", err)
 	case <-time.After(100 * time.Millisecond):
 	}
 	if w.connects.Load() != 0 {

@@ -34,7 +34,7 @@ type item struct {
 // outcome is reported at once.
 func (b *Bridge) submit(it *item) {
 	it.id = b.messageID()
-	b.account.receive(1)
+	b.account.receive()
 	key := laneKey{it.message.Client, it.message.Topic}
 	b.mu.Lock()
 	if b.closed {

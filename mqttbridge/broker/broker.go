@@ -130,6 +130,7 @@ func New(cfg Config) (*Broker, error) {
 		SysTopicResendInterval: math.MaxInt32, // nobody may read $SYS
 	})
 	b.hook = newHook(cfg, b.server, m)
+	b.listener.forget = b.hook.forget
 	if err := b.server.AddHook(b.hook, nil); err != nil {
 		_ = bound.Close()
 		return nil, fmt.Errorf("broker.New: %w", err)

@@ -151,19 +151,20 @@ func (h *hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (packets.Packet,
 		}
 		// Wildcards and empty topics are the library's to refuse, with 0x82.
 		if pk.TopicName != "" && !wildcard(pk.TopicName) && !validTopic(pk.TopicName) {
-			return pk, h.disconnect(cl, packets.ErrTopicNameInvalid)
+			return pk, h.disconnect(cl, packets.ErrTopicNameInvalid, "topic")
 		}
 	case packets.Subscribe:
 		if cl.State.Subscriptions.Len()+len(pk.Filters) > maxSubscriptions {
-			return pk, h.disconnect(cl, packets.ErrQuotaExceeded)
+			return pk, h.disconnect(cl, packets.ErrQuotaExceeded, "subscriptions")
 		}
 	}
 	return pk, nil
 }
 
-// disconnect ends the connection, with a reason if the protocol has one.
-func (h *hook) disconnect(cl *mqtt.Client, code packets.Code) error {
-	h.metrics.disconnects.WithLabelValues(code.Reason).Inc()
+// disconnect ends the connection of a client that broke a limit, with a reason
+// if its protocol has one.
+func (h *hook) disconnect(cl *mqtt.Client, code packets.Code, limit string) error {
+	h.metrics.limits.WithLabelValues(limit).Inc()
 	if cl.Properties.ProtocolVersion == 5 {
 		_ = h.server.DisconnectClient(cl, code)
 	}
@@ -221,6 +222,22 @@ func (h *hook) OnPacketProcessed(cl *mqtt.Client, _ packets.Packet, _ error) {
 	}
 }
 
+// forget does for a connection on which the library panicked what the library
+// would have done at its end: without it the session would stay.
+func (h *hook) forget(c *conn) {
+	if c.busy {
+		c.busy = false
+		h.busy.Done()
+	}
+	for _, cl := range h.server.Clients.GetAll() {
+		if cl.Net.Conn == c {
+			cl.ClearInflights()
+			h.server.UnsubscribeClient(cl)
+			h.server.Clients.Delete(cl.ID)
+		}
+	}
+}
+
 // refuse tells the client that the message was not accepted, without
 // acknowledging it: an MQTT 5 client by the reason code of the acknowledgement,
 // an older one by the end of the connection.
@@ -229,7 +246,6 @@ func (h *hook) refuse(cl *mqtt.Client, pk packets.Packet, err error) error {
 	if !ok {
 		refusal = &mqttbridge.Refusal{Reason: mqttbridge.ReasonNetwork}
 	}
-	h.metrics.refused.WithLabelValues(refusal.Reason).Inc()
 	if h.ctx.Err() != nil || refusal.Reason == mqttbridge.ReasonSenderGone || refusal.Reason == mqttbridge.ReasonShutdown {
 		return packets.ErrRejectPacket // it keeps the message and sends it again
 	}
@@ -285,6 +301,6 @@ func (h *hook) mayRetain(topic string) bool {
 	if _, ok := retained.Get(topic); ok || retained.Len() < maxRetained {
 		return true
 	}
-	h.metrics.disconnects.WithLabelValues("retained_full").Inc()
+	h.metrics.limits.WithLabelValues("retained").Inc()
 	return false
 }

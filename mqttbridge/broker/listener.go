@@ -20,6 +20,7 @@ type listener struct {
 	max     int
 	metrics *metrics
 	log     zerolog.Logger
+	forget  func(*conn) // clears what the library keeps of a connection it failed on
 
 	// mu guards conns and closed. Nothing is called under it.
 	mu     sync.Mutex
@@ -64,14 +65,16 @@ func (l *listener) Serve(establish listeners.EstablishFn) {
 	}
 }
 
-// serve runs one connection. A packet that makes the library panic ends that
-// connection and no other, as in net/http.
+// serve runs one connection. A packet that makes the library panic (in v2.7.9
+// an MQTT 5 SUBSCRIBE without its last byte does) ends that connection and no
+// other, as in net/http.
 func (l *listener) serve(establish listeners.EstablishFn, c *conn) {
 	defer l.wg.Done()
 	defer l.remove(c)
 	defer func() {
 		if p := recover(); p != nil {
 			l.metrics.connections.WithLabelValues("panicked").Inc()
+			l.forget(c)
 			l.log.Error().Interface("panic", p).Bytes("stack", debug.Stack()).Msg("the MQTT library failed on a packet")
 		}
 	}()

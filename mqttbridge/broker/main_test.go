@@ -4,9 +4,11 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -123,10 +125,10 @@ func start(t testing.TB, edit ...func(*Config)) *world {
 }
 
 // poll waits until ok, or fails after a long while.
-func poll(t *testing.T, what string, ok func() bool) {
+func poll(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
-	for tick := time.NewTicker(5 * time.Millisecond); !ok(); <-tick.C {
+	for tick := time.NewTicker(time.Millisecond); !ok(); <-tick.C {
 		if time.Now().After(deadline) {
 			t.Fatalf("not %s after 20s", what)
 		}
@@ -265,7 +267,7 @@ func (c *raw) mustClose() {
 	c.t.Helper()
 	if pk, err := c.receive(); err == nil {
 		c.t.Fatalf("got %s %#x, want the connection closed", packets.PacketNames[pk.FixedHeader.Type], pk.ReasonCode)
-	} else if ne, ok := err.(net.Error); ok && ne.Timeout() {
+	} else if errors.Is(err, os.ErrDeadlineExceeded) {
 		c.t.Fatal("the connection stays open")
 	}
 }

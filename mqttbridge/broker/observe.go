@@ -12,8 +12,7 @@ import (
 // metrics are the broker's series.
 type metrics struct {
 	connections *prometheus.CounterVec // by result
-	disconnects *prometheus.CounterVec // limits that a client broke, by reason
-	refused     *prometheus.CounterVec // messages, by reason
+	limits      *prometheus.CounterVec // that a client broke: topic, subscriptions, retained
 	logged      *prometheus.CounterVec // what the library had to say, by level
 }
 
@@ -23,11 +22,10 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	}
 	m := &metrics{
 		connections: vec("connections", "Connections to the embedded broker, by result.", "result"),
-		disconnects: vec("limits_exceeded", "Limits of the embedded broker that clients exceeded, by reason.", "reason"),
-		refused:     vec("messages_refused", "Messages of QoS 1 and 2 that were not acknowledged as accepted, by reason.", "reason"),
+		limits:      vec("limits_exceeded", "Limits of the embedded broker that clients exceeded, by limit.", "limit"),
 		logged:      vec("log_entries", "Entries that the broker library logged, by level.", "level"),
 	}
-	for _, c := range []prometheus.Collector{m.connections, m.disconnects, m.refused, m.logged} {
+	for _, c := range []prometheus.Collector{m.connections, m.limits, m.logged} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}
