@@ -101,13 +101,13 @@ func (s *stack) setup(env *testscript.Env) error {
 func (s *stack) variables(dir string) map[string]string {
 	vars := map[string]string{"WORK": dir, "REDIS": s.redis.Addr, "VAULT": s.vault.Address, "MQTT": s.mqtt.Addr}
 	vars["MQTTHOST"], vars["MQTTPORT"], _ = strings.Cut(s.mqtt.Addr, ":")
-	for _, name := range []string{
+	names := []string{
 		"CONTROL", "GATEWAY", "GATEWAYADMIN", "BRIDGEADMIN", "ORDERS1", "ORDERS2", "TELEMETRY",
 		"INBOUND1", "OUTBOUND1", "ADMIN1", "INBOUND2", "OUTBOUND2", "ADMIN2", "INBOUND3", "OUTBOUND3", "ADMIN3",
-	} {
-		p := strconv.Itoa(servers.FreePort(s.t))
-		vars[name] = "127.0.0.1:" + p
-		vars[name+"PORT"] = p
+	}
+	for i, port := range servers.FreePorts(s.t, len(names)) {
+		vars[names[i]] = "127.0.0.1:" + strconv.Itoa(port)
+		vars[names[i]+"PORT"] = strconv.Itoa(port)
 	}
 	return vars
 }

@@ -26,8 +26,9 @@ type demo struct {
 
 func newDemo(t *testing.T) *demo {
 	d := &demo{t: t, data: filepath.Join(t.TempDir(), "data"), ports: map[string]string{}}
-	for _, name := range []string{"control", "gateway", "gateway-admin", "redis", "mqtt", "bridge-admin", "inbound", "outbound", "admin"} {
-		d.ports[name] = "127.0.0.1:" + strconv.Itoa(servers.FreePort(t))
+	names := []string{"control", "gateway", "gateway-admin", "redis", "mqtt", "bridge-admin", "inbound", "outbound", "admin"}
+	for i, port := range servers.FreePorts(t, len(names)) {
+		d.ports[names[i]] = "127.0.0.1:" + strconv.Itoa(port)
 	}
 	return d
 }

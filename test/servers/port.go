@@ -1,14 +1,23 @@
 package servers
 
-import "testing"
+import (
+	"slices"
+	"testing"
+)
 
-// FreePort returns a loopback port that nobody listens on now, for a program
-// under test that must be told its port.
-func FreePort(t testing.TB) int {
+// FreePorts returns n different loopback ports that nobody listens on now, for
+// programs under test that must be told their ports.
+func FreePorts(t testing.TB, n int) []int {
 	t.Helper()
-	port, err := freePort()
-	if err != nil {
-		t.Fatal(err)
+	var ports []int
+	for len(ports) < n {
+		port, err := freePort()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Contains(ports, port) {
+			ports = append(ports, port)
+		}
 	}
-	return port
+	return ports
 }

@@ -18,7 +18,8 @@ type Group struct {
 	log    zerolog.Logger
 	mu     sync.Mutex // guards parts
 	parts  []*part
-	failed chan error
+	failed chan struct{}
+	once   sync.Once // closes failed
 }
 
 // part is one running function.
@@ -31,7 +32,7 @@ type part struct {
 
 // NewGroup returns an empty group.
 func NewGroup(log zerolog.Logger) *Group {
-	return &Group{log: log, failed: make(chan error, 1)}
+	return &Group{log: log, failed: make(chan struct{})}
 }
 
 // Go starts run under a context of its own, which Stop ends.
@@ -49,22 +50,20 @@ func (g *Group) Go(name string, run func(context.Context) error) {
 			return
 		}
 		p.err = fmt.Errorf("%s: %w", name, p.err)
-		select {
-		case g.failed <- p.err:
-		default: // one is enough to end the group; Stop returns all
-		}
+		g.log.Error().Err(p.err).Msg("a part failed, stopping")
+		g.once.Do(func() { close(g.failed) })
 	}()
 }
 
-// Failed delivers the first error of a part that ended by itself.
-func (g *Group) Failed() <-chan error { return g.failed }
+// Failed is closed when a part has ended by itself with an error. Stop returns
+// the error.
+func (g *Group) Failed() <-chan struct{} { return g.failed }
 
 // Wait returns when ctx ends or a part fails.
 func (g *Group) Wait(ctx context.Context) {
 	select {
 	case <-ctx.Done():
-	case err := <-g.failed:
-		g.log.Error().Err(err).Msg("a part failed, stopping")
+	case <-g.failed:
 	}
 }
 

@@ -98,8 +98,8 @@ func Run(ctx context.Context, o Options, out, logs io.Writer) error {
 		u.group.Wait(ctx)
 		fmt.Fprintln(out, "draining") //nolint:errcheck // informative
 	}
-	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		err = nil // interrupted while starting
+	if errors.Is(err, errStopped) || ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = nil // Stop says why, or it was interrupted while starting
 	}
 	return errors.Join(err, u.group.Stop())
 }
@@ -160,12 +160,15 @@ func (u *upper) await(ctx context.Context, serving <-chan struct{}) error {
 	select {
 	case <-serving:
 		return nil
-	case err := <-u.group.Failed():
-		return err
+	case <-u.group.Failed():
+		return errStopped
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 }
+
+// errStopped says that a part failed while others were awaited.
+var errStopped = errors.New("a part failed")
 
 // awaitReady polls the control plane's readiness, of which the demo is a part.
 func (u *upper) awaitReady(ctx context.Context) error {
@@ -179,8 +182,8 @@ func (u *upper) awaitReady(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return errors.Join(context.Cause(ctx), err)
-		case err := <-u.group.Failed():
-			return err
+		case <-u.group.Failed():
+			return errStopped
 		case <-tick.C:
 		}
 	}
