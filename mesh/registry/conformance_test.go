@@ -3,6 +3,7 @@ package registry_test
 import (
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"maps"
 	"os"
@@ -23,7 +24,15 @@ import (
 	"github.com/hedgerow-mesh/hedgerow/test/servers"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	// These tests wait far more than they compute: on a machine of two cores
+	// two at a time would take minutes.
+	if err := flag.Set("test.parallel", "12"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // patience is how long a test waits for what must happen; it fails after.
 const patience = 30 * time.Second
@@ -39,6 +48,7 @@ type backend struct {
 // keep the same promises.
 func conform(t *testing.T, test func(t *testing.T, b backend)) {
 	t.Helper()
+	t.Parallel()
 	t.Run("embedded", func(t *testing.T) {
 		t.Parallel()
 		s, err := embedded.Start("127.0.0.1:0", "")
@@ -252,7 +262,7 @@ func TestOpenReportsEveryMistakeAtOnce(t *testing.T) {
 }
 
 func TestClientOfAnAbsentRedisSaysUnavailable(t *testing.T) {
-	c := open(t, fmt.Sprintf("127.0.0.1:%d", servers.FreePort(t)))
+	c := open(t, fmt.Sprintf("127.0.0.1:%d", servers.FreePorts(t, 1)[0]))
 	if err := c.Ping(t.Context()); mesh.KindOf(err) != mesh.Unavailable {
 		t.Errorf("Ping: %v", err)
 	}

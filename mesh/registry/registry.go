@@ -128,12 +128,22 @@ func Open(cfg Config, log zerolog.Logger, reg prometheus.Registerer) (*Client, e
 	if err != nil {
 		return nil, &mesh.Error{Op: op, Kind: mesh.Invalid, Err: err}
 	}
+	// The library logs every failed dial through a global of its own, to
+	// stderr. All of it reaches the loops here as errors, which they count, and
+	// log now and then. No other package uses the library.
+	redis.SetLogger(silent{})
 	m, err := newMetrics(reg)
 	if err != nil {
 		return nil, &mesh.Error{Op: op, Kind: mesh.Internal, Err: err}
 	}
 	return newClient(cfg, dialer(tlsConfig), log, m), nil
 }
+
+// silent is the library's logger.
+type silent struct{}
+
+// Printf does nothing.
+func (silent) Printf(context.Context, string, ...any) {}
 
 func newClient(cfg Config, dial dialFunc, log zerolog.Logger, m *metrics) *Client {
 	connect := func() redis.UniversalClient { return redis.NewUniversalClient(options(cfg, dial)) }
