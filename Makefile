@@ -18,10 +18,11 @@ TOOL := go tool -modfile=tools/go.mod
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-# The go command stamps the version, or the commit, into the programs itself.
+# The go command stamps the version, or the commit, into the programs itself,
+# also where GOFLAGS say otherwise.
 .PHONY: build
 build: ## build bin/hedgerow and bin/hedgerow-edge
-	CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/hedgerow ./cmd/hedgerow-edge
+	CGO_ENABLED=0 go build -trimpath -buildvcs=auto -o bin/ ./cmd/hedgerow ./cmd/hedgerow-edge
 
 .PHONY: deps
 deps: ## install what the tests need: Redis, Mosquitto (Debian), a real Vault (built)
@@ -62,7 +63,7 @@ fuzz-short: ## run every fuzz target for FUZZTIME (10s)
 	@grep -rlE '^func Fuzz' --include='*_test.go' . | while read -r file; do \
 	  grep -oE '^func Fuzz[A-Za-z0-9_]*' "$$file" | while read -r _ target; do \
 	    echo "$$target in $$(dirname "$$file")"; \
-	    go test -run='^$$' -fuzz="^$$target$$" -fuzztime=$(FUZZTIME) -fuzzminimizetime=10x "$$(dirname "$$file")"; \
+	    go test -run='^$$' -fuzz="^$$target$$" -fuzztime=$(FUZZTIME) -fuzzminimizetime=10x "$$(dirname "$$file")" </dev/null; \
 	  done; \
 	done
 
