@@ -76,6 +76,12 @@ func TestRealVault(t *testing.T) {
 		}
 	})
 
+}
+
+func TestRealVaultRefuses(t *testing.T) {
+	v := servers.Vault(t, servers.VaultTLS(servers.LoopbackTLS(t)))
+	c := newClient(t, realConfig(v))
+
 	t.Run("the role refuses an identity that is not the node's", func(t *testing.T) {
 		_, err := issue(t, c, "spiffe://hedgerow.local/svc/admin/n/edge7")
 		checkError(t, err, mesh.Denied, "not valid for this role", true)
@@ -110,6 +116,14 @@ func TestRealVault(t *testing.T) {
 		_, err := issue(t, newClient(t, cfg), ordersID)
 		checkError(t, err, mesh.Unavailable, "certificate signed by unknown authority", true)
 	})
+}
+
+func TestRealVaultSession(t *testing.T) {
+	v := servers.Vault(t, servers.VaultTLS(servers.LoopbackTLS(t)))
+	c := newClient(t, realConfig(v))
+	if _, err := issue(t, c, ordersID); err != nil {
+		t.Fatal(err)
+	}
 
 	t.Run("a revoked token is replaced", func(t *testing.T) {
 		old := c.session.Load()

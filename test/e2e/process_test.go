@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -60,7 +61,7 @@ func (p *process) stop() error {
 	case <-p.done:
 		return p.err
 	case <-time.After(40 * time.Second):
-		return fmt.Errorf("still running 40 s after SIGINT: %v", p.cmd.Process.Kill())
+		return errors.Join(errors.New("still running 40 s after SIGINT"), p.cmd.Process.Kill())
 	}
 }
 
@@ -115,7 +116,7 @@ func ready(url string) error {
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close() //nolint:errcheck // only read from
+	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
 		return fmt.Errorf("%s: %d %s", url, resp.StatusCode, body)

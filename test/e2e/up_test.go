@@ -99,7 +99,7 @@ func (d *demo) call(method, port, path, body string, header ...string) answer {
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // only read from
+	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 	if err != nil {
 		d.t.Fatal(err)

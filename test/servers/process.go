@@ -195,7 +195,7 @@ func startProcess(binary string, args ...string) (*process, error) {
 // reaped, so the signal cannot reach another process that got its id.
 func (p *process) signal(sig os.Signal) {
 	if err := p.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		fmt.Fprintf(p.output, "\n[signal %v: %v]\n", sig, err)
+		_, _ = fmt.Fprintf(p.output, "\n[signal %v: %v]\n", sig, err)
 	}
 }
 

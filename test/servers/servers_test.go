@@ -118,7 +118,7 @@ func TestAStartThatFailsSaysWhy(t *testing.T) {
 func TestTailKeepsTheEndAndIsBounded(t *testing.T) {
 	var o tail
 	for i := range 20_000 {
-		fmt.Fprintf(&o, "line %d\n", i)
+		_, _ = fmt.Fprintf(&o, "line %d\n", i)
 	}
 	got := o.String()
 	if len(got) > outputLimit || !strings.HasSuffix(got, "line 19999\n") {

@@ -84,7 +84,7 @@ func newPlane(base *Base, vault *Vault, node, role string, deps Deps) (*plane, e
 		return nil, err
 	}
 	if p.issuer == nil {
-		if p.issuer, err = newVault(vault, base.TrustDomain, log, p.reg); err != nil {
+		if p.issuer, err = newVault(vault, log, p.reg); err != nil {
 			return nil, err
 		}
 	}
@@ -103,7 +103,7 @@ func (p *plane) abandon(err error) error {
 	return errors.Join(err, p.client.Close())
 }
 
-func newVault(v *Vault, trustDomain string, log zerolog.Logger, reg prometheus.Registerer) (identity.Issuer, error) {
+func newVault(v *Vault, log zerolog.Logger, reg prometheus.Registerer) (identity.Issuer, error) {
 	return vaultpki.New(vaultpki.Config{
 		Address: v.Address, CAFile: v.CAFile, Mount: v.Mount, Role: v.Role,
 		AppRole: vaultpki.AppRole{RoleIDFile: v.AppRole.RoleIDFile, SecretIDFile: v.AppRole.SecretIDFile},
