@@ -67,13 +67,17 @@ type Log struct {
 func Open(path string) (*Log, error) {
 	const op = "revlog.Open"
 	_, statErr := os.Stat(path)
-	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: lockTimeout, FreelistType: bolt.FreelistMapType})
+	var db *bolt.DB
+	err := guard(op, path, func() (err error) {
+		db, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: lockTimeout, FreelistType: bolt.FreelistMapType})
+		return err
+	})
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
 		return nil, mesh.Errorf(op, path, mesh.Unavailable, "another process has the revision log open").
 			WithHint("stop the other control plane, or give this one a data directory of its own")
 	case err != nil:
-		return nil, damaged(op, path, err)
+		return nil, err
 	}
 	l := &Log{db: db, path: path}
 	if err := l.prepare(op); err != nil {
@@ -284,30 +288,30 @@ func revisionKey(revision uint32) []byte {
 }
 
 func (l *Log) view(op string, fn func(*bolt.Tx) error) error {
-	return l.guard(op, func() error { return l.db.View(fn) })
+	return guard(op, l.path, func() error { return l.db.View(fn) })
 }
 
 func (l *Log) update(op string, fn func(*bolt.Tx) error) error {
-	return l.guard(op, func() error { return l.db.Update(fn) })
+	return guard(op, l.path, func() error { return l.db.Update(fn) })
 }
 
-// guard runs a transaction. bbolt panics on pages that make no sense, and a
+// guard runs a call of bbolt. bbolt panics on pages that make no sense, and a
 // file that was cut short faults in its memory map; both become errors here,
 // because a damaged file is input and not a defect of the program.
-func (l *Log) guard(op string, transaction func() error) (err error) {
+func guard(op, path string, call func() error) (err error) {
 	old := debug.SetPanicOnFault(true)
 	defer debug.SetPanicOnFault(old)
 	defer func() {
 		if p := recover(); p != nil {
-			err = damaged(op, l.path, fmt.Errorf("%v", p))
+			err = damaged(op, path, fmt.Errorf("%v", p))
 		}
 	}()
-	err = transaction()
+	err = call()
 	var known *mesh.Error
 	if err == nil || errors.As(err, &known) {
 		return err
 	}
-	return mesh.Errorf(op, l.path, mesh.Internal, "%w", err)
+	return damaged(op, path, err)
 }
 
 func damaged(op, path string, err error) error {
