@@ -46,7 +46,10 @@ type Engine struct {
 	toMesh  *toMesh
 	tunnels tunnels
 	buffers sync.Pool // of *[copyBytes]byte
-	state   atomic.Pointer[state]
+	// handlers counts the requests under way, which outlive their servers for
+	// a moment when they are cut.
+	handlers sync.WaitGroup
+	state    atomic.Pointer[state]
 
 	// update is held by Update and Close, so that states are replaced in order.
 	update sync.Mutex
@@ -251,10 +254,6 @@ func (e *Engine) RoundTripper(caller *identity.Source) http.RoundTripper {
 		caller: func(*http.Request) (*identity.Source, *Refusal) { return caller, nil },
 	}}
 }
-
-// Drain waits until the WebSockets have ended, and cuts those that remain when
-// ctx ends. http.Server.Shutdown, which comes first, waits for everything else.
-func (e *Engine) Drain(ctx context.Context) { e.tunnels.drain(ctx.Done()) }
 
 // Close ends the connections that the engine keeps. Requests still under way
 // finish; new ones are refused.

@@ -60,6 +60,8 @@ func (in *inbound) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // ServeHTTP implements http.Handler.
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.e.handlers.Add(1)
+	defer s.e.handlers.Done()
 	x := &exchange{id: xid.New().String(), local: s.local != nil}
 	status := 0 // aborted, unless something is answered
 	face := faceName(s.face.Kind)
@@ -75,7 +77,13 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(errDone)
 	x.setBody(r, s.e.opt.Limits.ReplayBytes)
-	x.watch = newWatch(http.NewResponseController(w), x.body, x.timeout(), s.e.opt.Limits, cancel)
+	rc := http.NewResponseController(w)
+	if x.body != nil && r.ProtoMajor == 1 {
+		// Or the server reads the rest of the body before it lets a response
+		// begin. A writer that cannot do otherwise does that still.
+		_ = rc.EnableFullDuplex()
+	}
+	x.watch = newWatch(rc, x.body, x.timeout(), s.e.opt.Limits, cancel)
 	defer x.watch.stop()
 	up, err := s.forwarder.forward(ctx, x)
 	if err != nil {
@@ -279,16 +287,18 @@ func (s *server) refuse(w http.ResponseWriter, r *http.Request, x *exchange, f *
 	// nothing may follow it.
 	final := r.ProtoMajor == 1 && (f.kind == failedClient || r.Method == http.MethodConnect)
 	if err := writeProblem(w, &f.Refusal, x.id, final); err != nil {
-		return 0 // the client is gone: counted as aborted
+		panic(http.ErrAbortHandler)
 	}
 	return f.Status
 }
 
-// fail answers for a response that did not come, and returns the status.
+// fail answers for a response that did not come, and returns the status. It
+// panics with http.ErrAbortHandler if there is nobody to answer: to return
+// without an answer would be to say 200.
 func (s *server) fail(w http.ResponseWriter, r *http.Request, x *exchange, err error) int {
 	f := asFailure(err)
 	if f.kind == failedGone {
-		return 0 // there is nobody to answer
+		panic(http.ErrAbortHandler)
 	}
 	return s.refuse(w, r, x, f)
 }

@@ -74,15 +74,27 @@ func (w *watch) fire(cause error) {
 		return
 	}
 	w.fired = true
-	if w.body != nil && w.body.reading.Load() {
+	reading := w.body.close()
+	if reading {
 		cause = errClientSlow
 	}
 	w.cancel(cause)
-	past := time.Unix(1, 0)
-	w.deadline(func(rc *http.ResponseController) error { return rc.SetReadDeadline(past) })
-	if w.started {
-		w.deadline(func(rc *http.ResponseController) error { return rc.SetWriteDeadline(past) })
+	if reading {
+		w.stopReading()
 	}
+	if w.started {
+		w.deadline(func(rc *http.ResponseController) error { return rc.SetWriteDeadline(longAgo) })
+	}
+}
+
+// longAgo is a deadline that has passed.
+var longAgo = time.Unix(1, 0)
+
+// stopReading wakes whoever reads the client's body. It is for that only: on a
+// connection whose request was read to its end, http.Server reads ahead, and a
+// deadline would make it give up the requests to come.
+func (w *watch) stopReading() {
+	w.deadline(func(rc *http.ResponseController) error { return rc.SetReadDeadline(longAgo) })
 }
 
 // start says that the response begins. It reports false if the time was up
@@ -108,7 +120,7 @@ func (w *watch) stop() {
 		return
 	}
 	if w.body.close() { // a try that was given up still waits for the client
-		w.deadline(func(rc *http.ResponseController) error { return rc.SetReadDeadline(time.Unix(1, 0)) })
+		w.stopReading()
 	}
 	w.deadline(func(rc *http.ResponseController) error { return rc.SetWriteDeadline(time.Now().Add(w.limit)) })
 }

@@ -1,0 +1,160 @@
+// Package gateway is the edge of the mesh: public listeners whose requests
+// follow the Routes that target GATEWAY to services inside, over mTLS, with the
+// identity /gateway/<id>.
+//
+// It decides and forwards nothing itself: that is mesh/proxy. It does not fetch
+// configuration or certificates either; whoever runs it hands them in.
+//
+// A caller from outside has no identity in the mesh. Whatever headers claim one
+// are removed before anything looks at them.
+package gateway
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"github.com/hedgerow-mesh/hedgerow/mesh"
+	"github.com/hedgerow-mesh/hedgerow/mesh/identity"
+	"github.com/hedgerow-mesh/hedgerow/mesh/proxy"
+)
+
+// Config is what a gateway serves and where.
+type Config struct {
+	ID        string     // the gateway's id: selects routes and policies
+	Listeners []Listener // at least one
+	Admin     string     // host:port; keep it on loopback
+	// Drain is how long requests under way may take to finish at the end. 30 s
+	// if 0, which fits systemd's TimeoutStopSec.
+	Drain time.Duration
+}
+
+// Listener is one public address: HTTP/1.1 in clear text, or with a
+// certificate HTTP/2 and HTTP/1.1 over TLS 1.2 or 1.3. HTTP/2 in clear text is
+// not served: nothing on the way to it could tell its requests apart.
+type Listener struct {
+	Address string // host:port
+	// CertFile and KeyFile are PEM files. They are read again when they
+	// change, so a renewal needs no restart.
+	CertFile, KeyFile string
+}
+
+// Options is what a gateway is given by the process that runs it.
+type Options struct {
+	Mesh        string
+	TrustDomain string
+	Source      *identity.Source // of /gateway/<id>
+	Log         zerolog.Logger
+	Registerer  prometheus.Registerer
+	Gatherer    prometheus.Gatherer // for /metrics
+	// Need, Compiled and Freshness are those of proxy.Options and
+	// proxy.AdminOptions. Each may be nil.
+	Need      func(service string)
+	Compiled  func(head mesh.Head, errs []error)
+	Freshness func() (age time.Duration, stale bool)
+}
+
+// defaultDrain is Config.Drain if that is 0.
+const defaultDrain = 30 * time.Second
+
+// Gateway is one gateway process. It answers 503 until the first Update.
+type Gateway struct {
+	engine *proxy.Engine
+	admin  proxy.AdminOptions
+	plan   proxy.Plan
+}
+
+// Validate reports everything that is wrong with the configuration.
+func (c *Config) Validate() error {
+	var errs []error
+	if !mesh.ValidID(c.ID) {
+		errs = append(errs, fmt.Errorf("id: %q is not an id of 1 to 63 characters a-z, 0-9 and '-'", c.ID))
+	}
+	if len(c.Listeners) == 0 {
+		errs = append(errs, errors.New("listeners: at least one is needed"))
+	}
+	for i, l := range c.Listeners {
+		if (l.CertFile == "") != (l.KeyFile == "") {
+			errs = append(errs, fmt.Errorf("listeners[%d].tls: certFile and keyFile go together", i))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return &mesh.Error{Op: "gateway.New", Name: c.ID, Kind: mesh.Invalid, Err: err}
+	}
+	return nil
+}
+
+// New binds the listeners; what connects waits until Run. Whoever does not call
+// Run calls Close.
+func New(cfg Config, opt Options) (*Gateway, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	engine, err := proxy.New(proxy.Options{
+		Mesh: opt.Mesh, TrustDomain: opt.TrustDomain, Limits: proxy.EdgeLimits(),
+		Log: opt.Log, Registerer: opt.Registerer, Need: opt.Need, Compiled: opt.Compiled,
+	})
+	if err != nil {
+		return nil, err
+	}
+	g := &Gateway{
+		engine: engine,
+		admin:  proxy.AdminOptions{Gatherer: opt.Gatherer, Sources: []*identity.Source{opt.Source}, Freshness: opt.Freshness},
+		plan:   proxy.Plan{Drain: cfg.Drain},
+	}
+	if g.plan.Drain == 0 {
+		g.plan.Drain = defaultDrain
+	}
+	configs := make([]*tls.Config, len(cfg.Listeners))
+	addresses := []string{cfg.Admin}
+	for i, l := range cfg.Listeners {
+		if configs[i], err = publicTLS(l, opt.Log); err != nil {
+			return nil, err
+		}
+		addresses = append(addresses, l.Address)
+	}
+	listeners, err := proxy.ListenAll(addresses...)
+	if err != nil {
+		return nil, err
+	}
+	g.plan.Admin = proxy.Site{Listener: listeners[0], Handler: engine.Admin(g.admin)}
+	handler := engine.Gateway(cfg.ID, opt.Source)
+	public := make([]proxy.Site, len(configs))
+	for i, config := range configs {
+		public[i] = proxy.Site{Listener: listeners[i+1], Handler: handler, TLS: config}
+	}
+	g.plan.Stages = [][]proxy.Site{public}
+	return g, nil
+}
+
+// Update makes s the snapshot that requests are decided by.
+func (g *Gateway) Update(s *mesh.Snapshot) { g.engine.Update(s) }
+
+// Ready reports whether a configuration and a valid certificate are loaded.
+func (g *Gateway) Ready() bool { return g.engine.Ready(g.admin) }
+
+// Addrs returns where the public listeners are bound, in the order of the
+// configuration.
+func (g *Gateway) Addrs() []net.Addr {
+	var out []net.Addr
+	for _, s := range g.plan.Stages[0] {
+		out = append(out, s.Listener.Addr())
+	}
+	return out
+}
+
+// AdminAddr returns where the admin port is bound.
+func (g *Gateway) AdminAddr() net.Addr { return g.plan.Admin.Listener.Addr() }
+
+// Run serves until ctx ends or a listener fails, then drains. When it returns,
+// every goroutine of the gateway has ended and every listener is closed.
+func (g *Gateway) Run(ctx context.Context) error { return g.engine.Run(ctx, g.plan) }
+
+// Close releases the listeners of a gateway that was never run.
+func (g *Gateway) Close() error { return g.engine.Discard(g.plan) }
