@@ -66,7 +66,7 @@ func addErrors(components object) {
 		"404": "There is no such object.",
 		"409": "Other objects still refer to it; they are listed.",
 		"412": "The object has changed since it was read.",
-		"413": "More than 1 MiB.",
+		"413": "A body of more than 1 MiB, or an object of more than 256 KiB.",
 		"415": "A body that is compressed. It is not inflated.",
 		"422": "An invalid value, template or reference, or a field that this version does not support; every one is listed.",
 		"503": "The registry or the log is away. Nothing was stored.",

@@ -1,0 +1,104 @@
+package controlapi
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"os"
+	"strings"
+
+	"github.com/hedgerow-mesh/hedgerow/mesh"
+)
+
+const (
+	maxTokens = 64
+	// minTokenBytes is what nobody guesses: 16 characters of base64 are 96 bits.
+	minTokenBytes = 16
+	maxTokenBytes = 1024
+)
+
+// tokens are the hashes of the tokens that may be presented. Nothing else of
+// them is kept in memory.
+type tokens [][sha256.Size]byte
+
+// loadTokens reads a token file; see Options.TokenFile.
+func loadTokens(file string) (tokens, error) {
+	const op = "controlapi.loadTokens"
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return nil, &mesh.Error{Op: op, Name: file, Kind: mesh.Invalid, Err: err}
+	}
+	var out tokens
+	lines := bufio.NewScanner(bytes.NewReader(raw))
+	for n := 1; lines.Scan(); n++ {
+		line := strings.TrimSpace(lines.Text())
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		hash, ok := parseToken(line)
+		if !ok {
+			// The line is a secret, so the message does not repeat it.
+			return nil, mesh.Errorf(op, file, mesh.Invalid, "line %d is neither a token of %d to %d characters without spaces nor \"sha256:\" and 64 hex digits", n, minTokenBytes, maxTokenBytes).
+				WithHint("make one with: openssl rand -base64 32")
+		}
+		out = append(out, hash)
+	}
+	if err := lines.Err(); err != nil {
+		return nil, &mesh.Error{Op: op, Name: file, Kind: mesh.Invalid, Err: err}
+	}
+	if len(out) == 0 || len(out) > maxTokens {
+		return nil, mesh.Errorf(op, file, mesh.Invalid, "%d tokens, 1 to %d are needed", len(out), maxTokens)
+	}
+	return out, nil
+}
+
+func parseToken(line string) (hash [sha256.Size]byte, ok bool) {
+	if digits, ok := strings.CutPrefix(line, "sha256:"); ok {
+		b, err := hex.DecodeString(digits)
+		if err != nil || len(b) != sha256.Size {
+			return hash, false
+		}
+		return [sha256.Size]byte(b), true
+	}
+	if len(line) < minTokenBytes || len(line) > maxTokenBytes || strings.ContainsAny(line, " \t") {
+		return hash, false
+	}
+	return sha256.Sum256([]byte(line)), true
+}
+
+// authenticate returns who presents the Authorization header. Hashes are
+// compared, all of them and each in constant time, so that the time taken says
+// nothing about a token.
+func (t tokens) authenticate(authorization string) (actor string, err error) {
+	scheme, presented, _ := strings.Cut(authorization, " ")
+	presented = strings.TrimSpace(presented)
+	if !strings.EqualFold(scheme, "Bearer") || presented == "" {
+		return "", mesh.Errorf("controlapi.authenticate", "", mesh.Unauthentic, "a bearer token is needed").
+			WithHint("send \"Authorization: Bearer TOKEN\"; hedgerow up writes the token to admin.token, and a curl -K file to curlrc, in its data directory")
+	}
+	hash := sha256.Sum256([]byte(presented))
+	found := 0
+	for _, known := range t {
+		found |= subtle.ConstantTimeCompare(hash[:], known[:])
+	}
+	if found != 1 {
+		return "", mesh.Errorf("controlapi.authenticate", "", mesh.Unauthentic, "the bearer token is not known here").
+			WithHint("check that it is the token of this control plane")
+	}
+	// Enough of the hash to tell tokens apart in the log of revisions.
+	return "token:" + hex.EncodeToString(hash[:4]), nil
+}
+
+type actorKey struct{}
+
+func withActor(ctx context.Context, actor string) context.Context {
+	return context.WithValue(ctx, actorKey{}, actor)
+}
+
+func actorOf(ctx context.Context) string {
+	actor, _ := ctx.Value(actorKey{}).(string)
+	return actor
+}

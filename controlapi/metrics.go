@@ -1,0 +1,45 @@
+package controlapi
+
+import (
+	"errors"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+type metrics struct {
+	requests    *prometheus.CounterVec // face, status
+	revision    prometheus.Gauge
+	unreadable  prometheus.Gauge
+	unpublished prometheus.Counter
+	panics      prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "hedgerow_controlapi_requests_total",
+			Help: "Requests answered, by face (rest, grpc) and HTTP status; gRPC answers count under the status that REST would have.",
+		}, []string{"face", "status"}),
+		revision: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "hedgerow_controlapi_revision",
+			Help: "The newest stored revision.",
+		}),
+		unreadable: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "hedgerow_controlapi_unreadable_objects",
+			Help: "Stored objects that this version does not accept. They are kept, and written anew by a PUT.",
+		}),
+		unpublished: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "hedgerow_controlapi_unpublished_total",
+			Help: "Revisions that were stored and could not be published at once.",
+		}),
+		panics: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "hedgerow_controlapi_panics_total",
+			Help: "Requests that ended in a panic. Any is a defect.",
+		}),
+	}
+	var errs []error
+	for _, c := range []prometheus.Collector{m.requests, m.revision, m.unreadable, m.unpublished, m.panics} {
+		errs = append(errs, reg.Register(c))
+	}
+	return m, errors.Join(errs...)
+}
