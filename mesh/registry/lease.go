@@ -17,6 +17,10 @@ const (
 	// rewriteEvery renews notAfter well before it passes.
 	rewriteEvery = 2 * time.Minute
 
+	// writeGap bounds how often a process writes: every revision that it
+	// applies changes its document.
+	writeGap = 100 * time.Millisecond
+
 	// releaseTimeout bounds the farewell of a process that is asked to end.
 	releaseTimeout = 2 * time.Second
 
@@ -155,8 +159,9 @@ func (l *Lease) change(hint bool, edit func(*document)) {
 }
 
 // Run registers the process, keeps it registered until ctx ends, and withdraws
-// it then, within 2 s. While Redis is away it tries on; an error is never
-// returned. When Run returns, what it started has ended.
+// it then, within 2 s once a call under way has ended. While Redis is away it
+// tries on; an error is never returned. When Run returns, what it started has
+// ended.
 func (l *Lease) Run(ctx context.Context) error {
 	written := time.Time{} // of the last whole document; zero: write it whole
 	for {
@@ -176,7 +181,8 @@ func (l *Lease) Run(ctx context.Context) error {
 			l.outage.ok()
 		}
 		l.note(err)
-		if wait(ctx, delay, l.wake, rung) != nil {
+		// Two waits: changes that follow each other closely are one write.
+		if wait(ctx, min(writeGap, delay)) != nil || wait(ctx, delay, l.wake, rung) != nil {
 			return l.release(ctx)
 		}
 	}

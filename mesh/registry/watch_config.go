@@ -73,25 +73,27 @@ func (s *configState) judge(head mesh.Head) (newer bool, r *refusal) {
 // do not add up to their head's digest, make for a whole read.
 func (w *Watcher) takeChanges(entries []redis.XMessage) bool {
 	records := maps.Clone(w.config.records)
-	head := w.config.head
+	head, broken := w.config.head, false
 	for _, e := range entries {
 		change, r := decodeEntry(e)
-		if r != nil {
-			w.reject("changes "+limit(e.ID), r)
-			break
+		if r == nil && change.Head.Revision <= head.Revision {
+			continue // a whole read was quicker
 		}
-		if change.Head.Revision <= head.Revision {
-			continue
-		}
-		if change.Head.Revision != head.Revision+1 || change.Head.Epoch < head.Epoch || change.whole {
-			w.config.readLater()
+		if broken = r != nil || change.whole || !follows(change.Head, head); broken {
+			if r != nil {
+				w.reject("changes "+limit(e.ID), r)
+			} else {
+				w.config.readLater()
+			}
 			break
 		}
 		records.Apply(change.Change)
 		head = change.Head
 	}
 	if head.Revision == w.config.head.Revision {
-		w.config.skipUntil = time.Now().Add(jitter(pollEvery))
+		if broken {
+			w.config.skipUntil = time.Now().Add(jitter(pollEvery))
+		}
 		return false
 	}
 	if got := records.Digest(); got != head.Digest {
@@ -102,6 +104,11 @@ func (w *Watcher) takeChanges(entries []redis.XMessage) bool {
 	}
 	w.adopt(head, records)
 	return true
+}
+
+// follows reports whether next is the revision after head.
+func follows(next, head mesh.Head) bool {
+	return next.Revision == head.Revision+1 && next.Epoch >= head.Epoch
 }
 
 // entry is an entry of changes.
