@@ -23,6 +23,7 @@ const (
 	rejectEntitled  = "entitled"  // a service that the node may not run
 	rejectAddress   = "address"   // not IP:port, or outside the dial list
 	rejectDuplicate = "duplicate" // an instance name that another document has
+	rejectUnsaved   = "unsaved"   // the snapshot could not be written to disk
 )
 
 type metrics struct {

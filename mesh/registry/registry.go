@@ -35,7 +35,7 @@ import (
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 )
 
-// Times of the protocol (RELIABILITY 3c).
+// Times of the protocol.
 const (
 	dialTimeout  = 2 * time.Second
 	readTimeout  = 3 * time.Second

@@ -48,6 +48,10 @@ type WatcherOptions struct {
 	// All watches every node and service, and keeps Reports: for the control
 	// plane. Otherwise only the services given to Need are watched.
 	All bool
+	// File, if set, keeps the last snapshot on disk. Run starts from it, so that
+	// a process that begins while Redis is away has a configuration and
+	// instances. Its directory must exist, and be the process's own.
+	File string
 	// OnSnapshot, if set, gets every new snapshot.
 	OnSnapshot func(*mesh.Snapshot)
 	// OnReject, if set, learns of configuration that was refused, in whole or,
@@ -69,12 +73,14 @@ type Watcher struct {
 	need map[string]bool
 
 	// The rest belongs to Run.
-	outage    outage
-	config    configState
-	instances instanceState
-	lastPoll  time.Time
-	nextPoll  time.Time
-	logged    map[string]time.Time // when a refusal was last logged, by reason
+	outage        outage
+	config        configState
+	instances     instanceState
+	savedSnapshot *mesh.Snapshot // what File holds
+	savedAt       time.Time
+	lastPoll      time.Time
+	nextPoll      time.Time
+	logged        map[string]time.Time // when a refusal was last logged, by reason
 }
 
 // WatchStatus says how fresh a snapshot is.
@@ -152,6 +158,10 @@ func signal(ch chan<- struct{}) {
 // Run watches until ctx ends. While Redis is away the last snapshot stands and
 // Run tries on; it returns nil. When it returns, what it started has ended.
 func (w *Watcher) Run(ctx context.Context) error {
+	if w.opts.File != "" {
+		w.load()
+		defer w.save()
+	}
 	for {
 		err := w.session(ctx)
 		if ctx.Err() != nil {

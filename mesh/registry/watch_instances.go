@@ -133,6 +133,7 @@ func (w *Watcher) poll(ctx context.Context) error {
 	}
 	w.instances.read = w.config.decoded != nil
 	w.publish()
+	w.save()
 	if w.opts.All {
 		w.report()
 	}

@@ -66,8 +66,9 @@ func (p *process) stop() error {
 }
 
 // startMesh runs the whole mesh of testdata/mesh as separate processes and
-// returns when it serves.
-func startMesh(t *testing.T, s *stack) map[string]string {
+// returns when it serves: the addresses, and the data planes by the name of
+// their files.
+func startMesh(t *testing.T, s *stack) (map[string]string, map[string]*process) {
 	t.Helper()
 	dir := t.TempDir()
 	vars := s.variables(dir)
@@ -80,15 +81,17 @@ func startMesh(t *testing.T, s *stack) map[string]string {
 	start(t, dir, "hedgerow", "control", "--config", "control.yaml")
 	until(t, 20*time.Second, func() error { return ready("http://" + vars["CONTROL"] + "/readyz") })
 	hedgerow(t, dir, vars, "apply", "-f", "mesh.yaml")
-	start(t, dir, "hedgerow", "sidecar", "--config", "orders-v1.yaml")
-	start(t, dir, "hedgerow", "sidecar", "--config", "orders-v2.yaml")
-	start(t, dir, "hedgerow-edge", "sidecar", "--config", "telemetry.yaml")
-	start(t, dir, "hedgerow", "gateway", "--config", "gateway.yaml")
-	start(t, dir, "hedgerow-edge", "bridge", "--config", "bridge.yaml")
+	planes := map[string]*process{
+		"orders-v1": start(t, dir, "hedgerow", "sidecar", "--config", "orders-v1.yaml"),
+		"orders-v2": start(t, dir, "hedgerow", "sidecar", "--config", "orders-v2.yaml"),
+		"telemetry": start(t, dir, "hedgerow-edge", "sidecar", "--config", "telemetry.yaml"),
+		"gateway":   start(t, dir, "hedgerow", "gateway", "--config", "gateway.yaml"),
+		"bridge":    start(t, dir, "hedgerow-edge", "bridge", "--config", "bridge.yaml"),
+	}
 	for _, admin := range []string{"ADMIN1", "ADMIN2", "ADMIN3", "GATEWAYADMIN", "BRIDGEADMIN"} {
 		until(t, 20*time.Second, func() error { return ready("http://" + vars[admin] + "/ready") })
 	}
-	return vars
+	return vars, planes
 }
 
 // hedgerow runs a client verb, which must succeed, and returns its output.

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -18,7 +19,7 @@ func TestRedisAway(t *testing.T) {
 		seconds = 30
 	)
 	s := startStack(t)
-	vars := startMesh(t, s)
+	vars, _ := startMesh(t, s)
 	url := "http://" + vars["GATEWAY"] + "/orders/7"
 	until(t, 10*time.Second, func() error {
 		return get(t.Context(), http.DefaultClient, url, "demo.localhost", `"version":"v1"`)
@@ -56,4 +57,49 @@ rules:
 	if r.failed != 0 {
 		t.Errorf("after Redis came back: %v", r)
 	}
+}
+
+// TestStartWithRedisAway restarts data planes while Redis is away:
+// they start from the snapshot on their disk.
+func TestStartWithRedisAway(t *testing.T) {
+	s := startStack(t)
+	vars, planes := startMesh(t, s)
+	url := "http://" + vars["GATEWAY"] + "/orders/7"
+	served := func() error {
+		return get(t.Context(), http.DefaultClient, url, "demo.localhost", `"version":"v1"`)
+	}
+	until(t, 10*time.Second, served)
+	// Instances reach the disk with the next poll.
+	until(t, 10*time.Second, func() error {
+		return contains(filepath.Join(vars["WORK"], "gateway", "snapshot-gateway.json"), `"node":"orders-v1"`)
+	})
+	s.redis.Kill()
+	for _, name := range []string{"orders-v1", "gateway"} {
+		if err := planes[name].stop(); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+	}
+	start(t, vars["WORK"], "hedgerow", "sidecar", "--config", "orders-v1.yaml")
+	start(t, vars["WORK"], "hedgerow", "gateway", "--config", "gateway.yaml")
+	began := time.Now()
+	until(t, 3*time.Second, served)
+	t.Logf("serving %v after the start", time.Since(began).Round(time.Millisecond))
+	for _, admin := range []string{"ADMIN1", "GATEWAYADMIN"} {
+		if err := get(t.Context(), http.DefaultClient, "http://"+vars[admin]+"/ready", "", `"stale":true`); err != nil {
+			t.Errorf("/ready does not say that the configuration is stale: %v", err)
+		}
+	}
+	s.redis.Restart(true)
+	until(t, 15*time.Second, func() error {
+		return get(t.Context(), http.DefaultClient, "http://"+vars["GATEWAYADMIN"]+"/ready", "", `"ready":true,"revision":1}`)
+	})
+}
+
+// contains reports why the file does not hold part.
+func contains(name, part string) error {
+	b, err := os.ReadFile(name)
+	if err == nil && !strings.Contains(string(b), part) {
+		err = fmt.Errorf("%s does not hold %s", name, part)
+	}
+	return err
 }

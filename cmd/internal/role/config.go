@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"path/filepath"
 	"time"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
@@ -15,7 +14,7 @@ import (
 type Base struct {
 	Mesh        string          `yaml:"mesh" help:"the mesh's name"`
 	TrustDomain string          `yaml:"trustDomain" help:"the SPIFFE trust domain"`
-	DataDir     string          `yaml:"dataDir" help:"directory for the role's own state, created 0700"`
+	DataDir     string          `yaml:"dataDir" help:"directory for the last snapshot, from which the role starts while Redis is away; created 0700"`
 	Redis       registry.Config `yaml:"redis"`
 	Drain       time.Duration   `yaml:"drain" help:"how long requests in flight may take to finish at the end"`
 	Log         Log             `yaml:"log"`
@@ -264,6 +263,3 @@ func (b *Bridge) Validate() error {
 	c.address("admin.address", b.Admin.Address)
 	return errors.Join(c...)
 }
-
-// stateFile returns the path of one of the role's own files.
-func (b *Base) stateFile(name string) string { return filepath.Join(b.DataDir, name) }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -73,6 +75,9 @@ func newPlane(base *Base, vault *Vault, node, role string, deps Deps) (*plane, e
 		return nil, err
 	}
 	log = log.With().Str("node", node).Str("role", role).Logger()
+	if err := os.MkdirAll(base.DataDir, 0o700); err != nil {
+		return nil, fmt.Errorf("data directory: %w; choose another with --dataDir", err)
+	}
 	p := &plane{log: log, base: base, node: node, reg: prometheus.NewRegistry(), issuer: deps.Issuer, group: NewGroup(log)}
 	p.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	p.unregistered = prometheus.NewCounter(prometheus.CounterOpts{
@@ -94,7 +99,10 @@ func newPlane(base *Base, vault *Vault, node, role string, deps Deps) (*plane, e
 	if p.lease, err = registry.NewLease(p.client, node, role); err != nil {
 		return nil, errors.Join(err, p.client.Close())
 	}
-	p.watcher = registry.NewWatcher(p.client, registry.WatcherOptions{OnSnapshot: p.snapshot, OnReject: p.rejected})
+	p.watcher = registry.NewWatcher(p.client, registry.WatcherOptions{
+		File:       filepath.Join(base.DataDir, "snapshot-"+strings.ToLower(role)+".json"),
+		OnSnapshot: p.snapshot, OnReject: p.rejected,
+	})
 	return p, nil
 }
 

@@ -1,0 +1,161 @@
+package registry
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hedgerow-mesh/hedgerow/mesh"
+)
+
+const (
+	// saveGap bounds how often the file is written for instances alone.
+	saveGap = time.Second
+
+	maxSavedBytes = 2 * maxConfigBytes
+)
+
+// saved is what a Watcher keeps on disk: the bytes as Redis held them, so that
+// they are verified again when they are read.
+type saved struct {
+	Mesh      string          `json:"mesh"` // the prefix of its keys
+	Time      time.Time       `json:"time"`
+	Head      mesh.Head       `json:"head"`
+	Records   mesh.Records    `json:"records"`
+	Needed    []string        `json:"needed"`
+	Documents []savedDocument `json:"documents"`
+}
+
+type savedDocument struct {
+	Node string `json:"node"`
+	Role string `json:"role"`
+	Raw  string `json:"raw"`
+}
+
+// load starts from the file of an earlier run, so that a process serves with
+// Redis away. What it holds is judged as if it came from Redis: a damaged file
+// is counted and logged, and left.
+func (w *Watcher) load() {
+	s, err := readSaved(w.opts.File)
+	if errors.Is(err, os.ErrNotExist) {
+		return
+	}
+	if err == nil && s.Mesh != w.client.keys.prefix {
+		err = fmt.Errorf("it is of another mesh, %.80q", s.Mesh)
+	}
+	if err != nil {
+		w.reject("file "+w.opts.File, refuse(rejectMalformed, "%w", err))
+		return
+	}
+	decoded, errs := mesh.DecodeRecords(s.Head, s.Records)
+	for _, err := range errs {
+		w.reject("file "+w.opts.File, refuse(rejectRecord, "%w", err))
+	}
+	w.config = configState{head: s.Head, records: s.Records, decoded: decoded}
+	w.Need(s.Needed...)
+	for _, d := range s.Documents {
+		// Accepted once, a document does not age while Redis is silent.
+		doc, r := openDocument([]byte(d.Raw), d.Node, d.Role, s.Time)
+		if r != nil {
+			w.reject("file "+w.opts.File, r)
+			continue
+		}
+		w.instances.held[instanceKey{d.Node, d.Role}] = &held{raw: d.Raw, doc: doc, seen: s.Time}
+	}
+	w.instances.read, w.instances.stale = true, true
+	w.client.metrics.revision.Set(float64(s.Head.Revision))
+	w.setStatus(func(st *WatchStatus) { st.Head = s.Head })
+	w.client.log.Info().Uint32("revision", s.Head.Revision).Time("saved", s.Time).Msg("started from the snapshot on disk")
+	w.publish()
+}
+
+// save writes the file if the snapshot changed since it was written. A write
+// that fails is counted and logged; the next one is tried as if it were the first.
+func (w *Watcher) save() {
+	old, now := w.savedSnapshot, w.snapshot.Load()
+	if w.opts.File == "" || now == nil || old == now {
+		return
+	}
+	if old != nil && old.Config == now.Config && time.Since(w.savedAt) < saveGap {
+		return
+	}
+	s := saved{Mesh: w.client.keys.prefix, Time: time.Now().UTC(), Head: w.config.head, Records: w.config.records}
+	w.mu.Lock()
+	for service := range w.need {
+		s.Needed = append(s.Needed, service)
+	}
+	w.mu.Unlock()
+	slices.Sort(s.Needed)
+	for key, h := range w.instances.held {
+		if h.doc != nil {
+			s.Documents = append(s.Documents, savedDocument{key.node, key.role, h.raw})
+		}
+	}
+	slices.SortFunc(s.Documents, func(a, b savedDocument) int {
+		return strings.Compare(a.Node+"/"+a.Role, b.Node+"/"+b.Role)
+	})
+	if err := writeSaved(w.opts.File, &s); err != nil {
+		w.reject("file "+w.opts.File, &refusal{reason: rejectUnsaved, err: err})
+		return
+	}
+	w.savedSnapshot, w.savedAt = now, time.Now()
+}
+
+// readSaved reads and verifies a file. Its records add up to its head's digest.
+func readSaved(name string) (*saved, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxSavedBytes+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > maxSavedBytes {
+		return nil, fmt.Errorf("over %d bytes", maxSavedBytes)
+	}
+	var s saved
+	if err := json.Unmarshal(b, &s); err != nil {
+		return nil, err
+	}
+	if s.Head.Revision == 0 {
+		return nil, errors.New("it has no revision")
+	}
+	if got := s.Records.Digest(); got != s.Head.Digest {
+		return nil, fmt.Errorf("its records have the digest %.16s, its head says %.16s", got, s.Head.Digest)
+	}
+	return &s, nil
+}
+
+// writeSaved replaces the file as a whole, or not at all, whatever happens
+// meanwhile: a temporary file, synced, renamed, and the directory synced.
+func writeSaved(name string, s *saved) error {
+	b, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	dir := filepath.Dir(name)
+	tmp, err := os.CreateTemp(dir, filepath.Base(name)+".*") // 0600
+	if err != nil {
+		return err
+	}
+	_, err = tmp.Write(b)
+	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err == nil {
+		err = os.Rename(tmp.Name(), name)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(tmp.Name()))
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
