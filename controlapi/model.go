@@ -62,10 +62,26 @@ func decodeJSON(raw []byte, m proto.Message) error {
 	case len(invalid) > 0:
 		return &mesh.Error{Op: op, Kind: mesh.Invalid, Err: &mesh.ValidationError{Violations: merge(invalid, alsoInvalid(raw, md))}}
 	}
+	if err := checkObjectSize(raw, md); err != nil {
+		return err
+	}
 	if err := (protojson.UnmarshalOptions{}).Unmarshal(raw, m); err != nil {
 		return &mesh.Error{Op: op, Kind: mesh.Malformed, Err: err}
 	}
 	return nil
+}
+
+// checkObjectSize refuses an object that could not be stored before it is
+// turned into structures of many times its size.
+func checkObjectSize(raw []byte, md protoreflect.MessageDescriptor) error {
+	if len(raw) <= mesh.MaxObjectBytes || collectionOf(md) == "" {
+		return nil
+	}
+	var b bytes.Buffer // white space is not stored
+	if json.Compact(&b, raw) == nil && b.Len() <= mesh.MaxObjectBytes {
+		return nil
+	}
+	return tooLarge(string(collectionOf(md)), b.Len())
 }
 
 // alsoInvalid returns what mesh.Validate finds in an object that no message

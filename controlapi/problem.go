@@ -201,8 +201,12 @@ func problemOf(err error, instance string) (*hedgerowv1.Problem, class) {
 		Instance: strings.ToValidUTF8(instance, "?"),
 	}
 	var invalid *mesh.ValidationError
-	if errors.As(err, &invalid) {
-		for _, v := range invalid.Violations {
+	if errors.As(err, &invalid) && len(invalid.Violations) > 0 {
+		for i, v := range invalid.Violations {
+			if i == maxFound {
+				p.Violations = append(p.Violations, &hedgerowv1.Violation{Message: fmt.Sprintf("and %d more", len(invalid.Violations)-i)})
+				break
+			}
 			p.Violations = append(p.Violations, &hedgerowv1.Violation{Field: v.Field, Message: v.Message, Hint: v.Hint})
 		}
 		plural := "s"

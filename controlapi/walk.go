@@ -28,7 +28,8 @@ const (
 var errEnough = errors.New("enough")
 
 // walk reports everything in raw that is not as the message md describes, at
-// once, where protojson would name the first. malformed is about the shape:
+// once, where protojson would name the first, up to the number that an answer
+// lists. malformed is about the shape:
 // unknown and duplicate fields, wrong types. invalid is about values of the
 // right type: an enum's name, a duration. err is set when raw is no JSON at
 // all or too deep, and nothing else is known then.
@@ -46,7 +47,6 @@ func walk(raw []byte, md protoreflect.MessageDescriptor) (malformed, invalid mes
 	}
 	err = w.message(md)
 	if errors.Is(err, errEnough) {
-		w.malformed.Add("", "", "there may be more; this is where the list ends")
 		err = nil
 	}
 	return w.malformed, w.invalid, err
