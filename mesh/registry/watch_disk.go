@@ -113,7 +113,7 @@ func readSaved(name string) (*saved, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // only read from
 	b, err := io.ReadAll(io.LimitReader(f, maxSavedBytes+1))
 	if err != nil {
 		return nil, err

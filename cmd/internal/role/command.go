@@ -50,8 +50,9 @@ func Command[C any](use, short, long string, cfg *C, validate func(*C) error, ru
 	return cmd
 }
 
-// Main runs the command line and returns the exit code: 0, or after an error,
-// which is printed one line each, the error's ExitCode or 1. SIGINT and SIGTERM end the context;
+// Main runs the command line and returns the exit code: 0, 2 if the command
+// line is wrong, or after an error, which is printed one line each, the error's
+// ExitCode or 1. SIGINT and SIGTERM end the context;
 // a second one ends the process at once.
 func Main(root *cobra.Command, args []string, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -62,11 +63,17 @@ func Main(root *cobra.Command, args []string, stderr io.Writer) int {
 	}()
 	root.SetArgs(args)
 	root.SilenceErrors, root.SilenceUsage = true, true
+	begun := false
+	root.PersistentPreRun = func(*cobra.Command, []string) { begun = true }
 	if err := root.ExecuteContext(ctx); err != nil {
 		for line := range strings.SplitSeq(err.Error(), "\n") {
 			fmt.Fprintf(stderr, "%s: %s\n", root.Name(), line) //nolint:errcheck // nowhere else to say it
 		}
 		var coded interface{ ExitCode() int }
+		if !begun && !errors.As(err, &coded) {
+			fmt.Fprintf(stderr, "%s: hint: run \"%[1]s --help\"\n", root.Name()) //nolint:errcheck // as above
+			return 2
+		}
 		if errors.As(err, &coded) {
 			return coded.ExitCode()
 		}
