@@ -3,7 +3,6 @@ package controlapi
 import (
 	"errors"
 	"fmt"
-	"net/http"
 	"reflect"
 	"slices"
 	"strings"
@@ -56,6 +55,9 @@ func TestPutOfWhatIsStoredMakesNoRevision(t *testing.T) {
 	stored := a.must("GET", "/v1/routes/demo", "")
 	for _, body := range []string{demoRoute, stored.body} {
 		got := a.must("PUT", "/v1/routes/demo", body)
+		if got.header.Get("Hedgerow-Published") != "" {
+			t.Error("it says that no revision was published")
+		}
 		if got.body != stored.body || a.log.revision() != 2 {
 			t.Errorf("revision %d, %s", a.log.revision(), got.body)
 		}
@@ -209,13 +211,13 @@ func TestRegistryAwayBeforeTheWriteStoresNothing(t *testing.T) {
 }
 
 func TestRegistryAwayAfterTheWriteIsSaid(t *testing.T) {
-	for name, break_ := range map[string]func(*fakePublisher){
+	for name, fail := range map[string]func(*fakePublisher){
 		"it fails":             func(p *fakePublisher) { p.err = errors.New("reset") },
 		"it holds a later one": func(p *fakePublisher) { p.outcome = registry.Newer },
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := withDemo(t)
-			break_(a.publisher)
+			fail(a.publisher)
 			got := a.must("PUT", "/v1/services/other", `{}`)
 			if got.header.Get("Hedgerow-Published") != "false" || a.log.revision() != 3 {
 				t.Errorf("%v, revision %d", got.header, a.log.revision())
@@ -371,61 +373,6 @@ func TestListsAreCutIntoPages(t *testing.T) {
 		if got := a.do("GET", path, ""); got.status != 400 || got.code() != "malformed" {
 			t.Errorf("%s: %d %s", path, got.status, got.body)
 		}
-	}
-}
-
-func TestInstancesAndNodesShowWhatWasReported(t *testing.T) {
-	lease := time.Date(2026, 1, 2, 3, 4, 20, 0, time.UTC)
-	seen := lease.Add(-15 * time.Second)
-	instance := func(name, node string) *mesh.Instance {
-		return &mesh.Instance{Meta: mesh.Meta{Name: "instances/" + name, Labels: mesh.Labels{"version": "v1"}}, Service: "orders", Node: node, Address: "127.0.0.1:41233", Weight: 1, Health: mesh.Healthy, LeaseExpireTime: &lease}
-	}
-	a := newAPI(t, func(o *Options) {
-		o.Observed = fakeObserved{
-			{Node: "orders-v1", Role: "BRIDGE", AppliedRevision: 2, LastSeen: seen},
-			{Node: "orders-v1", Role: "SIDECAR", AppliedRevision: 1, LastSeen: seen.Add(-time.Second), Instances: []*mesh.Instance{instance("orders-v1-2", "orders-v1"), instance("orders-v1-1", "orders-v1")}},
-		}
-	})
-	a.must("PUT", "/v1/nodes/orders-v1", `{"roles":["SIDECAR","BRIDGE"]}`)
-	a.must("PUT", "/v1/nodes/silent", `{"roles":["SIDECAR"]}`)
-	const want = `{"name":"instances/orders-v1-1","labels":{"version":"v1"},"service":"orders","node":"orders-v1","address":"127.0.0.1:41233","weight":1,"health":"HEALTHY","leaseExpireTime":"2026-01-02T03:04:20Z"}`
-	if got := a.must("GET", "/v1/instances/orders-v1-1", ""); got.body != want+"\n" {
-		t.Errorf("%s\nwant %s", got.body, want)
-	}
-	if got := a.must("GET", "/v1/instances?pageSize=1", ""); !strings.HasPrefix(got.body, `{"instances":[`+want+`],"nextPageToken":"`) || got.json["nextPageToken"] == "" {
-		t.Error(got.body)
-	}
-	if got := a.do("GET", "/v1/instances/other", ""); got.status != 404 {
-		t.Errorf("%d", got.status)
-	}
-	if got := a.do("PUT", "/v1/instances/x", "{}"); got.status != 405 || got.header.Get("Allow") != "GET, HEAD" {
-		t.Errorf("%d %v", got.status, got.header)
-	}
-	node := a.must("GET", "/v1/nodes/orders-v1", "")
-	if node.json["state"] != "ENROLLED" || node.json["appliedRevision"] != 1.0 || node.json["lastSeenTime"] != "2026-01-02T03:04:05Z" {
-		t.Error(node.body)
-	}
-	if got := a.must("GET", "/v1/nodes", ""); !strings.Contains(got.body, `"roles":["SIDECAR"],"state":"PENDING"`) {
-		t.Error(got.body)
-	}
-}
-
-func TestDefaultsExistBeforeTheyAreStored(t *testing.T) {
-	a := newAPI(t)
-	if got := a.must("GET", "/v1/defaults/mesh", ""); got.body != `{"name":"defaults/mesh","authorization":"DENY"}`+"\n" || got.header.Get("ETag") != "" {
-		t.Errorf("%s %v", got.body, got.header)
-	}
-	a.must("PUT", "/v1/defaults/mesh", `{"dialCidrs":["127.0.0.0/8"]}`)
-	if got := a.must("GET", "/v1/defaults/mesh", ""); got.json["etag"] != "1" || got.json["authorization"] != "DENY" {
-		t.Error(got.body)
-	}
-	for _, path := range []string{"/v1/defaults/other", "/v1/defaults"} {
-		if got := a.do("GET", path, ""); got.status != http.StatusNotFound {
-			t.Errorf("%s: %d", path, got.status)
-		}
-	}
-	if got := a.do("DELETE", "/v1/defaults/mesh", ""); got.status != 405 || got.header.Get("Allow") != "GET, HEAD, PUT" {
-		t.Errorf("%d %v", got.status, got.header)
 	}
 }
 

@@ -38,7 +38,7 @@ func (s *service) Apply(ctx context.Context, r *hedgerowv1.ApplyRequest) (*hedge
 	if err != nil {
 		return nil, err
 	}
-	if err := announce(ctx, out, r.GetValidateOnly()); err != nil {
+	if err := announce(ctx, out); err != nil {
 		return nil, err
 	}
 	answer := &hedgerowv1.ApplyResponse{Revision: out.next.head.Revision}
@@ -50,7 +50,7 @@ func (s *service) Apply(ctx context.Context, r *hedgerowv1.ApplyRequest) (*hedge
 		answer.Changes = append(answer.Changes, change)
 		answer.Warnings = append(answer.Warnings, warnings(edits[i].object)...)
 	}
-	if !out.published {
+	if out.wrote && !out.published {
 		answer.Warnings = append(answer.Warnings, "the registry is away: the revision is stored, and published when it returns")
 	}
 	return answer, nil

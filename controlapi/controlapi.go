@@ -215,7 +215,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		err = errors.Join(fmt.Errorf("requests were cut after %v: %w", drainTimeout, err), srv.Close())
 	}
 	s.grpc.Stop()
-	<-served
+	<-served //nolint:errcheck // http.ErrServerClosed
 	return err
 }
 

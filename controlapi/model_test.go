@@ -190,10 +190,10 @@ func fillField(v reflect.Value, fd protoreflect.FieldDescriptor, round int) {
 		at := time.Date(2026, 1, 2, 3, 4, 5, round*int(time.Millisecond), time.UTC)
 		*p = &at
 	case **uint32:
-		n := uint32(2 - round) //nolint:gosec // 1, then 0
+		n := uint32(2 - round) // 1, then 0
 		*p = &n
 	case *uint32:
-		*p = 4294967295 - uint32(round) //nolint:gosec // one digit
+		*p = 4294967295 - uint32(round)
 	case *bool:
 		*p = true
 	case *string:

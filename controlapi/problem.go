@@ -195,7 +195,7 @@ func problemOf(err error, instance string) (*hedgerowv1.Problem, class) {
 	p := &hedgerowv1.Problem{
 		Type:     "/docs/errors#" + c.code,
 		Title:    noun(instance) + " " + c.outcome,
-		Status:   uint32(c.status), //nolint:gosec // three digits
+		Status:   uint32(c.status),
 		Code:     c.code,
 		Detail:   strings.ToValidUTF8(detailOf(err, c), "?"),
 		Instance: strings.ToValidUTF8(instance, "?"),

@@ -17,21 +17,25 @@ import (
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 )
 
-// Every bad request gets the status of the contract and one problem that names
-// everything, and nothing is stored.
-func TestBadRequestsAreRefused(t *testing.T) {
-	big := strings.Repeat("x", maxBodyBytes)
-	deep := func(n int) string {
-		return `{"labels":` + strings.Repeat(`{"a":`, n) + "1" + strings.Repeat("}", n) + `}`
-	}
-	const route = "/v1/routes/r"
-	for _, c := range []struct {
-		name, method, path, body string
-		headers                  []string
-		status                   int
-		code                     string
-		fields                   []string
-	}{
+// badRequest is a request that is refused, and how.
+type badRequest struct {
+	name, method, path, body string
+	headers                  []string
+	status                   int
+	code                     string
+	fields                   []string // of the violations; nil if that does not matter
+}
+
+const route = "/v1/routes/r"
+
+// nested returns an object with n others inside.
+func nested(n int) string {
+	return `{"labels":` + strings.Repeat(`{"a":`, n) + "1" + strings.Repeat("}", n) + `}`
+}
+
+// badShapes are bodies and parameters that are not of the contract.
+func badShapes() []badRequest {
+	return []badRequest{
 		{"no JSON", "PUT", route, `{`, nil, 400, "malformed", nil},
 		{"an empty body", "PUT", route, ``, nil, 400, "malformed", nil},
 		{"an empty body for the defaults", "PUT", "/v1/defaults/mesh", ``, nil, 400, "malformed", nil},
@@ -42,8 +46,8 @@ func TestBadRequestsAreRefused(t *testing.T) {
 		{"a byte order mark", "PUT", route, "\xef\xbb\xbf" + demoRoute, nil, 400, "malformed", nil},
 		{"bytes that are no UTF-8", "PUT", route, "{\"name\":\"\xff\"}", nil, 400, "malformed", nil},
 		{"1e999", "PUT", route, `{"rules":[{"backends":[{"weight":1e999}]}]}`, nil, 400, "malformed", []string{"rules[0].backends[0].weight"}},
-		{"nested 10,000 deep", "PUT", route, deep(10_000), nil, 400, "malformed", nil},
-		{"nested 33 deep", "PUT", route, deep(32), nil, 400, "malformed", nil},
+		{"nested 10,000 deep", "PUT", route, nested(10_000), nil, 400, "malformed", nil},
+		{"nested 33 deep", "PUT", route, nested(32), nil, 400, "malformed", nil},
 		{"unknown fields, all of them", "PUT", route, `{"hostname":["a"],"rules":[{"backend":[],"backends":[{"servce":"x"}]}]}`, nil, 400, "malformed", []string{"hostname", "rules[0].backend", "rules[0].backends[0].servce"}},
 		{"a field there twice", "PUT", route, `{"targets":["GATEWAY"],"targets":["MESH"]}`, nil, 400, "malformed", []string{"targets"}},
 		{"the other spelling of a field", "PUT", route, `{"create_time":"2026-01-02T03:04:05Z"}`, nil, 400, "malformed", []string{"create_time"}},
@@ -54,12 +58,16 @@ func TestBadRequestsAreRefused(t *testing.T) {
 		{"a parameter in the form of a field", "PUT", route + "?route.name=routes/x", demoRoute, nil, 400, "malformed", []string{`query["route.name"]`}},
 		{"a bad id", "PUT", "/v1/routes/Demo", demoRoute, nil, 400, "malformed", nil},
 		{"an id with a slash inside", "PUT", "/v1/routes/a%2Fb", demoRoute, nil, 404, "not_found", nil},
+	}
+}
 
+// badCallers may not call at all.
+func badCallers() []badRequest {
+	return []badRequest{
 		{"no token", "PUT", route, demoRoute, []string{"Authorization", ""}, 401, "unauthenticated", nil},
 		{"a wrong token", "PUT", route, demoRoute, []string{"Authorization", "Bearer " + testToken + "x"}, 401, "unauthenticated", nil},
 		{"the token in another scheme", "PUT", route, demoRoute, []string{"Authorization", "Basic " + testToken}, 401, "unauthenticated", nil},
 		{"no token to read", "GET", "/v1/routes", "", []string{"Authorization", ""}, 401, "unauthenticated", nil},
-
 		{"a foreign Host", "PUT", route, demoRoute, []string{"Host", "evil.example"}, 403, "denied", nil},
 		{"a foreign Host with our port", "GET", "/healthz", "", []string{"Host", "evil.example:7070"}, 403, "denied", nil},
 		{"another address as Host", "PUT", route, demoRoute, []string{"Host", "10.0.0.1"}, 403, "denied", nil},
@@ -69,7 +77,12 @@ func TestBadRequestsAreRefused(t *testing.T) {
 		{"an Origin on another port here", "PUT", route, demoRoute, []string{"Origin", "http://localhost:3000"}, 403, "denied", nil},
 		{"an opaque Origin", "PUT", route, demoRoute, []string{"Origin", "null"}, 403, "denied", nil},
 		{"a form on a foreign page", "POST", "/v1:apply", "objects=1", []string{"Sec-Fetch-Site", "cross-site", "Content-Type", "application/x-www-form-urlencoded"}, 403, "denied", nil},
+	}
+}
 
+// badPaths are of nothing that there is.
+func badPaths() []badRequest {
+	return []badRequest{
 		{"an object that does not exist", "GET", route, "", nil, 404, "not_found", nil},
 		{"a collection that does not exist", "GET", "/v1/gateways", "", nil, 404, "not_found", nil},
 		{"a path that does not exist", "GET", "/v2", "", nil, 404, "not_found", nil},
@@ -79,12 +92,16 @@ func TestBadRequestsAreRefused(t *testing.T) {
 		{"GET of apply", "GET", "/v1:apply", "", nil, 405, "method_not_allowed", nil},
 		{"an overridden method", "POST", route, demoRoute, []string{"X-HTTP-Method-Override", "PUT", "Content-Type", "application/x-www-form-urlencoded"}, 405, "method_not_allowed", nil},
 		{"POST to a page", "POST", "/healthz", "", nil, 405, "method_not_allowed", nil},
+	}
+}
 
+// badValues are of the right shape.
+func badValues() []badRequest {
+	return []badRequest{
 		{"a stale etag", "PUT", "/v1/services/orders", `{"etag":"9"}`, nil, 412, "stale", nil},
 		{"If-Match with apply", "POST", "/v1:apply", `{"objects":[{"name":"services/a"}]}`, []string{"If-Match", `"1"`}, 400, "malformed", nil},
-		{"more than 1 MiB", "PUT", route, `{"labels":{"a":"` + big + `"}}`, nil, 413, "too_large", nil},
+		{"more than 1 MiB", "PUT", route, `{"labels":{"a":"` + strings.Repeat("x", maxBodyBytes) + `"}}`, nil, 413, "too_large", nil},
 		{"a compressed body", "PUT", route, "\x1f\x8b", []string{"Content-Encoding", "gzip"}, 415, "unsupported_media_type", nil},
-
 		{"another name than the URL's", "PUT", route, `{"name":"routes/other"}`, nil, 422, "invalid", []string{"name"}},
 		{"an unknown service", "PUT", route, strings.ReplaceAll(demoRoute, `"service":"orders"`, `"service":"ordrs"`), nil, 422, "invalid", []string{"rules[0].backends[0].service", "rules[0].backends[1].service"}},
 		{"an unknown subset", "PUT", route, strings.Replace(demoRoute, `"subset":"v2"`, `"subset":"v3"`, 1), nil, 422, "invalid", []string{"rules[0].backends[1].subset"}},
@@ -97,7 +114,13 @@ func TestBadRequestsAreRefused(t *testing.T) {
 		{"everything at once", "PUT", route, `{}`, nil, 422, "invalid", []string{"targets", "hostnames", "rules"}},
 		{"a field of a later version", "PUT", "/v1/services/s", `{"health":{"path":"/"}}`, nil, 422, "unsupported", []string{"health"}},
 		{"an object of 256 KiB", "PUT", "/v1/services/s", `{"subsets":[` + strings.Repeat(`{"name":"a","labels":{"a":"b"}},`, 20_000)[:20_000*32-1] + `]}`, nil, 413, "too_large", nil},
-	} {
+	}
+}
+
+// Every bad request gets the status of the contract and one problem that names
+// everything, and nothing is stored.
+func TestBadRequestsAreRefused(t *testing.T) {
+	for _, c := range slices.Concat(badShapes(), badCallers(), badPaths(), badValues()) {
 		t.Run(c.name, func(t *testing.T) {
 			a := newAPI(t)
 			a.must("PUT", "/v1/services/orders", ordersService)

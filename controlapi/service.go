@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
@@ -64,7 +65,7 @@ func put[M proto.Message](ctx context.Context, s *service, of mesh.Collection, i
 	if err != nil {
 		return none, err
 	}
-	if err := announce(ctx, out, dry); err != nil {
+	if err := announce(ctx, out); err != nil {
 		return none, err
 	}
 	stored, ok := m.ProtoReflect().New().Interface().(M)
@@ -108,24 +109,22 @@ func (s *service) remove(ctx context.Context, of mesh.Collection, req deletion) 
 	if err != nil {
 		return err
 	}
-	return announce(ctx, out, req.GetValidateOnly())
+	return announce(ctx, out)
 }
 
 // conditionsOf returns the conditions that the request's headers state.
 func conditionsOf(ctx context.Context) conditions {
 	md, _ := metadata.FromIncomingContext(ctx)
-	first := func(key string) string {
-		if v := md.Get(key); len(v) > 0 {
-			return v[0]
-		}
-		return ""
+	return conditions{
+		ifMatch:     strings.Join(md.Get(headerIfMatch), ","),
+		ifNoneMatch: strings.Join(md.Get(headerIfNoneMatch), ","),
 	}
-	return conditions{ifMatch: first(headerIfMatch), ifNoneMatch: first(headerIfNoneMatch)}
 }
 
-// announce sets the header that says whether the data planes have the write.
-func announce(ctx context.Context, out *outcome, dry bool) error {
-	if dry || grpc.ServerTransportStreamFromContext(ctx) == nil {
+// announce sets the header that says whether the registry has the revision
+// that was made, if one was.
+func announce(ctx context.Context, out *outcome) error {
+	if !out.wrote || grpc.ServerTransportStreamFromContext(ctx) == nil {
 		return nil
 	}
 	err := grpc.SetHeader(ctx, metadata.Pairs(headerPublished, strconv.FormatBool(out.published)))

@@ -49,13 +49,13 @@ func TestWalkNamesEverything(t *testing.T) {
 
 func TestWalkTakesDepth32(t *testing.T) {
 	md := new(hedgerowv1.Batch).ProtoReflect().Descriptor()
-	nested := func(n int) []byte {
+	inBatch := func(n int) []byte {
 		return []byte(`{"objects":[` + strings.Repeat(`{"a":`, n) + "1" + strings.Repeat("}", n) + `]}`)
 	}
-	if _, _, err := walk(nested(maxDepth-2), md); err != nil {
+	if _, _, err := walk(inBatch(maxDepth-2), md); err != nil {
 		t.Errorf("%d deep: %v", maxDepth, err)
 	}
-	if _, _, err := walk(nested(maxDepth-1), md); err == nil {
+	if _, _, err := walk(inBatch(maxDepth-1), md); err == nil {
 		t.Errorf("%d deep is accepted", maxDepth+1)
 	}
 }

@@ -57,12 +57,13 @@ func (w *writer) load(ctx context.Context) error {
 // outcome is what a write did, or would do.
 type outcome struct {
 	*plan
-	published bool
+	wrote     bool // a revision was made
+	published bool // and the registry holds it
 }
 
 // write carries out edits, all or none. With dry it only says what it would
-// do. Nothing is stored when it fails; when it succeeds the revision is in the
-// log, and published unless outcome says otherwise.
+// do. Nothing is stored when it fails; when it succeeds and made a revision,
+// that is in the log, and published unless outcome says otherwise.
 func (w *writer) write(ctx context.Context, edits []edit, when conditions, dry bool) (*outcome, error) {
 	const op = "controlapi.write"
 	select {
@@ -77,7 +78,7 @@ func (w *writer) write(ctx context.Context, edits []edit, when conditions, dry b
 		return nil, err
 	}
 	if dry || p.next == st {
-		return &outcome{p, true}, nil
+		return &outcome{plan: p}, nil
 	}
 	if err := w.ping(ctx); err != nil {
 		return nil, err
@@ -91,7 +92,7 @@ func (w *writer) write(ctx context.Context, edits []edit, when conditions, dry b
 	published := w.publish(ctx, p, st.head)
 	w.log.Info().Uint32("revision", p.change.Head.Revision).Str("actor", p.change.Actor).Bool("published", published).
 		Str("puts", summary(p)).Strs("deletes", p.change.Deletes).Msg("configuration changed")
-	return &outcome{p, published}, nil
+	return &outcome{plan: p, wrote: true, published: published}, nil
 }
 
 func (w *writer) ping(ctx context.Context) error {

@@ -79,7 +79,7 @@ func addErrors(components object) {
 	components["responses"] = responses
 	components["headers"] = object{
 		"ETag":      object{"description": "The etag in the body, in quotes.", "schema": object{"type": "string"}},
-		"Published": object{"description": "false if the revision is stored and not published yet.", "schema": object{"type": "string", "enum": list{"true", "false"}}},
+		"Published": object{"description": "Whether the revision that the write made is published; false if it is only stored yet. Absent if the write made none.", "schema": object{"type": "string", "enum": list{"true", "false"}}},
 	}
 	components["parameters"] = object{
 		"IfMatch":     object{"name": "If-Match", "in": "header", "description": "Write only over this version, e.g. \"87\", or with * only over an existing one.", "schema": object{"type": "string"}},
