@@ -19,15 +19,19 @@ type bodySource struct {
 	closed  atomic.Bool
 	reading atomic.Bool // a Read of client is under way
 
-	// mu guards what follows. It is held while client is read, because a try
-	// that was given up may still be at it: the next one then waits for the
-	// same bytes.
-	mu      sync.Mutex
-	client  io.ReadCloser
-	kept    []byte
-	limit   int
-	total   int64 // bytes read from client
-	end     error // how client ended: io.EOF or its error
+	// turn is held while client is read, because a try that was given up may
+	// still be at it: the next one then waits for the same bytes. mu may be
+	// taken under it.
+	turn   sync.Mutex
+	client io.ReadCloser
+
+	// mu guards what follows. Nothing is called under it.
+	mu    sync.Mutex
+	kept  []byte
+	limit int
+	total int64 // bytes read from client
+	end   error // how client ended: io.EOF or its error
+
 	onEnd   func()
 	onBytes func()
 }
@@ -59,23 +63,24 @@ func (b *bodySource) open() (io.ReadCloser, bool) {
 	return &bodyReader{source: b}, true
 }
 
-// replayable reports whether open would succeed. It does not wait for a read
-// that is under way and may then be wrong; open decides.
+// replayable reports whether open would succeed.
 func (b *bodySource) replayable() bool {
-	if b == nil || !b.mu.TryLock() {
+	if b == nil {
 		return true
 	}
+	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.total == int64(len(b.kept))
 }
 
 // clientError returns the error with which the client's body ended, if it did.
 func (b *bodySource) clientError() error {
-	if b == nil || !b.mu.TryLock() {
+	if b == nil {
 		return nil
 	}
+	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.end == nil || errors.Is(b.end, io.EOF) {
+	if errors.Is(b.end, io.EOF) {
 		return nil
 	}
 	return b.end
@@ -93,21 +98,25 @@ func (b *bodySource) close() (reading bool) {
 
 // read fills p with the bytes at offset.
 func (b *bodySource) read(p []byte, offset int64) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	switch {
-	case b.closed.Load():
-		return 0, http.ErrBodyReadAfterClose
-	case offset < int64(len(b.kept)):
-		return copy(p, b.kept[offset:]), nil
-	case offset < b.total:
-		return 0, errNotReplayable
-	case b.end != nil:
-		return 0, b.end
+	if n, ok, err := b.known(p, offset); ok {
+		return n, err
+	}
+	b.turn.Lock()
+	defer b.turn.Unlock()
+	if n, ok, err := b.known(p, offset); ok { // somebody else's turn brought it
+		return n, err
 	}
 	b.reading.Store(true)
 	n, err := b.client.Read(p)
 	b.reading.Store(false)
+	if n > 0 && b.onBytes != nil {
+		b.onBytes()
+	}
+	if err != nil && b.onEnd != nil {
+		b.onEnd()
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if b.total == int64(len(b.kept)) {
 		if len(b.kept)+n <= b.limit {
 			b.kept = append(b.kept, p[:n]...)
@@ -116,16 +125,26 @@ func (b *bodySource) read(p []byte, offset int64) (int, error) {
 		}
 	}
 	b.total += int64(n)
-	if n > 0 && b.onBytes != nil {
-		b.onBytes()
-	}
-	if err != nil {
-		b.end = err
-		if b.onEnd != nil {
-			b.onEnd()
-		}
-	}
+	b.end = err
 	return n, err
+}
+
+// known reads what need not be asked of the client; ok is false if nothing is
+// known of offset.
+func (b *bodySource) known(p []byte, offset int64) (n int, ok bool, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.closed.Load():
+		return 0, true, http.ErrBodyReadAfterClose
+	case offset < int64(len(b.kept)):
+		return copy(p, b.kept[offset:]), true, nil
+	case offset < b.total:
+		return 0, true, errNotReplayable
+	case b.end != nil:
+		return 0, true, b.end
+	}
+	return 0, false, nil
 }
 
 // bodyReader is the body as one try reads it.

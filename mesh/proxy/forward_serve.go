@@ -172,21 +172,36 @@ func (s *server) screen(r *http.Request) (target string, refusal *Refusal) {
 		return "", &Refusal{http.StatusRequestHeaderFieldsTooLarge, CodeTooLarge, "the request has too many header fields"}
 	case r.URL.User != nil:
 		return bad("the request target has user information")
-	case strings.ContainsAny(target, "# "):
-		return bad("the request target has a fragment or a space")
-	case strings.HasPrefix(target, "/"):
-		return target, nil
 	}
-	// The absolute form, RFC 9112 section 3.2.2. net/http made its authority
-	// the Host, as that section asks.
+	target, ok := originForm(target)
+	if !ok {
+		return bad("the request target is not an absolute path or http URL without a fragment")
+	}
+	return target, nil
+}
+
+// originForm returns path and query of a request target. Of the absolute form
+// (RFC 9112 section 3.2.2) net/http made the authority the Host, as that
+// section asks. There is no path in the authority and asterisk forms.
+func originForm(target string) (string, bool) {
+	if strings.ContainsAny(target, "# ") {
+		return "", false
+	}
+	if strings.HasPrefix(target, "/") {
+		return target, true
+	}
 	scheme, rest, ok := strings.Cut(target, "://")
 	if !ok || !strings.EqualFold(scheme, "http") && !strings.EqualFold(scheme, "https") {
-		return bad("the request target has no path")
+		return "", false
 	}
-	if i := strings.IndexAny(rest, "/?"); i >= 0 {
-		return rest[i:], nil
+	switch i := strings.IndexAny(rest, "/?"); {
+	case i < 0:
+		return "/", true
+	case rest[i] == '?':
+		return "/" + rest[i:], true
+	default:
+		return rest[i:], true
 	}
-	return "/", nil
 }
 
 // peer returns who sends r, and which of its headers are believed.

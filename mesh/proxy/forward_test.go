@@ -3,10 +3,8 @@ package proxy_test
 import (
 	"context"
 	"crypto/sha256"
-	"crypto/tls"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"slices"
@@ -328,124 +326,6 @@ func TestHTTP2Workload(t *testing.T) {
 	w.publish()
 	if a := en.get(t, "/"); a.StatusCode != 200 || proto.Load() != "HTTP/2.0" {
 		t.Errorf("got %d, the workload was spoken to in %v", a.StatusCode, proto.Load())
-	}
-}
-
-func TestRefusals(t *testing.T) {
-	w := newWorld(t)
-	rec := w.recorder("")
-	w.register("orders", "n1", deadAddr(t), nil)
-	w.register("far", "n2", "192.0.2.1:15006", nil)
-	w.register("named", "n3", "localhost:15006", nil)
-	w.sidecar("real", "n4", rec.addr, nil)
-	w.register("forged", "n5", w.instances["real"][0].Address, nil)
-	w.put(&mesh.Service{Meta: mesh.Meta{Name: "services/empty"}, Protocol: mesh.ProtocolHTTP})
-	rules := []mesh.RouteRule{}
-	for _, s := range []string{"orders", "far", "named", "forged", "empty"} {
-		rules = append(rules, mesh.RouteRule{Matches: []mesh.RouteMatch{{Path: &mesh.PathMatch{Prefix: "/" + s}}}, Backends: []mesh.Backend{{Service: s}}})
-	}
-	w.put(&mesh.Route{Meta: mesh.Meta{Name: "routes/shop"}, Targets: []string{mesh.TargetGateway}, Hostnames: []string{"shop.test"}, Rules: rules})
-	en := w.gateway(overH1)
-
-	wantProblem(t, en.get(t, "/orders"), 503, "not_ready")
-	w.publish()
-	for _, tt := range []struct {
-		name, path string
-		status     int
-		code       string
-	}{
-		{"no route", "/nothing", 404, "no_route"},
-		{"a service without instances", "/empty", 503, "no_healthy_endpoint"},
-		{"an instance that is down", "/orders", 503, "endpoint_unreachable"},
-		{"an address outside dialCidrs", "/far", 503, "endpoint_address"},
-		{"a name where an address belongs", "/named", 503, "endpoint_address"},
-		{"an instance of somebody else", "/forged", 503, "endpoint_unreachable"},
-		{"a path of two readings", "/orders/%2fadmin", 400, "bad_request"},
-		{"a path that is too long", "/" + strings.Repeat("a", 8<<10), 414, "too_large"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			start := time.Now()
-			wantProblem(t, en.get(t, tt.path), tt.status, tt.code)
-			if took := time.Since(start); took > 900*time.Millisecond {
-				t.Errorf("the answer took %v", took)
-			}
-		})
-	}
-	t.Run("too many header fields", func(t *testing.T) {
-		r := en.request(t, http.MethodGet, "/orders", nil)
-		for i := range 120 {
-			r.Header.Set(fmt.Sprintf("X-%d", i), "1")
-		}
-		wantProblem(t, en.do(t, r), 431, "too_large")
-	})
-	t.Run("an unknown host", func(t *testing.T) {
-		r := en.request(t, http.MethodGet, "/orders", nil)
-		r.Host = "other.test"
-		wantProblem(t, en.do(t, r), 404, "no_route")
-	})
-	if got := rec.bytes.String(); got != "" {
-		t.Errorf("a workload got %q", got)
-	}
-}
-
-func TestAnEndpointMustProveItsIdentity(t *testing.T) {
-	w := newWorld(t)
-	rec := w.recorder("")
-	l, err := tls.Listen("tcp", "127.0.0.1:0", identity.ServerConfig(func(string) (*identity.Source, error) { return w.source("/svc/evil/n/n1"), nil }))
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv := &http.Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { _, _ = rec.bytes.Write([]byte("request")) })}
-	served := make(chan error, 1)
-	go func() { served <- srv.Serve(l) }()
-	defer func() {
-		_ = srv.Close()
-		<-served
-	}()
-	w.register("orders", "n1", l.Addr().String(), nil)
-	w.route("orders", nil)
-	en := w.gateway(overH1)
-	w.publish()
-	wantProblem(t, en.get(t, "/"), 503, "endpoint_identity")
-	if rec.bytes.String() != "" {
-		t.Error("the impostor got the request")
-	}
-}
-
-func TestWorkloadThatIsDown(t *testing.T) {
-	w := newWorld(t)
-	in := w.sidecar("orders", "n1", deadAddr(t), nil)
-	reset := w.recorder("")
-	w.sidecar("carts", "n2", reset.addr, nil)
-	e, reg := w.engine(proxy.MeshLimits())
-	w.run(e, reg, http.NotFoundHandler(), nil, time.Second)
-	rt := &http.Client{Transport: e.RoundTripper(w.source("/svc/web/n/n9"))}
-	w.publish()
-	wantProblem(t, getFrom(t, rt, "http://orders.mesh/"), 503, "workload_unreachable")
-	wantProblem(t, getFrom(t, rt, "http://carts.mesh/"), 502, "workload_reset")
-	if n := counted(t, in.registry, "hedgerow_upstream_failures_total", map[string]string{"kind": "connect"}); n != 1 {
-		t.Errorf("hedgerow_upstream_failures_total is %v, want 1", n)
-	}
-}
-
-func TestPathAuthorizationSpellings(t *testing.T) {
-	w := newWorld(t)
-	var last atomic.Pointer[seen]
-	w.sidecar("orders", "n1", w.workload(echo(&last)), nil)
-	w.put(&mesh.Policy{Meta: mesh.Meta{Name: "policies/no-admin"}, Target: &mesh.PolicyTarget{Service: "orders"}, Action: mesh.Deny,
-		Rules: []mesh.PolicyRule{{To: []mesh.PolicyTo{{Paths: []string{"/admin"}}}}}})
-	w.route("orders", nil)
-	en := w.gateway(overH1)
-	w.publish()
-	for path, want := range map[string]int{
-		"/admin": 403, "/a/../admin": 403, "//admin": 403, "/%61dmin": 403, "/admin/": 403, "/admin/.": 403, "/./admin": 403, "/admin;a=b": 403,
-		"/%2fadmin": 400, "/%5cadmin": 400, `/\admin`: 400, "/x%2f..%2fadmin": 400, "/%252e": 400, "/%00": 400, "/%zz": 400, "/%c0%ae": 400,
-		"/x/..;/admin": 400, "/admin#x": 400, "/ADMIN": 200, "/public": 200,
-	} {
-		status, body := rawGet(t, en.addr, path)
-		if status != want {
-			t.Errorf("%s got %d, want %d: %s", path, status, want, body)
-		}
 	}
 }
 

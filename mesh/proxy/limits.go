@@ -89,19 +89,25 @@ func EdgeLimits() Limits {
 }
 
 // MeshLimits is for listeners that only the local workload and verified mesh
-// peers reach: more patience, longer-lived connections, more streams.
+// peers reach: more patience, longer-lived connections, more streams. What an
+// edge lets in must pass here: its header has grown by what the gateway adds,
+// by HPACK's 32 bytes a field (RFC 7541 section 4.1), and by a path whose bytes
+// were escaped.
 func MeshLimits() Limits {
 	l := EdgeLimits()
 	l.HeaderTimeout = 10 * time.Second
 	l.IdleTimeout = time.Hour
 	l.Streams = 1000
+	l.HeaderBytes = 64 << 10
+	l.HeaderCount = 128
+	l.TargetBytes = 24 << 10
 	return l
 }
 
 // Server returns an HTTP server under these limits. It speaks HTTP/1.1, and
 // HTTP/2 where tlsConfig is not nil and offers it by ALPN; never HTTP/2 in
-// clear text. What the server itself complains about goes to errors.
-func (l Limits) Server(h http.Handler, tlsConfig *tls.Config, errors *log.Logger) *http.Server {
+// clear text. What the server itself complains about goes to errorLog.
+func (l Limits) Server(h http.Handler, tlsConfig *tls.Config, errorLog *log.Logger) *http.Server {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(tlsConfig != nil)
@@ -114,7 +120,7 @@ func (l Limits) Server(h http.Handler, tlsConfig *tls.Config, errors *log.Logger
 		IdleTimeout:       l.IdleTimeout,
 		MaxHeaderBytes:    l.HeaderBytes,
 		HTTP2:             l.http2(),
-		ErrorLog:          errors,
+		ErrorLog:          errorLog,
 		// "OPTIONS *" is not for this proxy to answer: it is refused as every
 		// other target without a path.
 		DisableGeneralOptionsHandler: true,
