@@ -101,7 +101,7 @@ func (b *bridgeEngine) close() error { return b.Discard(b.plan) }
 func bridgeFeed(cfg *Bridge, p *plane, bridge *mqttbridge.Bridge) (func(context.Context) error, error) {
 	if cfg.Embedded != "" {
 		b, err := broker.New(broker.Config{
-			Address: cfg.Embedded, AnonymousLoopback: true, Deliverer: bridge, Log: p.log, Registerer: p.reg,
+			Address: cfg.Embedded, AnonymousLoopback: cfg.Anonymous, Deliverer: bridge, Log: p.log, Registerer: p.reg,
 		})
 		if err != nil {
 			return nil, err

@@ -103,6 +103,9 @@ type Bridge struct {
 	// Embedded is the address of a broker in this process, used instead of
 	// MQTT. Only `hedgerow up` sets it.
 	Embedded string `yaml:"-"`
+	// Anonymous lets the embedded broker admit clients without credentials on
+	// loopback. Without it it admits nobody: there are no credentials yet.
+	Anonymous bool `yaml:"-"`
 }
 
 // MQTT is the external broker of a bridge.

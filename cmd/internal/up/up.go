@@ -70,7 +70,7 @@ Every port can be moved, so that two can run on one machine.`,
 	f.StringVar(&o.Control, "control", "127.0.0.1:7070", "control API")
 	f.StringVar(&o.Gateway, "gateway", "127.0.0.1:8080", "gateway, for traffic from outside the mesh")
 	f.StringVar(&o.GatewayAdmin, "gateway-admin", "127.0.0.1:15010", "gateway's admin port")
-	f.StringVar(&o.MQTT, "mqtt", "127.0.0.1:1883", "embedded MQTT broker, for anonymous clients on loopback")
+	f.StringVar(&o.MQTT, "mqtt", "127.0.0.1:1883", "embedded MQTT broker; with --demo it admits anonymous clients on loopback, else nobody")
 	f.StringVar(&o.BridgeAdmin, "bridge-admin", "127.0.0.1:15020", "bridge's admin port")
 	f.StringVar(&o.Redis, "redis", "127.0.0.1:6390", "embedded registry")
 	f.StringVar(&o.Inbound, "inbound", "127.0.0.1:15006", "telemetry sidecar: mTLS from peers")
@@ -267,7 +267,7 @@ func (u *upper) startGateway() error {
 
 func (u *upper) startBridge() error {
 	cfg := role.Bridge{
-		Node: "bridge", Base: u.base("bridge"), Embedded: u.opt.MQTT,
+		Node: "bridge", Base: u.base("bridge"), Embedded: u.opt.MQTT, Anonymous: u.opt.Demo,
 		Admin: role.Listen{Address: u.opt.BridgeAdmin},
 	}
 	deps := u.serving()
