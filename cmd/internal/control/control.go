@@ -21,6 +21,7 @@ import (
 	"github.com/hedgerow-mesh/hedgerow/cmd/internal/role"
 	"github.com/hedgerow-mesh/hedgerow/controlapi"
 	"github.com/hedgerow-mesh/hedgerow/controlapi/revlog"
+	"github.com/hedgerow-mesh/hedgerow/mesh"
 	"github.com/hedgerow-mesh/hedgerow/mesh/registry"
 )
 
@@ -117,8 +118,12 @@ func Run(ctx context.Context, cfg *Config, deps Deps) (err error) {
 		Log: revisions, Publisher: client, Observed: watcher, TokenFile: filepath.Join(cfg.DataDir, tokenFile),
 		Hosts: cfg.Hosts, Metrics: reg, Gatherer: reg, Logger: log,
 	}
+	var republisher *registry.Republisher // set before anybody can ask
+	opts.Checks = []controlapi.Check{{Name: "published", Ready: func(context.Context) error {
+		return conflict(republisher.State())
+	}}}
 	if deps.Check != nil {
-		opts.Checks = []controlapi.Check{{Name: "demo", Ready: deps.Check}}
+		opts.Checks = append(opts.Checks, controlapi.Check{Name: "demo", Ready: deps.Check})
 	}
 	if cfg.TLS.CertFile != "" {
 		cert, err := tls.LoadX509KeyPair(cfg.TLS.CertFile, cfg.TLS.KeyFile)
@@ -131,17 +136,28 @@ func Run(ctx context.Context, cfg *Config, deps Deps) (err error) {
 	if err != nil {
 		return err
 	}
-	return serve(ctx, cfg, deps, role.NewGroup(log), client, watcher, api)
+	republisher = registry.NewRepublisher(client, api.Source)
+	return serve(ctx, cfg, deps, role.NewGroup(log), republisher, watcher, api)
+}
+
+// conflict reports that Redis holds what the log did not write. While Redis is
+// merely away or behind, readiness is not this check's affair: writes ask
+// Redis themselves, and what it lacks is on its way.
+func conflict(s registry.PublishState) error {
+	if mesh.KindOf(s.Err) != mesh.Conflict {
+		return nil
+	}
+	return fmt.Errorf("%w; is another control plane publishing to this mesh?", s.Err)
 }
 
 // serve runs the parts until ctx ends or one fails.
-func serve(ctx context.Context, cfg *Config, deps Deps, group *role.Group, client *registry.Client, watcher *registry.Watcher, api *controlapi.Server) error {
+func serve(ctx context.Context, cfg *Config, deps Deps, group *role.Group, republisher *registry.Republisher, watcher *registry.Watcher, api *controlapi.Server) error {
 	listener, err := net.Listen("tcp", cfg.Address)
 	if err != nil {
 		return fmt.Errorf("control: %w", err)
 	}
 	group.Go("registry watch", watcher.Run)
-	group.Go("republisher", registry.NewRepublisher(client, api.Source).Run)
+	group.Go("republisher", republisher.Run)
 	if err := first(ctx, deps, api); err != nil {
 		return errors.Join(err, group.Stop(), listener.Close())
 	}
