@@ -219,9 +219,11 @@ func TestListeners(t *testing.T) {
 	h1 := &http.Transport{}
 	h2 := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: true}
 	h1tls := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, NextProtos: []string{"http/1.1"}}}
-	for _, tr := range []*http.Transport{h1, h2, h1tls} {
-		defer tr.CloseIdleConnections()
-	}
+	t.Cleanup(func() {
+		for _, tr := range []*http.Transport{h1, h2, h1tls} {
+			tr.CloseIdleConnections()
+		}
+	})
 	if resp, body := get(t, h1, plain+"/x", "demo.localhost"); resp.StatusCode != 503 || !strings.Contains(body, "not_ready") || g.Ready() {
 		t.Errorf("before a configuration: %d %s", resp.StatusCode, body)
 	}

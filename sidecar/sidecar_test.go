@@ -152,7 +152,7 @@ func (f *fleet) workload(name string) string {
 			if err != nil {
 				return
 			}
-			defer conn.Close()
+			defer func() { _ = conn.Close() }()
 			if kind, msg, err := conn.ReadMessage(); err == nil {
 				_ = conn.WriteMessage(kind, append([]byte(name+" "), msg...))
 			}
@@ -279,7 +279,7 @@ func TestOutbound(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer conn.Close()
+		defer func() { _ = conn.Close() }()
 		if err := conn.WriteMessage(websocket.TextMessage, []byte("hello")); err != nil {
 			t.Fatal(err)
 		}

@@ -101,7 +101,7 @@ func (x *exchange) try(ctx context.Context, rt http.RoundTripper, scheme, addres
 	if perTry > 0 {
 		stop = time.AfterFunc(perTry, func() { cancel(errTryTimeout) }).Stop
 	}
-	resp, err := rt.RoundTrip(req)
+	resp, err := rt.RoundTrip(req) //nolint:bodyclose // upstream.done closes it
 	stop()
 	if err != nil {
 		f := x.classify(ctx, err)

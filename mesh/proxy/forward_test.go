@@ -317,7 +317,9 @@ func TestHTTP2Workload(t *testing.T) {
 	go func() { served <- srv.Serve(l[0]) }()
 	defer func() {
 		_ = srv.Close()
-		<-served
+		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+			t.Error(err)
+		}
 	}()
 	w.put(&mesh.Service{Meta: mesh.Meta{Name: "services/orders"}, Protocol: mesh.ProtocolHTTP2})
 	w.sidecar("orders", "n1", l[0].Addr().String(), nil)

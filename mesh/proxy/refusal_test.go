@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -83,7 +84,9 @@ func TestAnEndpointMustProveItsIdentity(t *testing.T) {
 	go func() { served <- srv.Serve(l) }()
 	defer func() {
 		_ = srv.Close()
-		<-served
+		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+			t.Error(err)
+		}
 	}()
 	w.register("orders", "n1", l.Addr().String(), nil)
 	w.route("orders", nil)

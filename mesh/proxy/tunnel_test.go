@@ -24,7 +24,7 @@ func wsEcho(ended *atomic.Int32) http.HandlerFunc {
 			return
 		}
 		defer ended.Add(1)
-		defer conn.Close()
+		defer func() { _ = conn.Close() }()
 		for {
 			kind, msg, err := conn.ReadMessage()
 			if err != nil {
@@ -183,7 +183,7 @@ func TestDrainCutsWhatOutlivesIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	failed := make(chan error, 1)
 	go func() {
 		resp, err := en.client.Do(en.request(t, "GET", "/held", nil))
