@@ -157,36 +157,42 @@ func (e *Engine) allowed(node string, addr netip.Addr) bool {
 }
 
 // endpoints returns the endpoints of service. If nobody has asked for the
-// service before, it has them read first, and waits a little.
+// service before, it has them read first, and waits a little until there are
+// some: a snapshot made meanwhile may list the service without them.
 func (e *Engine) endpoints(ctx context.Context, service string) *EndpointSet {
 	s := e.state.Load()
-	if s.known[service] || e.opt.Need == nil {
-		return s.endpoints.Of(service)
+	set := s.endpoints.Of(service)
+	if len(set.All()) > 0 || e.opt.Need == nil {
+		return set
 	}
-	now := time.Now()
-	first, loaded := e.needed.LoadOrStore(service, now)
-	if !loaded {
-		e.opt.Need(service)
+	first, asked := e.needed.Load(service)
+	if !asked {
+		if s.known[service] { // watched all along: there are none
+			return set
+		}
+		if first, asked = e.needed.LoadOrStore(service, time.Now()); !asked {
+			e.opt.Need(service)
+		}
 	}
 	since, _ := first.(time.Time)
-	left := e.opt.Limits.FirstUse - now.Sub(since)
+	left := e.opt.Limits.FirstUse - time.Since(since)
 	if left <= 0 {
-		return s.endpoints.Of(service)
+		return set
 	}
 	timer := time.NewTimer(left)
 	defer timer.Stop()
-	for {
+	for len(set.All()) == 0 {
 		select {
 		case <-s.replaced:
 		case <-timer.C:
-			return s.endpoints.Of(service)
+			return set
 		case <-ctx.Done():
 			return nil
 		}
-		if s = e.state.Load(); s.known[service] {
-			return s.endpoints.Of(service)
-		}
+		s = e.state.Load()
+		set = s.endpoints.Of(service)
 	}
+	return set
 }
 
 // Head names the configuration that decides now; ok is false before the first.

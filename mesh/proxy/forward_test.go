@@ -377,7 +377,7 @@ func TestFirstRequestWaitsForEndpoints(t *testing.T) {
 	w := newWorld(t)
 	var last atomic.Pointer[seen]
 	addr := w.workload(echo(&last))
-	n := w.sidecar("orders", "n1", addr, nil)
+	w.sidecar("orders", "n1", addr, nil)
 	instances := w.instances["orders"]
 	delete(w.instances, "orders")
 	w.put(&mesh.Service{Meta: mesh.Meta{Name: "services/never"}, Protocol: mesh.ProtocolHTTP})
@@ -391,7 +391,7 @@ func TestFirstRequestWaitsForEndpoints(t *testing.T) {
 	w.publish()
 	go func() {
 		if s := <-needed; s == "orders" {
-			n.engine.Update(&mesh.Snapshot{Config: w.config}) // another engine: no concern of ours
+			e.Update(&mesh.Snapshot{Config: w.config, Instances: map[string][]*mesh.Instance{"orders": {}}}) // listed, not read yet
 			e.Update(&mesh.Snapshot{Config: w.config, Instances: map[string][]*mesh.Instance{"orders": instances}})
 		}
 	}()
@@ -400,5 +400,11 @@ func TestFirstRequestWaitsForEndpoints(t *testing.T) {
 	}
 	if a := getFrom(t, client, "http://orders.mesh/"); a.StatusCode != 200 || len(needed) != 0 {
 		t.Errorf("got %d, asked again %d times", a.StatusCode, len(needed))
+	}
+	e.Update(&mesh.Snapshot{Config: w.config, Instances: map[string][]*mesh.Instance{"orders": instances, "never": {}}})
+	begin := time.Now()
+	wantProblem(t, getFrom(t, client, "http://never.mesh/"), 503, "no_healthy_endpoint")
+	if took := time.Since(begin); took > time.Second {
+		t.Errorf("a service that is watched and has no instance: %v", took)
 	}
 }
