@@ -72,8 +72,8 @@ func TestReplyGuardBoundsTheWholeReply(t *testing.T) {
 
 func TestGuardedConnCountsEachReplyAnew(t *testing.T) {
 	near, far := net.Pipe()
-	defer near.Close() //nolint:errcheck // a pipe
-	defer far.Close()  //nolint:errcheck // a pipe
+	defer near.Close()
+	defer far.Close()
 	go func() {
 		r := bufio.NewReader(far)
 		for {

@@ -182,7 +182,8 @@ func (l *Lease) Run(ctx context.Context) error {
 		}
 		l.note(err)
 		// Two waits: changes that follow each other closely are one write.
-		if wait(ctx, min(writeGap, delay)) != nil || wait(ctx, delay, l.wake, rung) != nil {
+		gap := min(writeGap, delay)
+		if wait(ctx, gap) != nil || wait(ctx, delay-gap, l.wake, rung) != nil {
 			return l.release(ctx)
 		}
 	}

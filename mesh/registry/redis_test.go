@@ -244,9 +244,7 @@ func TestNodeACL(t *testing.T) {
 	eventually(t, "the instance", func() bool { s := w.Snapshot(); return s != nil && len(s.Instances["orders"]) == 1 })
 	l.publish(t, c, route(1))
 	eventually(t, "a change", func() bool { return w.Snapshot().Config.Head.Revision == 2 })
-	if !lease.State().Registered || !w.Status().Connected {
-		t.Errorf("lease %+v, watch %+v", lease.State(), w.Status())
-	}
+	eventually(t, "registered and connected", func() bool { return lease.State().Registered && w.Status().Connected })
 	change, base, all := l.commit(route(2))
 	if _, err := n.Publish(t.Context(), change, base, all); !redis.HasErrorPrefix(err, "NOPERM") {
 		t.Errorf("a node published: %v", err)

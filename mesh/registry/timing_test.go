@@ -284,7 +284,12 @@ func TestSilenceDoesNotAgeInstances(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- w.Run(ctx) }()
-		t.Cleanup(func() { cancel(); <-done })
+		t.Cleanup(func() {
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		})
 		instances := func() int { return len(w.Snapshot().Instances["orders"]) }
 		await := func(what string, d time.Duration, want int) {
 			t.Helper()

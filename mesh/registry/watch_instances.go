@@ -148,12 +148,16 @@ func (w *Watcher) lookAll(keys []instanceKey, values fetched, now time.Time) {
 		elapsed = min(now.Sub(w.instances.polled), 2*pollEvery)
 	}
 	well := w.seeHead(values.head)
+	if !well { // what this Redis lacks says nothing, now and until it is well
+		w.instances.disturbed()
+		elapsed = 0
+	}
 	for i, key := range keys {
 		w.look(key, values.documents[i], elapsed, now)
 	}
 	w.instances.polled = now
 	if !well {
-		w.instances.disturbed() // what this Redis lacks says nothing
+		w.instances.disturbed()
 	}
 }
 
