@@ -237,6 +237,15 @@ func at(field string, i int) string { return fmt.Sprintf("%s[%d]", field, i) }
 // nearest returns the hint `did you mean "x"?` for the candidate closest to s,
 // or "".
 func nearest(s string, candidates []string) string {
+	if best := Nearest(s, candidates); best != "" {
+		return fmt.Sprintf("did you mean %q?", best)
+	}
+	return ""
+}
+
+// Nearest returns the candidate that s is most likely a misspelling of: at most
+// two edits away, one if s is short. It returns "" if there is none.
+func Nearest(s string, candidates []string) string {
 	best, bestDistance := "", 3
 	if len(s) < 4 {
 		bestDistance = 2
@@ -246,10 +255,7 @@ func nearest(s string, candidates []string) string {
 			best, bestDistance = c, d
 		}
 	}
-	if best == "" {
-		return ""
-	}
-	return fmt.Sprintf("did you mean %q?", best)
+	return best
 }
 
 // editDistance is the Levenshtein distance, or limit if it is at least that.

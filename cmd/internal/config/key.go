@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/hedgerow-mesh/hedgerow/mesh"
 )
 
 // key is one leaf of the configuration struct.
@@ -192,35 +194,8 @@ func (f *flagValue) Type() string {
 
 // suggest returns `; did you mean "x"?` for the closest candidate, or "".
 func suggest(s string, candidates []string) string {
-	best, least := "", len(s)/3+1
-	for _, c := range candidates {
-		if d := distance(s, c); d <= least && d > 0 {
-			best, least = c, d-1
-		}
+	if best := mesh.Nearest(s, candidates); best != "" {
+		return fmt.Sprintf("; did you mean %q?", best)
 	}
-	if best == "" {
-		return ""
-	}
-	return fmt.Sprintf("; did you mean %q?", best)
-}
-
-// distance is the Levenshtein distance of a and b.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		diagonal := row[0]
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			cost := diagonal
-			if a[i-1] != b[j-1] {
-				cost++
-			}
-			diagonal = row[j]
-			row[j] = min(cost, row[j]+1, row[j-1]+1)
-		}
-	}
-	return row[len(b)]
+	return ""
 }
