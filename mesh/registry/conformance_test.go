@@ -230,12 +230,18 @@ func running(t *testing.T, run func(context.Context) error) (stop func()) {
 // returns how long it took.
 func eventually(t *testing.T, what string, ok func() bool) time.Duration {
 	t.Helper()
+	return eventuallyWithin(t, patience, what, ok)
+}
+
+// eventuallyWithin is eventually with another limit.
+func eventuallyWithin(t *testing.T, limit time.Duration, what string, ok func() bool) time.Duration {
+	t.Helper()
 	began := time.Now()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
-		if time.Since(began) > patience {
-			t.Fatalf("not within %v: %s", patience, what)
+		if time.Since(began) > limit {
+			t.Fatalf("not within %v: %s", limit, what)
 		}
 		<-tick.C
 	}

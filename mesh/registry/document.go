@@ -102,6 +102,9 @@ func openDocument(raw []byte, node, role string, now time.Time) (*document, *ref
 		return nil, refuse(rejectExpired, "not valid after %s", d.NotAfter.UTC().Format(time.RFC3339))
 	case d.NotAfter.After(now.Add(documentLife + skewTolerated)):
 		return nil, refuse(rejectExpired, "valid until %s, which is too far ahead", d.NotAfter.UTC().Format(time.RFC3339))
+	case time.UnixMilli(d.Seq).After(now.Add(skewTolerated)):
+		// Accepted, it would shut out the process's own documents.
+		return nil, refuse(rejectExpired, "its seq %d is from the future", d.Seq)
 	case len(d.Instances) > maxInstances:
 		return nil, refuse(rejectOversize, "%d instances, at most %d are read", len(d.Instances), maxInstances)
 	case d.Rejected != nil && len(d.Rejected.Reason) > maxReasonBytes:

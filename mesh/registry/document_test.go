@@ -41,6 +41,8 @@ func TestOpenDocument(t *testing.T) {
 		{"expired", sealed(t, func(d *document) { d.NotAfter = now().Add(-skewTolerated - time.Second) }), rejectExpired},
 		{"without an end", sealed(t, func(d *document) { d.NotAfter = time.Time{} }), rejectExpired},
 		{"with an end far ahead", sealed(t, func(d *document) { d.NotAfter = now().AddDate(1, 0, 0) }), rejectExpired},
+		{"with a seq that the skew explains", sealed(t, func(d *document) { d.Seq = now().Add(skewTolerated).UnixMilli() }), ""},
+		{"with a seq from the future", sealed(t, func(d *document) { d.Seq = now().Add(skewTolerated + time.Second).UnixMilli() }), rejectExpired},
 		{"with too many instances", sealed(t, func(d *document) { d.Instances = make([]mesh.Instance, maxInstances+1) }), rejectOversize},
 		{"with a long reason", sealed(t, func(d *document) { d.Rejected = &rejectReport{Reason: strings.Repeat("x", maxReasonBytes+1)} }), rejectOversize},
 		{"too large", append(sealed(t, whole), make([]byte, maxDocumentBytes)...), rejectOversize},

@@ -43,6 +43,8 @@ type Lease struct {
 	outage outage
 	wake   chan struct{} // capacity 1: something changed
 
+	written []byte // what the key is to hold; Run's own
+
 	// mu guards what follows. Nothing is called under it.
 	mu    sync.Mutex
 	doc   document
@@ -206,7 +208,7 @@ func (l *Lease) beat(ctx context.Context, whole bool) (wrote bool, err error) {
 	whole = whole || l.dirty
 	l.mu.Unlock()
 	if !whole {
-		alive, err := l.client.redis.PExpire(ctx, l.key, LeaseTTL).Result()
+		alive, err := l.prolong(ctx)
 		if err != nil {
 			return false, wrap("registry.Lease", l.key, err)
 		}
@@ -215,6 +217,23 @@ func (l *Lease) beat(ctx context.Context, whole bool) (wrote bool, err error) {
 		}
 	}
 	return true, l.write(ctx)
+}
+
+// prolong resets the key's time to live and reports whether the key still holds
+// what was written. Whoever else can write to Redis may have put something in
+// its place, which would otherwise stand until the document changes.
+func (l *Lease) prolong(ctx context.Context) (bool, error) {
+	var alive *redis.BoolCmd
+	var value *redis.StringCmd
+	_, err := l.client.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
+		alive = p.PExpire(ctx, l.key, LeaseTTL)
+		value = p.GetRange(ctx, l.key, 0, int64(len(l.written))) // one byte more, if it is longer
+		return nil
+	})
+	if err != nil && !redis.HasErrorPrefix(err, "WRONGTYPE") {
+		return false, err
+	}
+	return alive.Val() && value.Val() == string(l.written), nil
 }
 
 // write stores the document, and hints at it if others wait for the change.
@@ -236,6 +255,7 @@ func (l *Lease) write(ctx context.Context) error {
 		l.mu.Unlock()
 		return wrap("registry.Lease", l.key, err)
 	}
+	l.written = sealed
 	l.client.metrics.leaseWrites.Inc()
 	if hint {
 		l.sendHint(ctx)

@@ -19,11 +19,11 @@ func (c *Client) Head(ctx context.Context) (mesh.Head, error) {
 	const op = "registry.Head"
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	raw, err := c.redis.Get(ctx, c.keys.head()).Bytes()
+	raw, err := c.redis.GetRange(ctx, c.keys.head(), 0, maxHeadBytes).Result()
 	if err != nil {
 		return mesh.Head{}, readError(op, err)
 	}
-	return decodeHead(op, raw)
+	return decodeHead(op, []byte(raw))
 }
 
 // Read returns everything that Redis holds, as of one moment, without looking
@@ -36,7 +36,7 @@ func (c *Client) Read(ctx context.Context) (mesh.Head, mesh.Records, error) {
 	var head *redis.StringCmd
 	var config *redis.MapStringStringCmd
 	_, err := c.redis.TxPipelined(ctx, func(p redis.Pipeliner) error {
-		head = p.Get(ctx, c.keys.head())
+		head = p.GetRange(ctx, c.keys.head(), 0, maxHeadBytes)
 		config = p.HGetAll(ctx, c.keys.config())
 		return nil
 	})
@@ -64,8 +64,13 @@ func (c *Client) Read(ctx context.Context) (mesh.Head, mesh.Records, error) {
 // describe. The head was returned; reading again may find what is being written.
 var errDigest = errors.New("the records do not have the digest of their head")
 
+// decodeHead decodes the first maxHeadBytes+1 bytes of the head: it is read by
+// GETRANGE, so that one of a gigabyte is malformed like any other, and mended.
 func decodeHead(op string, raw []byte) (mesh.Head, error) {
 	var h mesh.Head
+	if len(raw) == 0 {
+		return h, mesh.Errorf(op, "", mesh.NotFound, "Redis holds no configuration")
+	}
 	if len(raw) > maxHeadBytes {
 		return h, mesh.Errorf(op, "", mesh.Malformed, "the head has %d bytes, at most %d are read", len(raw), maxHeadBytes)
 	}
@@ -79,12 +84,12 @@ func decodeHead(op string, raw []byte) (mesh.Head, error) {
 }
 
 // readError sorts the errors of a read: a key that is not there, one of the
-// wrong type, and Redis being away.
+// wrong type or beyond all bounds, and Redis being away.
 func readError(op string, err error) error {
 	switch {
 	case errors.Is(err, redis.Nil):
 		return mesh.Errorf(op, "", mesh.NotFound, "Redis holds no configuration")
-	case redis.HasErrorPrefix(err, "WRONGTYPE"):
+	case odd(err):
 		return mesh.Errorf(op, "", mesh.Malformed, "%w", err)
 	}
 	return wrap(op, "", err)

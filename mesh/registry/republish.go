@@ -184,7 +184,7 @@ func (c *Client) holds(ctx context.Context, head mesh.Head, records int) (bool, 
 	var count *redis.IntCmd
 	var last *redis.XMessageSliceCmd
 	_, err := c.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
-		stored = p.Get(ctx, c.keys.head())
+		stored = p.GetRange(ctx, c.keys.head(), 0, maxHeadBytes)
 		count = p.HLen(ctx, c.keys.config())
 		last = p.XRevRangeN(ctx, c.keys.changes(), "+", "-", 1)
 		return nil

@@ -260,7 +260,8 @@ func (w *Watcher) look(key instanceKey, raw string, elapsed time.Duration, now t
 	}
 	h.lacking = true
 	if h.doc != nil && h.absent >= LeaseTTL {
-		h.doc, h.raw = nil, ""
+		// What was refused for being older than doc is looked at again.
+		h.doc, h.raw, h.refused = nil, "", ""
 		w.instances.stale = true
 	}
 	if raw == "" && h.doc == nil {
