@@ -205,6 +205,13 @@ func TestUpContinuesFromItsData(t *testing.T) {
 	if again := d.api("GET", "/v1/routes/demo", "").header.Get("ETag"); again != etag || etag == "" {
 		t.Errorf("etag %s after the restart, %s before", again, etag)
 	}
+	// It starts again without its route too, and does not bring it back.
+	mustBe(t, "DELETE", d.api("DELETE", "/v1/routes/demo", ""), 200, "{}")
+	if err := d.process.stop(); err != nil {
+		t.Fatal(err)
+	}
+	d.start()
+	mustBe(t, "a read after the route's end", d.orders(), 404, `"no_route"`)
 	info, err := os.Stat(filepath.Join(d.data, "admin.token"))
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("admin.token: %v, %v", info, err)

@@ -175,7 +175,7 @@ func (u *upper) awaitReady(ctx context.Context) error {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		err := probe(ctx, "http://"+u.opt.Control+"/readyz", "")
+		err := probe(ctx, "http://"+u.opt.Control+"/readyz", "", http.StatusMultipleChoices)
 		if err == nil {
 			return nil
 		}
@@ -189,8 +189,8 @@ func (u *upper) awaitReady(ctx context.Context) error {
 	}
 }
 
-// probe reports why a GET of url is not answered 200.
-func probe(ctx context.Context, url, host string) error {
+// probe reports why a GET of url is not answered with a status below most.
+func probe(ctx context.Context, url, host string, most int) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
@@ -208,7 +208,7 @@ func probe(ctx context.Context, url, host string) error {
 	if err != nil {
 		return err
 	}
-	if resp.StatusCode != http.StatusOK {
+	if resp.StatusCode >= most {
 		return fmt.Errorf("%s answers %d %s", url, resp.StatusCode, body)
 	}
 	return nil
@@ -246,8 +246,10 @@ func (u *upper) startControl(ctx context.Context) error {
 	serving := make(chan struct{})
 	deps := control.Deps{Ready: func() { close(serving) }, First: objects}
 	if u.opt.Demo {
+		// A route or policy that was changed may well make this a 404 or 403,
+		// which is an answer; a 5xx says that something is missing.
 		deps.Check = func(ctx context.Context) error {
-			return probe(ctx, "http://"+u.opt.Gateway+"/orders/0", "demo.localhost")
+			return probe(ctx, "http://"+u.opt.Gateway+"/orders/0", "demo.localhost", http.StatusInternalServerError)
 		}
 	}
 	u.group.Go("control plane", func(ctx context.Context) error { return control.Run(ctx, &cfg, deps) })
