@@ -171,12 +171,14 @@ type PolicyRule struct {
 
 // PolicyFrom describes callers. Entries of one list are ORed, fields ANDed.
 type PolicyFrom struct {
-	Identities    []string      `json:"identities,omitempty"` // see ParseIDPattern
-	NotIdentities []string      `json:"notIdentities,omitempty"`
-	Nodes         []string      `json:"nodes,omitempty"`
-	IPBlocks      []string      `json:"ipBlocks,omitempty"`
-	Devices       []string      `json:"devices,omitempty"`
-	Claims        []PolicyClaim `json:"claims,omitempty"`
+	Identities    []string `json:"identities,omitempty"` // see ParseIDPattern
+	NotIdentities []string `json:"notIdentities,omitempty"`
+	// Nodes are ids of nodes with sidecars or bridges. A gateway's identity
+	// does not name its node.
+	Nodes    []string      `json:"nodes,omitempty"`
+	IPBlocks []string      `json:"ipBlocks,omitempty"`
+	Devices  []string      `json:"devices,omitempty"`
+	Claims   []PolicyClaim `json:"claims,omitempty"`
 }
 
 // PolicyClaim asks that a claim of the caller's token has one of Values.

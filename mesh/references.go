@@ -21,6 +21,7 @@ func (c *Config) CheckReferences(o Object) []Violation {
 		if o.Target != nil && o.Target.Service != "" {
 			c.checkService("target.service", o.Target.Service, &v)
 		}
+		c.checkPolicyNodes(o, &v)
 		if o.Target != nil && o.Target.Route != "" && c.Routes[o.Target.Route] == nil {
 			v.Add("target.route", nearest(o.Target.Route, slices.Sorted(maps.Keys(c.Routes))), "route %q does not exist", o.Target.Route)
 		}
@@ -34,6 +35,25 @@ func (c *Config) CheckReferences(o Object) []Violation {
 		}
 	}
 	return v
+}
+
+// checkPolicyNodes refuses nodes that no caller's identity can name: those that
+// do not exist, and gateways, which are known by their id and not by their node.
+// A DENY that can never match would be taken for protection.
+func (c *Config) checkPolicyNodes(p *Policy, v *Violations) {
+	for i, rule := range p.Rules {
+		for j, from := range rule.From {
+			for k, id := range from.Nodes {
+				field := at(at(at("rules", i)+".from", j)+".nodes", k)
+				switch node := c.Nodes[id]; {
+				case node == nil:
+					v.Add(field, nearest(id, slices.Sorted(maps.Keys(c.Nodes))), "node %q does not exist", id)
+				case slices.Contains(node.Roles, RoleGateway):
+					v.Add(field, "name the gateway in identities, e.g. \"/gateway/demo\"", "node %q is a gateway's: its identity does not say the node", id)
+				}
+			}
+		}
+	}
 }
 
 func (c *Config) checkBackend(field string, b Backend, v *Violations) {
@@ -93,6 +113,9 @@ func (c *Config) ReferencesTo(name string) []string {
 	case Routes:
 		without.Routes = maps.Clone(c.Routes)
 		delete(without.Routes, id)
+	case Nodes:
+		without.Nodes = maps.Clone(c.Nodes)
+		delete(without.Nodes, id)
 	default:
 		return nil
 	}

@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -110,7 +111,10 @@ func (r *PolicyRule) validate(field string, v *Violations) {
 func checkIdentities(field string, patterns []string, v *Violations) {
 	for i, p := range patterns {
 		if _, err := ParseIDPattern(p, "any.invalid"); err != nil {
-			v.Add(at(field, i), "e.g. \"/svc/orders\", \"/gateway/demo\" or \"spiffe://<trust domain>/svc/*/n/*\"", "%v", err)
+			if cause := errors.Unwrap(err); cause != nil {
+				err = cause
+			}
+			v.Add(at(field, i), "e.g. \"/svc/orders\", \"/gateway/demo\" or \"spiffe://<trust domain>/svc/*/n/*\"", "%q: %v", p, err)
 		}
 	}
 }

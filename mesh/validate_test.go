@@ -160,6 +160,7 @@ func TestCheckReferences(t *testing.T) {
 	for name, body := range good {
 		c.Put(decode(t, name, body))
 	}
+	c.Put(decode(t, "nodes/gw", `{"roles":["GATEWAY"],"gateways":["demo"]}`))
 	if broken := c.CheckAll(); len(broken) != 0 {
 		t.Fatalf("the good objects break %v", broken)
 	}
@@ -168,6 +169,8 @@ func TestCheckReferences(t *testing.T) {
 		{"unknown subset", "routes/x", `{"rules":[{"backends":[{"service":"orders","subset":"v2"}]}]}`, "rules[0].backends[0].subset", `"v1"`},
 		{"policy of an unknown route", "policies/x", `{"target":{"route":"dem"}}`, "target.route", `"demo"`},
 		{"topic to an unknown service", "topicRules/x", `{"to":{"service":"nope"}}`, "to.service", ""},
+		{"policy of an unknown node", "policies/x", `{"rules":[{"from":[{"nodes":["edge8"]}]}]}`, "rules[0].from[0].nodes[0]", `"edge7"`},
+		{"policy of a gateway's node", "policies/x", `{"rules":[{"from":[{"nodes":["edge7","gw"]}]}]}`, "rules[0].from[0].nodes[1]", "/gateway/demo"},
 		{"node of an unknown service", "nodes/x", `{"services":["orders","nope"]}`, "services[1]", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -154,7 +154,7 @@ func New(cfg Config, log zerolog.Logger, reg prometheus.Registerer) (*Client, er
 	}
 	c := &Client{
 		cfg:       cfg,
-		log:       log.With().Str("vault", cfg.Address).Str("role", cfg.Role).Logger(),
+		log:       log.With().Str("vault", cfg.Address).Str("vault_role", cfg.Role).Logger(),
 		http:      newHTTPClient(roots, cfg.Timeout),
 		loginSlot: make(chan struct{}, 1),
 	}

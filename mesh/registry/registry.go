@@ -132,6 +132,9 @@ func Open(cfg Config, log zerolog.Logger, reg prometheus.Registerer) (*Client, e
 	// stderr. All of it reaches the loops here as errors, which they count, and
 	// log now and then. No other package uses the library.
 	redis.SetLogger(silent{})
+	if _, err := readPassword(cfg.PasswordFile); err != nil {
+		return nil, &mesh.Error{Op: op, Kind: mesh.Invalid, Err: err, Hint: "see redis.passwordFile"}
+	}
 	m, err := newMetrics(reg)
 	if err != nil {
 		return nil, &mesh.Error{Op: op, Kind: mesh.Internal, Err: err}

@@ -110,15 +110,20 @@ func (a *app) warnUnpublished(server *api) error {
 
 // versionCommand returns `version`.
 func (a *app) versionCommand() *cobra.Command {
-	return &cobra.Command{
+	var as output
+	c := &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
 		Args:  usageArgs(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintln(a.stdout, "hedgerow", a.version)
-			return err
+			return a.printDone(as, "hedgerow "+a.version, struct {
+				Name    string `json:"name"`
+				Version string `json:"version"`
+			}{"hedgerow", a.version})
 		},
 	}
+	as.flag(c)
+	return c
 }
 
 // env returns the first of value and the environment variable that is set.

@@ -16,6 +16,7 @@ type remove struct {
 	conn   connection
 	etag   string
 	dryRun bool
+	output output
 }
 
 func (a *app) deleteCommand() *cobra.Command {
@@ -28,6 +29,7 @@ func (a *app) deleteCommand() *cobra.Command {
 		Args:    usageArgs(cobra.MinimumNArgs(1)),
 	}
 	v.conn.flags(c)
+	v.output.flag(c)
 	c.Flags().StringVar(&v.etag, "etag", "", "delete only this version; for one object")
 	c.Flags().BoolVar(&v.dryRun, "dry-run", false, "say whether they could be deleted, and delete nothing")
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -61,13 +63,13 @@ func (v *remove) run(ctx context.Context, target string) error {
 		return err
 	}
 	query := url.Values{}
-	done := "deleted"
+	done, action := "deleted", "DELETED"
 	if v.etag != "" {
 		query.Set("etag", v.etag)
 	}
 	if v.dryRun {
 		query.Set("validateOnly", "true")
-		done = "could be deleted"
+		done, action = "could be deleted", "UNCHANGED"
 	}
 	ctx, cancel := context.WithTimeout(ctx, v.conn.timeout)
 	defer cancel()
@@ -75,6 +77,9 @@ func (v *remove) run(ctx context.Context, target string) error {
 	if _, err := server.call(ctx, http.MethodDelete, "/v1/"+name, query, nil); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintln(v.app.stdout, name, done)
+	err = v.app.printDone(v.output, name+" "+done, struct {
+		Name   string `json:"name"`
+		Action string `json:"action"`
+	}{name, action})
 	return errors.Join(err, v.app.warnUnpublished(server))
 }

@@ -42,6 +42,19 @@ func (t *table) print(w io.Writer) error {
 	return tw.Flush()
 }
 
+// printDone prints what was done: one line for people, or answer for programs.
+func (a *app) printDone(as output, line string, answer any) error {
+	if as == asTable {
+		_, err := fmt.Fprintln(a.stdout, line)
+		return err
+	}
+	raw, err := json.Marshal(answer)
+	if err != nil {
+		return err
+	}
+	return a.printRaw(as, raw)
+}
+
 // printRaw prints one JSON answer, indented, or as YAML.
 func (a *app) printRaw(as output, raw []byte) error {
 	if as == asYAML {

@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,6 +17,7 @@ type publish struct {
 	message string
 	qos     uint8
 	timeout time.Duration
+	output  output
 }
 
 func (a *app) publishCommand() *cobra.Command {
@@ -31,6 +31,7 @@ has accepted the message.`,
 		Example: `  hedgerow publish devices/d1/telemetry -m '{"t":21.5}'`,
 		Args:    usageArgs(cobra.ExactArgs(1)),
 	}
+	v.output.flag(c)
 	f := c.Flags()
 	f.StringVarP(&v.message, "message", "m", "", "the message's body")
 	f.Uint8VarP(&v.qos, "qos", "q", 1, "quality of service: 0, 1 or 2")
@@ -63,6 +64,8 @@ func (v *publish) run(ctx context.Context) error {
 	if v.qos == 0 {
 		done = "sent"
 	}
-	_, err := fmt.Fprintln(v.app.stdout, v.options.Topic, done)
-	return err
+	return v.app.printDone(v.output, v.options.Topic+" "+done, struct {
+		Topic        string `json:"topic"`
+		Acknowledged bool   `json:"acknowledged"`
+	}{v.options.Topic, v.qos > 0})
 }

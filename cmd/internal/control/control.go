@@ -56,8 +56,12 @@ func Default() Config {
 func (c *Config) Validate() error {
 	c.Redis.Mesh = c.Mesh
 	errs := []error{c.Redis.Validate()}
-	if _, _, err := net.SplitHostPort(c.Address); err != nil {
+	host, _, err := net.SplitHostPort(c.Address)
+	switch ip := net.ParseIP(host); {
+	case err != nil:
 		errs = append(errs, fmt.Errorf("address: %q is not host:port", c.Address))
+	case c.TLS.CertFile == "" && host != "localhost" && (ip == nil || !ip.IsLoopback()):
+		errs = append(errs, fmt.Errorf("address: %s is not a loopback address: tokens would cross the network in the clear; set tls.certFile and tls.keyFile", c.Address))
 	}
 	if c.DataDir == "" {
 		errs = append(errs, errors.New("dataDir is needed"))
@@ -119,9 +123,10 @@ func Run(ctx context.Context, cfg *Config, deps Deps) (err error) {
 		Hosts: cfg.Hosts, Metrics: reg, Gatherer: reg, Logger: log,
 	}
 	var republisher *registry.Republisher // set before anybody can ask
-	opts.Checks = []controlapi.Check{{Name: "published", Ready: func(context.Context) error {
-		return conflict(republisher.State())
-	}}}
+	opts.Checks = []controlapi.Check{
+		{Name: "published", Ready: func(context.Context) error { return conflict(republisher.State()) }},
+		{Name: "observed", Ready: func(context.Context) error { return observed(republisher.State(), watcher.Snapshot()) }},
+	}
 	if deps.Check != nil {
 		opts.Checks = append(opts.Checks, controlapi.Check{Name: "demo", Ready: deps.Check})
 	}
@@ -138,6 +143,15 @@ func Run(ctx context.Context, cfg *Config, deps Deps) (err error) {
 	}
 	republisher = registry.NewRepublisher(client, api.Source)
 	return serve(ctx, cfg, deps, role.NewGroup(log), republisher, watcher, api)
+}
+
+// observed reports that the data planes were not read yet: what the API would
+// say of them now is nothing.
+func observed(s registry.PublishState, seen *mesh.Snapshot) error {
+	if s.Head.Revision > 0 && seen == nil {
+		return errors.New("the registry was not read yet")
+	}
+	return nil
 }
 
 // conflict reports that Redis holds what the log did not write. While Redis is

@@ -25,6 +25,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hedgerow-mesh/hedgerow/cmd/internal/config"
+	"github.com/hedgerow-mesh/hedgerow/mesh"
 )
 
 // Command returns the command that loads cfg (a pointer to a struct with the
@@ -65,14 +66,17 @@ func Main(root *cobra.Command, args []string, stderr io.Writer) int {
 	root.SilenceErrors, root.SilenceUsage = true, true
 	begun := false
 	root.PersistentPreRun = func(*cobra.Command, []string) { begun = true }
-	if err := root.ExecuteContext(ctx); err != nil {
+	if cmd, err := root.ExecuteContextC(ctx); err != nil {
 		for line := range strings.SplitSeq(err.Error(), "\n") {
 			fmt.Fprintf(stderr, "%s: %s\n", root.Name(), line) //nolint:errcheck // nowhere else to say it
 		}
 		var coded interface{ ExitCode() int }
 		if !begun && !errors.As(err, &coded) {
-			fmt.Fprintf(stderr, "%s: hint: run \"%[1]s --help\"\n", root.Name()) //nolint:errcheck // as above
+			fmt.Fprintf(stderr, "%s: hint: run \"%s --help\"\n", root.Name(), cmd.CommandPath()) //nolint:errcheck // as above
 			return 2
+		}
+		if hint := mesh.HintOf(err); hint != "" && !strings.Contains(err.Error(), "hint:") {
+			fmt.Fprintf(stderr, "%s: hint: %s\n", root.Name(), hint) //nolint:errcheck // as above
 		}
 		if errors.As(err, &coded) {
 			return coded.ExitCode()

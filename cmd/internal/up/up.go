@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -79,13 +80,32 @@ Every port can be moved, so that two can run on one machine.`,
 	return cmd
 }
 
+// validate refuses addresses that are none, or not on loopback: nothing of what
+// up runs is meant for a network.
+func (o *Options) validate() error {
+	var errs []error
+	for _, a := range [][2]string{
+		{"control", o.Control}, {"redis", o.Redis}, {"mqtt", o.MQTT}, {"gateway", o.Gateway}, {"gateway-admin", o.GatewayAdmin},
+		{"bridge-admin", o.BridgeAdmin}, {"inbound", o.Inbound}, {"outbound", o.Outbound}, {"admin", o.SideAdmin},
+	} {
+		ap, err := netip.ParseAddrPort(a[1])
+		switch {
+		case err != nil:
+			errs = append(errs, fmt.Errorf("--%s: %q is not an address and port like 127.0.0.1:7070", a[0], a[1]))
+		case !ap.Addr().IsLoopback():
+			errs = append(errs, fmt.Errorf("--%s: %s is not on loopback; for other machines run the roles by themselves", a[0], a[1]))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // startTimeout bounds the time until everything serves.
 const startTimeout = 30 * time.Second
 
 // Run runs the mesh until ctx ends, and returns when everything has drained.
 func Run(ctx context.Context, o Options, out, logs io.Writer) error {
 	log, err := role.NewLog(logs, o.LogLevel)
-	if err != nil {
+	if err := errors.Join(err, o.validate()); err != nil {
 		return err
 	}
 	if o.Data, err = filepath.Abs(o.Data); err != nil {
