@@ -388,7 +388,7 @@ hedgerow: hint: $HEDGEROW_TOKEN holds a token that this control plane does not k
 func TestVersion(t *testing.T) {
 	hedgerow(t, "", "version").want(t, "hedgerow v1.2.3 go1.26\n", "", 0)
 	hedgerow(t, "", "version", "-o", "json").want(t, "{\n  \"name\": \"hedgerow\",\n  \"version\": \"v1.2.3 go1.26\"\n}\n", "", 0)
-	hedgerow(t, "", "version", "-o", "yaml").want(t, "name: hedgerow\nversion: v1.2.3 go1.26\n", "", 0)
+	hedgerow(t, "", "version", "-o", "yaml").want(t, "name: hedgerow\nversion: \"v1.2.3 go1.26\"\n", "", 0)
 }
 
 func TestUsage(t *testing.T) {
