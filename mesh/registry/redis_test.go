@@ -11,7 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
+	"github.com/rs/zerolog"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 	"github.com/hedgerow-mesh/hedgerow/mesh/registry"
@@ -137,9 +139,21 @@ func TestPasswordFile(t *testing.T) {
 	if mesh.KindOf(err) != mesh.Unavailable || mesh.HintOf(err) == "" {
 		t.Errorf("without the password: %v", err)
 	}
-	missing := openConfig(t, registry.Config{Addresses: []string{s.Addr}, Mesh: "test", PasswordFile: filepath.Join(t.TempDir(), "none")})
-	if err := missing.Ping(t.Context()); err == nil || !strings.Contains(err.Error(), "password") {
+	file := filepath.Join(t.TempDir(), "password")
+	cfg := registry.Config{Addresses: []string{s.Addr}, Mesh: "test", PasswordFile: file}
+	_, err = registry.Open(cfg, zerolog.Nop(), prometheus.NewRegistry())
+	if mesh.KindOf(err) != mesh.Invalid || !strings.Contains(err.Error(), file) {
 		t.Errorf("with a password file that is not there: %v", err)
+	}
+	if err := os.WriteFile(file, []byte("s3cret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	later := openConfig(t, cfg)
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if err := later.Ping(t.Context()); err == nil || !strings.Contains(err.Error(), "password") {
+		t.Errorf("with a password file that is gone: %v", err)
 	}
 }
 
