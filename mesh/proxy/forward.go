@@ -109,12 +109,31 @@ func (x *exchange) try(ctx context.Context, rt http.RoundTripper, scheme, addres
 		release()
 		return nil, f
 	}
+	withoutBody(resp)
 	return &upstream{resp, func() {
+		// First, because over HTTP/2 Close waits for the request's body, whose
+		// client may be waiting for the end of this response.
+		cancel(errDone)
 		// Whether the rest of the body was fine is known to who read it.
 		_ = resp.Body.Close()
-		cancel(errDone)
 		release()
 	}}, nil
+}
+
+// withoutBody takes the body off responses that have none by their status (RFC
+// 9110 section 6.4.1). A 304 may tell the length that a 200 would have (section
+// 8.6), which over HTTP/2 the transport takes for a body that broke off; a 204
+// may not.
+func withoutBody(resp *http.Response) {
+	switch resp.StatusCode {
+	case http.StatusNoContent:
+		resp.Header.Del("Content-Length")
+	case http.StatusNotModified:
+	default:
+		return
+	}
+	_ = resp.Body.Close() // nothing was to be read
+	resp.Body, resp.ContentLength = http.NoBody, 0
 }
 
 // classify says what err of a try means. The client comes first: what it broke

@@ -106,7 +106,11 @@ func (b *bodySource) read(p []byte, offset int64) (int, error) {
 	if n, ok, err := b.known(p, offset); ok { // somebody else's turn brought it
 		return n, err
 	}
-	b.reading.Store(true)
+	b.reading.Store(true) // before closed is asked, as close does it the other way round
+	if b.closed.Load() {
+		b.reading.Store(false)
+		return 0, http.ErrBodyReadAfterClose
+	}
 	n, err := b.client.Read(p)
 	b.reading.Store(false)
 	if n > 0 && b.onBytes != nil {

@@ -298,9 +298,10 @@ func (x *exchange) setBody(r *http.Request, limit int) {
 // refuse answers with f, reports it and returns the status.
 func (s *server) refuse(w http.ResponseWriter, r *http.Request, x *exchange, f *failure) int {
 	s.report(x, &f.Refusal, f.err)
-	// Where a request ends whose body broke off, or a CONNECT, is not known:
-	// nothing may follow it.
-	final := r.ProtoMajor == 1 && (f.kind == failedClient || r.Method == http.MethodConnect)
+	// Where a request ends whose body broke off, a CONNECT, or what somebody
+	// before us may have framed by a misspelled field, is not known: nothing
+	// may follow it.
+	final := r.ProtoMajor == 1 && (f.kind == failedClient || f.Status == http.StatusBadRequest || r.Method == http.MethodConnect)
 	if err := writeProblem(w, &f.Refusal, x.id, final); err != nil {
 		panic(http.ErrAbortHandler)
 	}

@@ -77,6 +77,7 @@ func TestHostileHTTP1(t *testing.T) {
 		{"two differing lengths", "POST / HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", 400, true},
 		{"Transfer_Encoding", "POST / HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 5\r\nTransfer_Encoding: chunked\r\n\r\n0\r\n\r\n", 400, true},
 		{"Content_Length", "POST / HTTP/1.1\r\nHost: shop.test\r\nContent_Length: 5\r\n\r\n", 400, true},
+		{"Content_Length of what follows", "POST / HTTP/1.1\r\nHost: shop.test\r\nContent_Length: " + strconv.Itoa(len(smuggled)) + "\r\n\r\n" + smuggled, 400, true},
 		{"no host", "GET / HTTP/1.1\r\n\r\n", 400, true},
 		{"two hosts", "GET / HTTP/1.1\r\nHost: shop.test\r\nHost: other.test\r\n\r\n", 400, true},
 		{"empty host", "GET / HTTP/1.1\r\nHost:\r\n\r\n", 400, true},
@@ -136,6 +137,8 @@ func TestOneResponsePerRequest(t *testing.T) {
 	for _, tt := range []struct{ name, request, upstream, want string }{
 		{"HEAD with a body", "HEAD /a HTTP/1.1\r\nHost: shop.test\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nHTTP/", "Content-Length: 5\r\n"},
 		{"304 with a body", "GET /a HTTP/1.1\r\nHost: shop.test\r\n\r\n", "HTTP/1.1 304 Not Modified\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", "304"},
+		{"304 that tells a length", "GET /a HTTP/1.1\r\nHost: shop.test\r\n\r\n", "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", "304 Not Modified"},
+		{"204 that tells a length", "GET /a HTTP/1.1\r\nHost: shop.test\r\n\r\n", "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", "204 No Content"},
 		{"GET with a body and a second request behind it", "GET /a HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 4\r\n\r\nGET GET /none HTTP/1.1\r\nHost: other.test\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "404"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"net"
 	"net/http"
@@ -297,6 +298,34 @@ func TestLargeBodiesBothWays(t *testing.T) {
 		if a.body != string(want) {
 			t.Errorf("got %d bytes back, want %d", len(a.body), len(want))
 		}
+	})
+}
+
+func TestAnswerDoesNotWaitForTheRestOfTheRequest(t *testing.T) {
+	modes(t, func(t *testing.T, m mode) {
+		w := newWorld(t)
+		w.sidecar("orders", "n1", w.workload(func(rw http.ResponseWriter, _ *http.Request) {
+			_ = http.NewResponseController(rw).EnableFullDuplex()
+			rw.WriteHeader(http.StatusTeapot)
+			_, _ = io.WriteString(rw, "enough")
+		}), nil)
+		w.route("orders", func(r *mesh.RouteRule) { r.Timeout = mesh.Seconds(60) })
+		en := w.gateway(m)
+		w.publish()
+		pr, pw := io.Pipe()
+		sent := make(chan struct{})
+		go func() {
+			defer close(sent)
+			_, _ = io.WriteString(pw, "the beginning")
+		}()
+		r := en.request(t, "POST", "/", pr)
+		ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
+		defer cancel()
+		if a := en.do(t, r.WithContext(ctx)); a.StatusCode != http.StatusTeapot || a.body != "enough" {
+			t.Errorf("got %d %q", a.StatusCode, a.body)
+		}
+		_ = pw.Close()
+		<-sent
 	})
 }
 
