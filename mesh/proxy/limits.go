@@ -92,7 +92,8 @@ func EdgeLimits() Limits {
 // peers reach: more patience, longer-lived connections, more streams. What an
 // edge lets in must pass here: its header has grown by what the gateway adds,
 // by HPACK's 32 bytes a field (RFC 7541 section 4.1), and by a path whose bytes
-// were escaped.
+// were escaped. One connection carries the streams of many clients, so that its
+// window is that of all of them: a few slow readers may not stop the others.
 func MeshLimits() Limits {
 	l := EdgeLimits()
 	l.HeaderTimeout = 10 * time.Second
@@ -101,6 +102,7 @@ func MeshLimits() Limits {
 	l.HeaderBytes = 64 << 10
 	l.HeaderCount = 128
 	l.TargetBytes = 24 << 10
+	l.ConnWindow = l.Streams * l.StreamWindow
 	return l
 }
 

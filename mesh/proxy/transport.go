@@ -195,7 +195,7 @@ func newTransport(l Limits) *http.Transport {
 		MaxResponseHeaderBytes: int64(l.HeaderBytes) * 2,
 		WriteBufferSize:        16 << 10,
 		ReadBufferSize:         16 << 10,
-		HTTP2:                  l.http2(),
+		HTTP2:                  MeshLimits().http2(), // also from an edge: it is shared by many clients
 	}
 }
 
