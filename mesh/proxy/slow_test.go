@@ -44,7 +44,7 @@ func TestSlowReadersStopNobodyElse(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer conn.Close()
+		t.Cleanup(func() { _ = conn.Close() })
 		if _, err := io.WriteString(conn, "GET /large HTTP/1.1\r\nHost: shop.test\r\n\r\n"); err != nil {
 			t.Fatal(err)
 		}
