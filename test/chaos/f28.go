@@ -1,0 +1,187 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/hedgerow-mesh/hedgerow/test/chaos/load"
+	"github.com/hedgerow-mesh/hedgerow/test/chaos/proc"
+	"github.com/hedgerow-mesh/hedgerow/test/chaos/stage"
+)
+
+const (
+	memoryLimit = 128 << 20
+	// shedFrom is the share of the limit, in percent, from which new requests
+	// are refused.
+	shedFrom = 85
+	// softLimit is what Go's collector is told (GOMEMLIMIT): a tenth less than
+	// the hard limit, as is usual for what the collector does not count.
+	softLimit = "115MiB"
+	// recoverWithin is how soon after a burst requests are served again.
+	recoverWithin = 5 * time.Second
+)
+
+// playMemory drives a gateway that has little memory to its limit. It refuses
+// new requests instead of dying.
+func playMemory(t *stage.T, r *row, s settings) {
+	length := pick(s, time.Minute, 8*time.Second)
+	m := stage.New(t, stage.Options{Binaries: s.binaries, Gateway: true})
+	group, err := proc.NewMemoryGroup(fmt.Sprintf("hedgerow-chaos-%d", os.Getpid()), memoryLimit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Registered after the mesh, so that it would run first: the group's
+	// process has to be gone by then.
+	t.Cleanup(func() {
+		if err := m.Gateway.Kill(); err != nil {
+			t.Errorf("%v", err)
+		}
+		if err := group.Remove(); err != nil {
+			t.Errorf("%v", err)
+		}
+	})
+	restart(t, m.Gateway, stage.Limits{Group: group.Procs(), Env: []string{"GOMEMLIMIT=" + softLimit}})
+	m.Reached(m.Edge())
+
+	peaks := proc.PeakRSS(m.Gateway.Pid())
+	probing, stop := context.WithCancel(t.Context())
+	defer stop()
+	seen := make(chan shed, 1)
+	go func() { seen <- probe(probing, m.SecureEdge(false)) }()
+	out, err := burst(t, m.SecureEdge(true), length)
+	stop()
+	answers := <-seen
+	r.note("limit", "128MiB")
+	running := m.Gateway.Running()
+	r.limit("running", fmt.Sprint(running), "true", running)
+	kills, killsErr := group.Kills()
+	if killsErr != nil {
+		t.Fatal(killsErr)
+	}
+	r.zero("oom_kills", int(kills))
+	peak, peakErr := peaks()
+	held, heldErr := group.Peak()
+	if heldErr != nil {
+		t.Fatal(heldErr)
+	}
+	r.note("peak_rss", mib(peak[0]))
+	r.note("peak_of_the_group", mib(held))
+	r.judgeShed(answers, peak[0])
+	r.note("h2load", strings.ReplaceAll(out, " ", "_"))
+	if err != nil {
+		r.blame("h2load", err.Error())
+	}
+	if !running || peakErr != nil {
+		r.blame("the gateway ended", fmt.Sprintf("%v; its output:\n%s", m.Gateway.Wait(), m.Gateway.Output()))
+		return
+	}
+	r.atMost("serves_again_after", resumes(t, func(ctx context.Context) error {
+		return get(ctx, m.Edge().Client(0, 0), m.Edge(), "/echo?i=0")
+	}), recoverWithin)
+}
+
+func mib(n int64) string { return fmt.Sprintf("%.1fMiB", float64(n)/(1<<20)) }
+
+// shed is how a gateway's answers went while it was under pressure.
+type shed struct {
+	served, refused, bare, other int // bare: 503 without Retry-After
+	firstBare                    string
+}
+
+func (r *row) judgeShed(a shed, peak int64) {
+	threshold := int64(memoryLimit) * shedFrom / 100
+	r.note("probes_served", a.served)
+	r.note("probes_unanswered", a.other)
+	if peak > threshold {
+		r.atLeast("shed_503", a.refused+a.bare, 1)
+	} else {
+		r.note("shed_503", a.refused+a.bare)
+	}
+	r.limit("shed_without_retry_after", fmt.Sprint(a.bare), "0", a.bare == 0)
+	if a.bare > 0 {
+		r.blame("a 503 without Retry-After", a.firstBare)
+	}
+}
+
+// probe asks ten times a second, each time on a new connection, until ctx ends.
+func probe(ctx context.Context, target load.Target) shed {
+	var out shed
+	client := target.Client(5*time.Second, 0)
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		req, err := target.Request(ctx, http.MethodGet, "/echo?i=0", nil)
+		if err != nil {
+			out.other++
+			return out
+		}
+		resp, err := client.Do(req)
+		switch {
+		case ctx.Err() != nil:
+			if err == nil {
+				_ = resp.Body.Close()
+			}
+			return out
+		case err != nil:
+			out.other++
+		default:
+			out.count(resp)
+			_ = resp.Body.Close()
+		}
+		select {
+		case <-ctx.Done():
+			return out
+		case <-tick.C:
+		}
+	}
+}
+
+func (s *shed) count(resp *http.Response) {
+	switch {
+	case resp.StatusCode == http.StatusOK:
+		s.served++
+	case resp.StatusCode == http.StatusServiceUnavailable && resp.Header.Get("Retry-After") != "":
+		s.refused++
+	case resp.StatusCode == http.StatusServiceUnavailable:
+		s.bare++
+		if s.firstBare == "" {
+			s.firstBare = fmt.Sprint(resp.Header)
+		}
+	default:
+		s.other++
+	}
+}
+
+// burst runs h2load: many connections with many streams each, whose requests
+// have large headers and bodies and take two seconds each. It returns the line
+// that says how the answers went.
+func burst(t *stage.T, target load.Target, length time.Duration) (string, error) {
+	t.Helper()
+	body := filepath.Join(t.TempDir(), "body")
+	if err := os.WriteFile(body, make([]byte, 64<<10), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{
+		"-c", "100", "-m", "100", "-D", fmt.Sprint(int(length / time.Second)), "-d", body,
+		"--connect-to", target.Address,
+	}
+	for i := range 3 {
+		args = append(args, "-H", fmt.Sprintf("x-large-%d: %s", i, strings.Repeat("v", 8000)))
+	}
+	out, err := runTool(t.Context(), length+time.Minute, "h2load", append(args, "https://"+target.Host+"/hold?for=2s")...)
+	summary := ""
+	for line := range strings.Lines(out) {
+		if rest, ok := strings.CutPrefix(line, "status codes: "); ok {
+			summary = strings.TrimSpace(rest)
+		}
+	}
+	if err == nil && summary == "" {
+		err = fmt.Errorf("no status codes in its output:\n%s", out)
+	}
+	return summary, err
+}

@@ -1,0 +1,132 @@
+// Command chaos plays the proxy's rows of the fault table on real processes, and
+// prints one line a row: what was measured against what is allowed.
+//
+//	chaos [flags] all | f15 | f19 | f25 | f26 | f27 | f28 | slow
+//
+// It builds nothing and installs nothing: `make chaos-proxy` and test/chaos/deps
+// do. It skips nothing: a tool that is missing fails its row. It ends every
+// process that it started, also on Ctrl-C, and exits 0 only if every row passed.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/hedgerow-mesh/hedgerow/test/chaos/stage"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// settings is what the command line says.
+type settings struct {
+	short    bool
+	rate     int
+	binaries string
+}
+
+// pick returns full, or brief in the short form.
+func pick[V any](s settings, full, brief V) V {
+	if s.short {
+		return brief
+	}
+	return full
+}
+
+// act is one row: it plays its fault under t and adds what it measures to r.
+type act struct {
+	name, id, title string
+	play            func(t *stage.T, r *row, s settings)
+}
+
+// acts are the rows by the name of their subcommand, in the order of the table.
+// One subcommand may have several.
+func acts() []act {
+	return slices.Concat([]act{
+		{"f15", "F15", "leaf rotation under load", playRotation},
+		{"f19", "F19", "SIGTERM of a callee's sidecar", playCalleeDrain},
+		{"f19", "F19", "SIGTERM of a gateway", playGatewayDrain},
+		{"f25", "F25", "workload breaks off", playBreaks},
+		{"f26", "F26", "slow readers", playSlowReaders},
+		{"f27", "F27", "file descriptors used up at an outbound", playOutboundFiles},
+		{"f27", "F27", "file descriptors used up at an inbound", playInboundFiles},
+		{"f28", "F28", "memory pressure at a gateway", playMemory},
+	}, slowActs())
+}
+
+// run plays the rows that args name and returns the exit code: 1 if any failed,
+// 2 if the command line is wrong.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	var s settings
+	flags := flag.NewFlagSet("chaos", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.BoolVar(&s.short, "short", false, "a few seconds a row instead of the full length")
+	flags.IntVar(&s.rate, "rate", 500, "requests a second of the load")
+	flags.StringVar(&s.binaries, "binaries", "bin", "directory with hedgerow and hedgerow-edge")
+	if err := flags.Parse(args); err != nil {
+		return 2
+	}
+	chosen, err := choose(acts(), flags.Args())
+	if err != nil || s.rate < 1 || s.rate > 5000 {
+		fmt.Fprintln(stderr, errors.Join(err, errors.New("usage: chaos [flags] all | f15 | f19 | f25 | f26 | f27 | f28 | slow; -rate is 1 to 5000"))) //nolint:errcheck // nowhere else to say it
+		return 2
+	}
+	failed := 0
+	for _, a := range chosen {
+		r := &row{id: a.id, title: a.title}
+		began := time.Now()
+		if err := stage.Run(ctx, a.name, func(t *stage.T) { a.play(t, r, s) }); err != nil {
+			r.failures = append(r.failures, err.Error())
+		}
+		r.note("took", time.Since(began).Round(time.Second))
+		if err := r.print(stdout); err != nil || !r.passed() {
+			failed++
+		}
+		if ctx.Err() != nil {
+			fmt.Fprintln(stderr, "chaos: interrupted") //nolint:errcheck // as above
+			return 1
+		}
+	}
+	if failed > 0 {
+		fmt.Fprintf(stderr, "chaos: %d of %d rows failed\n", failed, len(chosen)) //nolint:errcheck // as above
+		return 1
+	}
+	return 0
+}
+
+// choose returns the rows that names ask for, in the order of the table.
+func choose(all []act, names []string) ([]act, error) {
+	if len(names) == 0 {
+		return nil, errors.New("which rows?")
+	}
+	var chosen []act
+	known := map[string]bool{"all": true}
+	for _, a := range all {
+		known[a.name] = true
+		if slices.Contains(names, a.name) || slices.Contains(names, "all") {
+			chosen = append(chosen, a)
+		}
+	}
+	var unknown []string
+	for _, n := range names {
+		if !known[n] {
+			unknown = append(unknown, n)
+		}
+	}
+	if len(unknown) > 0 {
+		return nil, fmt.Errorf("no row is called %s", strings.Join(unknown, ", "))
+	}
+	return chosen, nil
+}

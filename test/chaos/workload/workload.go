@@ -1,0 +1,176 @@
+// Package workload is the programs behind the sidecars of a fault test: plain
+// HTTP/1.1 servers that know nothing of the mesh. Serve answers properly, so
+// that a client can verify every byte; Break answers and breaks off.
+//
+// It neither measures nor judges: that is the client's business, on the far
+// side of the proxies.
+package workload
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+// InstanceHeader names the instance that answered.
+const InstanceHeader = "X-Instance"
+
+// maxEcho bounds a body that is sent back, in bytes.
+const maxEcho = 1 << 20
+
+// Server is one running workload.
+type Server struct {
+	Addr string // "127.0.0.1:port"
+
+	srv  *http.Server
+	done chan error
+}
+
+// Serve starts the workload called instance on a free loopback port. Its paths:
+//
+//	/echo?i=N           GET: "i=N\n"; POST: the body
+//	/ticks?n=N&every=D  the lines "tick 0" to "tick N-1", one every D; endless without n
+//	/bytes?n=N          N bytes with a Content-Length
+//	/hold?for=D         reads the body, waits, answers
+//	/ws                 a WebSocket that echoes
+func Serve(instance string) (*Server, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{
+		Addr: l.Addr().String(),
+		srv:  &http.Server{Handler: handler(instance), ReadHeaderTimeout: time.Minute},
+		done: make(chan error, 1),
+	}
+	go func() { s.done <- s.srv.Serve(l) }()
+	return s, nil
+}
+
+// Close cuts whatever is under way and returns when the listener is closed.
+func (s *Server) Close() error {
+	err := s.srv.Close()
+	if served := <-s.done; !errors.Is(served, http.ErrServerClosed) {
+		err = errors.Join(err, served)
+	}
+	return err
+}
+
+func handler(instance string) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/echo", echo)
+	mux.HandleFunc("/ticks", ticks)
+	mux.HandleFunc("/bytes", zeros)
+	mux.HandleFunc("/hold", hold)
+	mux.HandleFunc("/ws", echoMessages)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set(InstanceHeader, instance)
+		mux.ServeHTTP(w, r)
+	})
+}
+
+func echo(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodGet {
+		_, _ = fmt.Fprintf(w, "i=%s\n", r.URL.Query().Get("i")) // the client that left notices itself
+		return
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxEcho))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	_, _ = w.Write(body)
+}
+
+func ticks(w http.ResponseWriter, r *http.Request) {
+	n, every := number(r, "n", -1), duration(r, "every", 100*time.Millisecond)
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	flush := http.NewResponseController(w).Flush
+	for i := int64(0); i != n; i++ {
+		if _, err := fmt.Fprintf(w, "tick %d\n", i); err != nil || flush() != nil {
+			return
+		}
+		select {
+		case <-r.Context().Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// zeros sends one block over and over: a body without cost.
+func zeros(w http.ResponseWriter, r *http.Request) {
+	n := number(r, "n", 0)
+	w.Header().Set("Content-Length", strconv.FormatInt(n, 10))
+	_, _ = io.Copy(w, io.LimitReader(zeroReader{}, n))
+}
+
+type zeroReader struct{}
+
+// Read fills p with zeros.
+func (zeroReader) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
+
+func hold(w http.ResponseWriter, r *http.Request) {
+	n, err := io.Copy(io.Discard, r.Body)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	if !pause(r.Context(), duration(r, "for", time.Second)) {
+		return
+	}
+	_, _ = fmt.Fprintf(w, "held %d\n", n)
+}
+
+func echoMessages(w http.ResponseWriter, r *http.Request) {
+	up := websocket.Upgrader{CheckOrigin: func(*http.Request) bool { return true }}
+	conn, err := up.Upgrade(w, r, nil)
+	if err != nil {
+		return // Upgrade has answered
+	}
+	defer conn.Close() //nolint:errcheck // torn down anyway
+	for {
+		kind, message, err := conn.ReadMessage()
+		if err != nil || conn.WriteMessage(kind, message) != nil {
+			return
+		}
+	}
+}
+
+// pause waits for d and reports whether ctx still stands.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+func number(r *http.Request, name string, absent int64) int64 {
+	if n, err := strconv.ParseInt(r.URL.Query().Get(name), 10, 64); err == nil {
+		return n
+	}
+	return absent
+}
+
+func duration(r *http.Request, name string, absent time.Duration) time.Duration {
+	if d, err := time.ParseDuration(r.URL.Query().Get(name)); err == nil && d > 0 {
+		return d
+	}
+	return absent
+}
