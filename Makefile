@@ -43,6 +43,20 @@ test: deps ## run every test under the race detector (ARGS=-v)
 e2e: deps ## run the end-to-end scripts alone, in words
 	go test -race -timeout 25m -count=1 -v $(ARGS) ./test/e2e/...
 
+# These two start real processes, need root for a cgroup, and take about an hour
+# in full; ARGS=-short is a few seconds a row.
+.PHONY: chaos-proxy
+chaos-proxy: build ## play the proxy's faults on real processes (ARGS=-short)
+	@./test/chaos/deps
+	@go build -o bin/chaos ./test/chaos
+	@exec bin/chaos $(ARGS) f15 f19 f25 f26 f27 f28
+
+.PHONY: slow
+slow: build ## let slow clients loose on a gateway and a sidecar (ARGS=-short)
+	@./test/chaos/deps
+	@go build -o bin/chaos ./test/chaos
+	@exec bin/chaos $(ARGS) slow
+
 .PHONY: lint
 lint: ## go vet and golangci-lint
 	go vet ./...

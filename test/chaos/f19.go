@@ -30,9 +30,15 @@ func playCalleeDrain(t *stage.T, r *row, s settings) {
 	defer slow.Finish()
 	var longest time.Duration
 	var ends []string
+	fewest := transfers // under way at a sidecar when it is told to end
 	for i := range times {
 		p := m.Shop[i%len(m.Shop)]
 		t.Pause(time.Second) // so that it has requests of its own
+		under, err := p.Admin.Sum(t.Context(), "hedgerow_requests_in_flight")
+		if err != nil {
+			t.Fatalf("%s: %v", p.Name, err)
+		}
+		fewest = min(fewest, int(under))
 		took, err := end(t, p)
 		longest = max(longest, took)
 		if err != nil {
@@ -53,6 +59,7 @@ func playCalleeDrain(t *stage.T, r *row, s settings) {
 	r.atLeast("drains", times-len(ends), times)
 	r.blame("a drain", ends...)
 	r.atMost("longest_drain", longest, drainWithin)
+	r.atLeast("fewest_under_way", fewest, 1)
 	r.atLeast("transfers_of_"+transferLength.String(), finished, times)
 	r.zero("transfers_cut", len(broken))
 	r.blame("a transfer was cut", broken...)

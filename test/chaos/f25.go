@@ -57,16 +57,19 @@ func playBreaks(t *stage.T, r *row, s settings) {
 	r.note("protocols", len(ways))
 }
 
+// atOnce bounds the requests that wait for an answer that breaks off.
+const atOnce = 25
+
 // askBroken asks n times for an answer that breaks off as name says, and
-// returns how many a client would have taken for whole. At most eight are under
-// way at a time.
+// returns how many a client would have taken for whole. At most
+// atOnce are under way at a time.
 func askBroken(ctx context.Context, target load.Target, name string, n int) int {
-	client := target.Client(20*time.Second, 8)
+	client := target.Client(20*time.Second, atOnce)
 	defer client.CloseIdleConnections()
 	var all sync.WaitGroup
 	var mu sync.Mutex // guards whole
 	whole := 0
-	slots := make(chan struct{}, 8)
+	slots := make(chan struct{}, atOnce)
 	for range n {
 		slots <- struct{}{}
 		all.Go(func() {

@@ -21,7 +21,8 @@ const (
 	slowBody      = 64 << 20 // bytes of each body
 	slowRate      = 1 << 10  // bytes a second of each reader
 	growthMost    = 64 << 10 // bytes of RSS a stream, in each process
-	receiveBuffer = 8 << 10  // of the reader's socket: the kernel's would swallow megabytes
+	readerEvery   = 5 * time.Millisecond
+	receiveBuffer = 8 << 10 // of the reader's socket: the kernel's would swallow megabytes
 )
 
 // playSlowReaders opens large responses and reads them at a trickle. What the
@@ -69,7 +70,7 @@ func playSlowReaders(t *stage.T, r *row, s settings) {
 	r.load(report)
 	r.limit("readers", fmt.Sprint(slowReaders-len(broken)), fmt.Sprint(slowReaders), len(broken) == 0)
 	r.blame("a reader", broken...)
-	r.atLeast("bytes_each", got, int(length/time.Second)*slowRate/2)
+	r.atLeast("bytes_each", got, int(length/time.Second)*slowRate/3)
 	for i, p := range planes {
 		if streams[i] == 0 {
 			r.blame("void", p.Name+" has no stream")
@@ -78,6 +79,18 @@ func playSlowReaders(t *stage.T, r *row, s settings) {
 		each := (peak[i] - before[i]) / int64(streams[i])
 		r.limit(p.Name+"_growth_each", fmt.Sprintf("%.1fKiB", float64(each)/1024), "<=64KiB", each <= growthMost)
 		r.note(p.Name, fmt.Sprintf("%d_streams,%.1f->%.1fMiB", streams[i], float64(before[i])/(1<<20), float64(peak[i])/(1<<20)))
+	}
+}
+
+// wait waits for d and reports whether ctx still stands.
+func wait(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
 	}
 }
 
@@ -97,6 +110,10 @@ func openReaders(ctx context.Context, target load.Target, n int) *readers {
 	r := &readers{stop: stop, least: slowBody}
 	for i := range n {
 		r.all.Go(func() {
+			// Not all in one instant: filling the kernel's buffers takes time.
+			if !wait(ctx, time.Duration(i)*readerEvery) {
+				return
+			}
 			got, err := readSlowly(ctx, target)
 			r.mu.Lock()
 			defer r.mu.Unlock()

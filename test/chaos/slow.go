@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hedgerow-mesh/hedgerow/test/chaos/load"
@@ -15,6 +17,9 @@ import (
 type slowMode struct {
 	flag, title string
 	path        string
+	counted     bool // the proxy takes such a client's request for one under way
+	clients     int  // in the full form
+	rate        int  // new clients a second
 	more        []string
 }
 
@@ -22,9 +27,11 @@ type slowMode struct {
 func slowActs() []act {
 	var all []act
 	for _, mode := range []slowMode{
-		{"-H", "slow headers (slowhttptest -H)", "/echo?i=0", []string{"-x", "24", "-t", "GET"}},
-		{"-B", "slow bodies (slowhttptest -B)", "/echo", []string{"-s", "8192", "-x", "10"}},
-		{"-X", "slow reading (slowhttptest -X)", "/bytes?n=4000000", []string{"-w", "512", "-y", "1024", "-n", "1", "-z", "32"}},
+		{"-H", "slow headers (slowhttptest -H)", "/echo?i=0", false, 1000, 100, []string{"-x", "24", "-t", "GET"}},
+		{"-B", "slow bodies (slowhttptest -B)", "/echo", true, 1000, 100, []string{"-s", "8192", "-x", "10"}},
+		// The kernel's buffers take some megabytes of each answer before a proxy
+		// has to wait: fewer clients, so that this is not what is measured.
+		{"-X", "slow reading (slowhttptest -X)", "/bytes?n=16000000", true, 200, 20, []string{"-w", "512", "-y", "1024", "-n", "1", "-z", "32"}},
 	} {
 		all = append(all, act{"slow", "slow", mode.title, func(t *stage.T, r *row, s settings) { playSlow(t, r, s, mode) }})
 	}
@@ -39,41 +46,86 @@ const worseMost = 2.0
 // one after the other, while others ask as before.
 func playSlow(t *stage.T, r *row, s settings, mode slowMode) {
 	m := stage.New(t, stage.Options{Binaries: s.binaries, Gateway: true})
-	for _, way := range []struct {
-		name   string
-		target load.Target
-	}{{"gateway", m.Edge()}, {"sidecar", m.Out()}} {
-		playSlowAt(t, r, s, mode, way.name, way.target)
-	}
+	playSlowAt(t, r, s, mode, slowPlace{"gateway", m.Gateway, m.Edge()})
+	playSlowAt(t, r, s, mode, slowPlace{"sidecar", m.Caller, m.Out()})
 }
 
-func playSlowAt(t *stage.T, r *row, s settings, mode slowMode, name string, target load.Target) {
-	length := pick(s, time.Minute, 6*time.Second)
+// slowRounds is how often calm and attack alternate. The median of their ratios
+// counts, as a machine's other work may fall into any one of them.
+const slowRounds = 3
+
+// slowPlace is where slow clients and others meet.
+type slowPlace struct {
+	name   string
+	plane  *stage.Plane
+	target load.Target
+}
+
+func playSlowAt(t *stage.T, r *row, s settings, mode slowMode, at slowPlace) {
+	name, target := at.name, at.target
 	plan := load.Plan{Target: target, Rate: s.rate}
 	// The first seconds make connections, and are nobody's usual.
 	warm := load.Start(t.Context(), plan)
 	t.Pause(2 * time.Second)
 	r.blame(name+" before", warm.Stop().Errors...)
 
-	calm := load.Start(t.Context(), plan)
-	t.Pause(pick(s, 20*time.Second, 5*time.Second))
-	before := calm.Stop()
-	r.blame(name+" before", before.Errors...)
+	var a attack
+	var ratios []float64
+	var pairs []string
+	failed, held := 0, 0
+	for range slowRounds {
+		calm := load.Start(t.Context(), plan)
+		t.Pause(pick(s, 10*time.Second, 3*time.Second))
+		before := calm.Stop()
+		r.blame(name+" before", before.Errors...)
 
-	run := load.Start(t.Context(), plan)
-	attack, err := attackFor(t.Context(), mode, target, length, pick(s, 1000, 300))
-	during := run.Stop()
-	if err != nil {
-		r.blame(name, err.Error())
-		return
+		run := load.Start(t.Context(), plan)
+		most := mostInFlight(t.Context(), at.plane)
+		err := a.run(t.Context(), mode, target, pick(s, 20*time.Second, 5*time.Second), pick(s, mode.clients, mode.clients/4))
+		during := run.Stop()
+		held = max(held, most())
+		if err != nil {
+			r.blame(name, err.Error())
+			return
+		}
+		failed += during.Failed
+		r.blame("a request at the "+name+" failed", during.Errors...)
+		ratios = append(ratios, float64(during.P99)/float64(max(before.P99, 1)))
+		pairs = append(pairs, short(during.P99)+"/"+short(before.P99))
 	}
-	r.zero(name+"_errors", during.Failed)
-	r.blame("a request at the "+name+" failed", during.Errors...)
-	ratio := float64(during.P99) / float64(max(before.P99, 1))
-	r.limit(name+"_p99", fmt.Sprintf("%s/%s=%.2fx", short(during.P99), short(before.P99), ratio), "<=2x", ratio <= worseMost)
-	r.limit(name+"_available", fmt.Sprintf("%d/%d", attack.available, attack.available+attack.away), "always", attack.away == 0 && attack.available > 0)
-	r.atLeast(name+"_slow_clients", attack.connected, 1)
-	r.note(name+"_closed", attack.closed)
+	slices.Sort(ratios)
+	ratio := ratios[len(ratios)/2]
+	r.zero(name+"_errors", failed)
+	r.limit(name+"_p99", fmt.Sprintf("%.2fx", ratio), "<=2x", ratio <= worseMost)
+	r.note(name+"_p99_pairs", strings.Join(pairs, ","))
+	r.limit(name+"_available", fmt.Sprintf("%d/%d", a.available, a.available+a.away), "always", a.away == 0 && a.available > 0)
+	r.atLeast(name+"_slow_clients", a.connected, 1)
+	if mode.counted {
+		// Otherwise the kernel has swallowed what was to be slow.
+		r.atLeast(name+"_in_flight", held, pick(s, mode.clients, mode.clients/4)/4)
+	}
+	r.note(name+"_closed", a.closed)
+}
+
+// mostInFlight looks how many requests a proxy has under way until it is called,
+// and then returns the most that it saw.
+func mostInFlight(ctx context.Context, p *stage.Plane) func() int {
+	ctx, stop := context.WithCancel(ctx)
+	most := make(chan int, 1)
+	go func() {
+		n := 0
+		for wait(ctx, 500*time.Millisecond) {
+			// A scrape that fails is one that saw nothing.
+			if now, err := p.Admin.Sum(ctx, "hedgerow_requests_in_flight"); err == nil {
+				n = max(n, int(now))
+			}
+		}
+		most <- n
+	}()
+	return func() int {
+		stop()
+		return <-most
+	}
 }
 
 // attack is what slowhttptest says of one or more runs.
@@ -82,26 +134,25 @@ type attack struct {
 	connected, closed int // the most of one run
 }
 
-// attackFor runs slowhttptest, again and again if the far side gets rid of all
-// its connections early.
-func attackFor(ctx context.Context, mode slowMode, target load.Target, length time.Duration, conns int) (attack, error) {
-	var a attack
+// run runs slowhttptest, again and again if the far side gets rid of all its
+// clients early, and adds what it says to a.
+func (a *attack) run(ctx context.Context, mode slowMode, target load.Target, length time.Duration, clients int) error {
 	for end := time.Now().Add(length); ; {
 		left := time.Until(end).Round(time.Second)
 		if left < time.Second {
-			return a, nil
+			return nil
 		}
 		args := []string{
-			mode.flag, "-v", "1", "-c", strconv.Itoa(conns), "-r", "500", "-i", "1", "-p", "3",
+			mode.flag, "-v", "1", "-c", strconv.Itoa(clients), "-r", strconv.Itoa(mode.rate), "-i", "1", "-p", "3",
 			"-l", strconv.Itoa(int(left / time.Second)),
-			"-u", "http://" + target.Host + mode.path, "-d", target.Address, "-e", target.Address,
+			"-u", "http://" + target.Host + mode.path, "-d", target.Address,
 		}
 		out, err := runTool(ctx, left+time.Minute, "slowhttptest", append(args, mode.more...)...)
 		if err != nil {
-			return a, err
+			return err
 		}
 		if err := a.read(out); err != nil {
-			return a, err
+			return err
 		}
 	}
 }

@@ -118,7 +118,7 @@ func talking(ctx context.Context, target Target) error {
 		scheme, d.TLSClientConfig = "wss", target.TLS.Clone()
 		d.TLSClientConfig.NextProtos = []string{"http/1.1"}
 	}
-	conn, resp, err := d.DialContext(ctx, scheme+"://"+target.Address+"/ws", http.Header{"Host": {target.Host}})
+	conn, resp, err := d.DialContext(ctx, scheme+"://"+target.Address+"/ws", http.Header{"Host": {target.Host}}) //nolint:bodyclose // the library has read what there is of it
 	if err != nil {
 		if resp != nil {
 			return fmt.Errorf("%w: %d", err, resp.StatusCode)

@@ -11,6 +11,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -167,7 +168,7 @@ type MemoryGroup struct {
 const memoryRoot = "/sys/fs/cgroup/memory"
 
 // NewMemoryGroup makes a group whose processes may hold limit bytes together,
-// page cache and socket buffers not counted apart. The caller removes it when
+// with the page cache of files that nobody else had read before. The caller removes it when
 // they have ended. It needs root and cgroup v1.
 func NewMemoryGroup(name string, limit int64) (*MemoryGroup, error) {
 	g := &MemoryGroup{dir: filepath.Join(memoryRoot, name)}
@@ -175,7 +176,7 @@ func NewMemoryGroup(name string, limit int64) (*MemoryGroup, error) {
 		return nil, fmt.Errorf("make a memory cgroup: %w", err)
 	}
 	if err := os.WriteFile(filepath.Join(g.dir, "memory.limit_in_bytes"), strconv.AppendInt(nil, limit, 10), 0o600); err != nil {
-		return nil, fmt.Errorf("limit a memory cgroup: %w (removed: %w)", err, g.Remove())
+		return nil, errors.Join(fmt.Errorf("limit a memory cgroup: %w", err), g.Remove())
 	}
 	return g, nil
 }

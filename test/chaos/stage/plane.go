@@ -17,6 +17,9 @@ import (
 // little for the rest.
 const drainMost = 35 * time.Second
 
+// outputLimit is how much of a process's output is shown, in bytes.
+const outputLimit = 4 << 10
+
 // Limits is what a process is started under. The zero value is no limits.
 type Limits struct {
 	Files int      // file descriptors, hard and soft
@@ -53,8 +56,8 @@ type Plane struct {
 	t    *T
 	args []string // program and arguments
 	dir  string
+	log  string // the file that it prints into
 	cmd  *exec.Cmd
-	out  *tail
 	done chan struct{}
 	err  error // how it ended; valid once done is closed
 }
@@ -65,11 +68,14 @@ func (p *Plane) Start(limits Limits) {
 	p.t.Helper()
 	p.cmd = limits.command(p.args[0], p.args[1:]...)
 	p.cmd.Dir = p.dir
-	p.out = &tail{}
-	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
+	out, err := os.OpenFile(p.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		p.t.Fatalf("start %s: %v", p.Name, err)
+	}
+	p.cmd.Stdout, p.cmd.Stderr = out, out
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	p.cmd.WaitDelay = time.Second
-	if err := p.cmd.Start(); err != nil {
+	err = p.cmd.Start()
+	if err := errors.Join(err, out.Close()); err != nil {
 		p.t.Fatalf("start %s: %v", p.Name, err)
 	}
 	cmd, done := p.cmd, make(chan struct{})
@@ -85,7 +91,7 @@ func (p *Plane) Ready() {
 	p.t.Helper()
 	p.t.Until(30*time.Second, p.Name+" is ready", func(ctx context.Context) error {
 		if !p.Running() {
-			return fmt.Errorf("it ended: %w; its output:\n%s", p.err, p.out)
+			return fmt.Errorf("it ended: %w; its output:\n%s", p.err, p.Output())
 		}
 		return p.Admin.Ready(ctx)
 	})
@@ -128,7 +134,13 @@ func (p *Plane) Kill() error {
 }
 
 // Output is the last of what the process printed.
-func (p *Plane) Output() string { return p.out.String() }
+func (p *Plane) Output() string {
+	text, err := os.ReadFile(p.log)
+	if err != nil {
+		return err.Error()
+	}
+	return string(text[max(0, len(text)-outputLimit):])
+}
 
 // close ends the process, if it still runs. It was asked for by nobody but the
 // end of the row: how it ends is not what the row measures, but that it ends is.

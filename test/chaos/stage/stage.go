@@ -117,10 +117,28 @@ func (m *Mesh) SecureEdge(http2 bool) load.Target {
 func (m *Mesh) Reached(target load.Target) {
 	m.t.Helper()
 	seen := map[string]bool{}
+	m.poll(target, "/echo", "reaches every instance", func(resp *http.Response) error {
+		seen[resp.Header.Get(workload.InstanceHeader)] = true
+		if len(seen) < Instances {
+			return fmt.Errorf("only %d of %d have answered", len(seen), Instances)
+		}
+		return nil
+	})
+}
+
+// Answers waits until path is answered 200 at target.
+func (m *Mesh) Answers(target load.Target, path string) {
+	m.t.Helper()
+	m.poll(target, path, "answers "+path, func(*http.Response) error { return nil })
+}
+
+// poll asks for path until a 200 contents check.
+func (m *Mesh) poll(target load.Target, path, what string, check func(*http.Response) error) {
+	m.t.Helper()
 	client := target.Client(5*time.Second, 1)
 	defer client.CloseIdleConnections()
-	m.t.Until(30*time.Second, target.Address+" reaches every instance", func(ctx context.Context) error {
-		req, err := target.Request(ctx, http.MethodGet, "/echo", nil)
+	m.t.Until(30*time.Second, target.Address+" "+what, func(ctx context.Context) error {
+		req, err := target.Request(ctx, http.MethodGet, path, nil)
 		if err != nil {
 			return err
 		}
@@ -129,13 +147,10 @@ func (m *Mesh) Reached(target load.Target) {
 			return err
 		}
 		defer resp.Body.Close()
-		if resp.StatusCode == http.StatusOK {
-			seen[resp.Header.Get(workload.InstanceHeader)] = true
+		if resp.StatusCode != http.StatusOK {
+			return fmt.Errorf("status %d", resp.StatusCode)
 		}
-		if len(seen) < Instances {
-			return fmt.Errorf("only %d of %d have answered; the last status was %d", len(seen), Instances, resp.StatusCode)
-		}
-		return nil
+		return check(resp)
 	})
 }
 
@@ -267,7 +282,7 @@ func (m *Mesh) plane(name, program, verb, config string) *Plane {
 	if err := os.WriteFile(file, []byte(config+"\n"), 0o600); err != nil {
 		m.t.Fatal(err)
 	}
-	p := &Plane{Name: name, t: m.t, dir: m.dir, args: []string{filepath.Join(m.opt.Binaries, program), verb, "--config", file}}
+	p := &Plane{Name: name, t: m.t, dir: m.dir, log: filepath.Join(m.dir, name+".log"), args: []string{filepath.Join(m.opt.Binaries, program), verb, "--config", file}}
 	m.t.Cleanup(p.close)
 	return p
 }
@@ -276,26 +291,4 @@ func (m *Mesh) plane(name, program, verb, config string) *Plane {
 func (m *Mesh) address() string {
 	m.t.Helper()
 	return "127.0.0.1:" + strconv.Itoa(servers.FreePorts(m.t, 1)[0])
-}
-
-// Answers waits until path is answered 200 at target.
-func (m *Mesh) Answers(target load.Target, path string) {
-	m.t.Helper()
-	client := target.Client(5*time.Second, 1)
-	defer client.CloseIdleConnections()
-	m.t.Until(30*time.Second, target.Address+" answers "+path, func(ctx context.Context) error {
-		req, err := target.Request(ctx, http.MethodGet, path, nil)
-		if err != nil {
-			return err
-		}
-		resp, err := client.Do(req)
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		if resp.StatusCode != http.StatusOK {
-			return fmt.Errorf("status %d", resp.StatusCode)
-		}
-		return nil
-	})
 }

@@ -29,11 +29,14 @@ type T struct {
 // it returns, all that f started through its T has ended, the last first,
 // whether f returned, failed or ctx ended.
 func Run(ctx context.Context, name string, f func(*T)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	t := &T{name: name, ctx: ctx}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		defer t.clean()
+		defer cancel()
 		f(t)
 	}()
 	<-done
@@ -73,7 +76,8 @@ func (t *T) Cleanup(f func()) {
 	t.cleanups = append(t.cleanups, f)
 }
 
-// Context ends when the row is to be given up. Cleanups run after it has ended.
+// Context ends when the row is to be given up, or has ended. Cleanups run after
+// that.
 func (t *T) Context() context.Context { return t.ctx }
 
 // Name is the row's.
