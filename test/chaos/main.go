@@ -93,13 +93,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		if err := stage.Run(ctx, a.name, func(t *stage.T) { a.play(t, r, s) }); err != nil {
 			r.failures = append(r.failures, err.Error())
 		}
+		if ctx.Err() != nil {
+			fmt.Fprintf(stderr, "chaos: interrupted in %s\n", a.id) //nolint:errcheck // as above
+			return 1
+		}
 		r.note("took", time.Since(began).Round(time.Second))
 		if err := r.print(stdout); err != nil || !r.passed() {
 			failed++
-		}
-		if ctx.Err() != nil {
-			fmt.Fprintln(stderr, "chaos: interrupted") //nolint:errcheck // as above
-			return 1
 		}
 	}
 	if failed > 0 {

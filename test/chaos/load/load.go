@@ -167,7 +167,7 @@ func (r *Run) loop(ctx context.Context) {
 	for n := 0; ; {
 		// What a late tick missed is made up for: the rate is the promise.
 		for ; ctx.Err() == nil && time.Since(start) >= time.Duration(n)*gap; n++ {
-			client, due := kept, start.Add(time.Duration(n)*gap)
+			client, number, due := kept, n, start.Add(time.Duration(n)*gap)
 			if r.plan.Fresh > 0 && n%r.plan.Fresh == 0 {
 				client = fresh
 			}
@@ -179,7 +179,7 @@ func (r *Run) loop(ctx context.Context) {
 			}
 			under.Go(func() {
 				// Without ctx: what was sent before Stop is still waited for.
-				instance, err := r.send(context.WithoutCancel(ctx), client, n)
+				instance, err := r.send(context.WithoutCancel(ctx), client, number)
 				r.add(due, instance, err)
 				<-waiting
 			})
