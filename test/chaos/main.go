@@ -15,7 +15,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -86,6 +88,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, errors.Join(err, errors.New("usage: chaos [flags] all | f15 | f19 | f25 | f26 | f27 | f28 | slow; -rate is 1 to 5000"))) //nolint:errcheck // nowhere else to say it
 		return 2
 	}
+	if s.binaries, err = programs(s.binaries); err != nil {
+		fmt.Fprintf(stderr, "chaos: %v: run `make build`\n", err) //nolint:errcheck // as above
+		return 2
+	}
 	failed := 0
 	for _, a := range chosen {
 		r := &row{id: a.id, title: a.title}
@@ -107,6 +113,21 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 1
 	}
 	return 0
+}
+
+// programs returns the absolute path of a directory with the built programs: the
+// processes run in directories of their own.
+func programs(dir string) (string, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	for _, name := range []string{"hedgerow", "hedgerow-edge"} {
+		if _, err := exec.LookPath(filepath.Join(dir, name)); err != nil {
+			return "", err
+		}
+	}
+	return dir, nil
 }
 
 // choose returns the rows that names ask for, in the order of the table.

@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -36,11 +38,29 @@ func TestChoose(t *testing.T) {
 }
 
 func TestWrongCommandLines(t *testing.T) {
-	for _, args := range [][]string{nil, {"f99"}, {"-rate", "0", "f15"}, {"-nope"}} {
+	for _, args := range [][]string{nil, {"f99"}, {"-rate", "0", "f15"}, {"-nope"}, {"-binaries", "nowhere", "f15"}} {
 		var out, errs bytes.Buffer
 		if code := run(t.Context(), args, &out, &errs); code != 2 || errs.Len() == 0 || out.Len() != 0 {
 			t.Errorf("%q: exit code %d, printed %q and %q", args, code, out.String(), errs.String())
 		}
+	}
+}
+
+func TestProgramsHaveAnAbsolutePath(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if err := os.Mkdir("bin", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"hedgerow", "hedgerow-edge"} {
+		if _, err := programs("bin"); err == nil {
+			t.Errorf("%s is not missed", name)
+		}
+		if err := os.WriteFile("bin/"+name, nil, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if dir, err := programs("bin"); err != nil || !filepath.IsAbs(dir) {
+		t.Errorf("got %q, %v", dir, err)
 	}
 }
 

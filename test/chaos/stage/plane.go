@@ -91,10 +91,15 @@ func (p *Plane) Ready() {
 	p.t.Helper()
 	p.t.Until(30*time.Second, p.Name+" is ready", func(ctx context.Context) error {
 		if !p.Running() {
-			return fmt.Errorf("it ended: %w; its output:\n%s", p.err, p.Output())
+			return p.ended()
 		}
 		return p.Admin.Ready(ctx)
 	})
+}
+
+// ended says how a process that should run has ended.
+func (p *Plane) ended() error {
+	return fmt.Errorf("%s ended: %w; its output:\n%s", p.Name, p.err, p.Output())
 }
 
 // Pid is the id of the process that was started last.

@@ -231,6 +231,9 @@ func (m *Mesh) startControl() {
 		m.t.Fatal(err)
 	}
 	m.t.Until(30*time.Second, "the control plane takes the mesh's objects", func(ctx context.Context) error {
+		if !p.Running() {
+			return p.ended()
+		}
 		cmd := exec.CommandContext(ctx, filepath.Join(m.opt.Binaries, "hedgerow"), "apply", "-f", apply,
 			"--server", "http://"+address, "--token-file", filepath.Join(m.dir, "control", "admin.token"))
 		if out, err := cmd.CombinedOutput(); err != nil {
