@@ -104,7 +104,7 @@ func (s *Sidecar) listen(cfg Config, workloads []proxy.Workload, log zerolog.Log
 	}
 	addresses := []string{cfg.Admin, cfg.Inbound.Address}
 	var handlers []http.Handler
-	outbound := func(address string, caller func(*http.Request) (*identity.Source, *proxy.Refusal)) {
+	outbound := func(address string, caller proxy.CallerOf) {
 		if address != "" {
 			addresses = append(addresses, address)
 			handlers = append(handlers, s.engine.Outbound(caller))
@@ -133,16 +133,16 @@ func (s *Sidecar) listen(cfg Config, workloads []proxy.Workload, log zerolog.Log
 }
 
 // callerOf returns who calls at a listener that the workloads share.
-func callerOf(workloads []proxy.Workload) func(*http.Request) (*identity.Source, *proxy.Refusal) {
+func callerOf(workloads []proxy.Workload) proxy.CallerOf {
 	if len(workloads) == 1 {
 		src := workloads[0].Source
-		return func(*http.Request) (*identity.Source, *proxy.Refusal) { return src, nil }
+		return func() (*identity.Source, *proxy.Refusal) { return src, nil }
 	}
 	refusal := &proxy.Refusal{
 		Status: http.StatusForbidden, Code: proxy.CodeAmbiguousCaller,
 		Detail: "several services share this listener; give each an outbound listener of its own",
 	}
-	return func(*http.Request) (*identity.Source, *proxy.Refusal) { return nil, refusal }
+	return func() (*identity.Source, *proxy.Refusal) { return nil, refusal }
 }
 
 // advertised returns the address that peers dial.

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
+	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/header"
 )
 
 func meshRoute(id, host string, matches ...mesh.RouteMatch) *mesh.Route {
@@ -184,7 +185,7 @@ func busyTable(tb testing.TB, n int) (*Table, *Request) {
 		tb.Fatal(err)
 	}
 	return mustCompile(tb, configOf(objects...)), &Request{
-		Method: "GET", Path: "/v1/devices/d1/telemetry", RawQuery: "x=1&v=a+b", Header: http.Header{"X-Canary": {"1"}}, Peer: peer,
+		Method: "GET", Path: "/v1/devices/d1/telemetry", RawQuery: "x=1&v=a+b", Fields: header.List{{Name: "X-Canary", Value: "1"}}, Peer: peer,
 	}
 }
 

@@ -1,10 +1,10 @@
 package proxy
 
 import (
-	"net/http"
 	"time"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
+	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/header"
 )
 
 // Request is what a decision looks at: one request, already in canonical form.
@@ -14,7 +14,7 @@ type Request struct {
 	Host     string // lower case, no port, no trailing dot
 	Path     string // canonical, see CanonicalPath
 	RawQuery string
-	Header   http.Header
+	Fields   header.List
 	// Peer is the caller: the mTLS peer at an inbound or a gateway, the local
 	// workload at an outbound. Zero is anonymous.
 	Peer mesh.ID

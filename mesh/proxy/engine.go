@@ -1,13 +1,13 @@
 package proxy
 
 import (
-	"context"
 	"crypto/tls"
 	"net/http"
 	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -46,6 +46,10 @@ type Engine struct {
 	toMesh  *toMesh
 	tunnels tunnels
 	buffers sync.Pool // of *[copyBytes]byte
+	// exchanges are those of clients that keep none of their own.
+	exchanges sync.Pool // of *exchange
+	overload  overload
+	slots     chan struct{} // one for each connection that may be open
 	// handlers counts the requests under way, which outlive their servers for
 	// a moment when they are cut.
 	handlers sync.WaitGroup
@@ -85,7 +89,8 @@ func New(opt Options) (*Engine, error) {
 		tunnels: tunnels{open: map[*tunnel]struct{}{}},
 	}
 	e.peers = &peers{mesh: opt.Mesh, trustDomain: opt.TrustDomain, limits: opt.Limits, allowed: e.allowed, byKey: map[peerKey]*peer{}}
-	e.toMesh = &toMesh{endpoints: e.endpoints, peers: e.peers, metrics: m}
+	e.toMesh = &toMesh{e}
+	e.slots = make(chan struct{}, connectionSlots())
 	return e, nil
 }
 
@@ -159,7 +164,7 @@ func (e *Engine) allowed(node string, addr netip.Addr) bool {
 // endpoints returns the endpoints of service. If nobody has asked for the
 // service before, it has them read first, and waits a little until there are
 // some: a snapshot made meanwhile may list the service without them.
-func (e *Engine) endpoints(ctx context.Context, service string) *EndpointSet {
+func (e *Engine) endpoints(x *exchange, service string) *EndpointSet {
 	s := e.state.Load()
 	set := s.endpoints.Of(service)
 	if len(set.All()) > 0 || e.opt.Need == nil {
@@ -181,6 +186,7 @@ func (e *Engine) endpoints(ctx context.Context, service string) *EndpointSet {
 	}
 	timer := time.NewTimer(left)
 	defer timer.Stop()
+	ctx := x.context()
 	for len(set.All()) == 0 {
 		select {
 		case <-s.replaced:
@@ -208,15 +214,15 @@ func (e *Engine) Head() (head mesh.Head, ok bool) {
 // services as src.
 func (e *Engine) Gateway(id string, src *identity.Source) http.Handler {
 	return &server{
-		e: e, face: Face{Kind: Gateway, Gateway: id}, forwarder: e.toMesh,
-		caller: func(*http.Request) (*identity.Source, *Refusal) { return src, nil },
+		e: e, face: Face{Kind: Gateway, Gateway: id}, forwarder: e.toMesh, counters: e.metrics.at(Gateway),
+		caller: func() (*identity.Source, *Refusal) { return src, nil },
 	}
 }
 
 // Outbound returns the handler for the workloads of this node. caller says
-// which of them sent a request, or why that cannot be known.
-func (e *Engine) Outbound(caller func(*http.Request) (*identity.Source, *Refusal)) http.Handler {
-	return &server{e: e, face: Face{Kind: Outbound}, caller: caller, forwarder: e.toMesh}
+// which of them sends what comes by this listener.
+func (e *Engine) Outbound(caller CallerOf) http.Handler {
+	return &server{e: e, face: Face{Kind: Outbound}, caller: caller, forwarder: e.toMesh, counters: e.metrics.at(Outbound)}
 }
 
 // Inbound returns the handler for verified mesh peers, to be served over TLS
@@ -235,8 +241,8 @@ func (e *Engine) Inbound(workloads ...Workload) (http.Handler, *tls.Config, erro
 		name := identity.ServerName(w.Service, w.Node, e.opt.Mesh)
 		in.sources[name] = w.Source
 		in.byName[name] = &server{
-			e: e, face: Face{Kind: Inbound, Service: w.Service}, local: w.Source,
-			forwarder: &toWorkload{workload: local, protocol: e.protocol, metrics: e.metrics},
+			e: e, face: Face{Kind: Inbound, Service: w.Service}, local: w.Source, counters: e.metrics.at(Inbound),
+			forwarder: &toWorkload{local, e},
 		}
 	}
 	return in, identity.ServerConfig(in.source), nil
@@ -256,8 +262,8 @@ func (e *Engine) protocol(service string) string {
 // an error means only that the caller's context ended.
 func (e *Engine) RoundTripper(caller *identity.Source) http.RoundTripper {
 	return &roundTripper{&server{
-		e: e, face: Face{Kind: Outbound}, forwarder: e.toMesh, trust: trust{own: true}, plain: true,
-		caller: func(*http.Request) (*identity.Source, *Refusal) { return caller, nil },
+		e: e, face: Face{Kind: Outbound}, forwarder: e.toMesh, trust: trust{own: true}, plain: true, counters: e.metrics.at(Outbound),
+		caller: func() (*identity.Source, *Refusal) { return caller, nil },
 	}}
 }
 
@@ -273,4 +279,17 @@ func (e *Engine) Close() {
 	for _, w := range workloads {
 		w.close()
 	}
+}
+
+// mostConnections is how many connections of clients one process has at once.
+const mostConnections = 50_000
+
+// connectionSlots returns mostConnections, or four fifths of the file descriptors
+// that this process may have: the rest is for its own connections.
+func connectionSlots() int {
+	var limit syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) != nil || limit.Cur/5*4 > mostConnections {
+		return mostConnections
+	}
+	return max(int(limit.Cur/5*4), 1)
 }

@@ -9,16 +9,16 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/net/netutil"
-
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 )
 
 // Site is a bound listener and what answers there.
 type Site struct {
 	Listener net.Listener
-	Handler  http.Handler
-	TLS      *tls.Config // nil for clear text
+	// Handler is of this Engine: Gateway, Outbound or Inbound. Any other is
+	// served by net/http.
+	Handler http.Handler
+	TLS     *tls.Config // nil for clear text
 }
 
 // Plan says what an engine serves, and in which order it leaves.
@@ -32,31 +32,31 @@ type Plan struct {
 	Drain  time.Duration // for everything that is under way at the end
 }
 
-// running is one site's server. cut ends the context of its requests.
-type running struct {
-	srv  *http.Server
-	name string
-	cut  context.CancelFunc
+// running is one site that is served.
+type running interface {
+	// serve accepts until the listener fails or drain is called, which is no
+	// error.
+	serve() error
+	// drain stops accepting and waits until what is under way has ended, or
+	// ctx has: then it cuts the rest and reports that.
+	drain(ctx context.Context) (cut bool, err error)
 }
 
 // Run serves plan until ctx ends or a listener fails, then drains: it stops
-// accepting, asks clients to go (GOAWAY, closing idle connections), lets
-// requests and WebSockets under way finish, and cuts those that outlive
-// plan.Drain. It closes the engine and every listener. When Run returns, every
-// goroutine that the engine started has ended.
+// accepting, asks clients to go (GOAWAY, Connection: close, closing idle
+// connections), lets requests and WebSockets under way finish, and cuts those
+// that outlive plan.Drain. It closes the engine and every listener. When Run
+// returns, every goroutine that the engine started has ended.
 func (e *Engine) Run(ctx context.Context, plan Plan) error {
 	failed, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	var serving sync.WaitGroup
+	serving.Go(func() { e.overload.run(failed) })
 	start := func(s Site) running {
-		srv := e.opt.Limits.Server(s.Handler, s.TLS, e.metrics.serverLog(e.opt.Log))
-		base, cut := context.WithCancel(context.WithoutCancel(ctx))
-		srv.BaseContext = func(net.Listener) context.Context { return base }
-		r := running{srv, s.Listener.Addr().String(), cut}
-		l := netutil.LimitListener(s.Listener, e.opt.Limits.Connections)
+		r := e.site(ctx, s)
 		serving.Go(func() {
-			if err := serve(srv, l); !errors.Is(err, http.ErrServerClosed) {
-				fail(mesh.Errorf("proxy.Run", r.name, mesh.Internal, "%w", err))
+			if err := r.serve(); err != nil {
+				fail(mesh.Errorf("proxy.Run", s.Listener.Addr().String(), mesh.Internal, "%w", err))
 			}
 		})
 		return r
@@ -86,32 +86,65 @@ func (e *Engine) Run(ctx context.Context, plan Plan) error {
 	return errors.Join(errs...)
 }
 
-func serve(srv *http.Server, l net.Listener) error {
-	if srv.TLSConfig != nil {
-		return srv.ServeTLS(l, "", "")
+func (e *Engine) site(ctx context.Context, s Site) running {
+	if d, ok := s.Handler.(door); ok {
+		return newListener(ctx, e, s, d)
 	}
-	return srv.Serve(l)
+	return newWebSite(ctx, e, s)
 }
 
-// drain shuts the servers of one stage down together.
+// drain drains the sites of one stage together.
 func (e *Engine) drain(ctx context.Context, stage []running) []error {
 	errs := make([]error, len(stage))
 	var wg sync.WaitGroup
 	for i, r := range stage {
 		wg.Go(func() {
-			defer r.cut()
-			if r.srv.Shutdown(ctx) == nil {
-				return
+			cut, err := r.drain(ctx)
+			if cut { // that they are was promised
+				e.opt.Log.Warn().Msg("requests were cut: they outlived the drain")
 			}
-			// Some requests outlived the drain. That they are cut was promised.
-			e.opt.Log.Warn().Str("listener", r.name).Msg("requests were cut: they outlived the drain")
-			if err := r.srv.Close(); err != nil {
-				errs[i] = mesh.Errorf("proxy.Run", r.name, mesh.Internal, "close: %w", err)
+			if err != nil {
+				errs[i] = mesh.Errorf("proxy.Run", "", mesh.Internal, "close: %w", err)
 			}
 		})
 	}
 	wg.Wait()
 	return errs
+}
+
+// webSite is a site that net/http serves.
+type webSite struct {
+	srv *http.Server
+	l   net.Listener
+	end context.CancelFunc // of the requests' context
+}
+
+func newWebSite(ctx context.Context, e *Engine, s Site) *webSite {
+	srv := e.opt.Limits.Server(s.Handler, s.TLS, e.metrics.serverLog(e.opt.Log))
+	base, end := context.WithCancel(context.WithoutCancel(ctx))
+	srv.BaseContext = func(net.Listener) context.Context { return base }
+	return &webSite{srv, s.Listener, end}
+}
+
+func (w *webSite) serve() error {
+	var err error
+	if w.srv.TLSConfig != nil {
+		err = w.srv.ServeTLS(w.l, "", "")
+	} else {
+		err = w.srv.Serve(w.l)
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+func (w *webSite) drain(ctx context.Context) (bool, error) {
+	defer w.end()
+	if w.srv.Shutdown(ctx) == nil {
+		return false, nil
+	}
+	return true, w.srv.Close()
 }
 
 // ListenAll binds every address, or none.

@@ -2,29 +2,10 @@ package proxy
 
 import (
 	"net/http"
-	"net/textproto"
-	"strings"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
+	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/header"
 )
-
-// hopByHop are the fields that concern one connection only (RFC 9110 section
-// 7.6.1 and its predecessors). They are never forwarded; Upgrade is set anew
-// for a WebSocket, and TE for trailers.
-var hopByHop = [...]string{
-	"Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization",
-	"Te", "Trailer", "Transfer-Encoding", "Upgrade", "Http2-Settings",
-}
-
-// methodOverrides make some frameworks run another method than the one that
-// was authorized.
-var methodOverrides = [...]string{"X-Http-Method-Override", "X-Http-Method", "X-Method-Override"}
-
-// foldName returns a header name as CGI and its descendants see it: lower case
-// and '-' for '_'. Two names that fold alike are one name to some workload.
-func foldName(name string) string {
-	return strings.ReplaceAll(strings.ToLower(name), "_", "-")
-}
 
 // trust says which identity headers of a request are believed.
 type trust struct {
@@ -32,116 +13,211 @@ type trust struct {
 	own       bool // Hedgerow-*, from our own code: the bridge
 }
 
-// identityHeader reports whether the folded name says who a caller is or where
-// a request came from, and so may only be set by the mesh.
-func identityHeader(folded string) bool {
-	return folded == "forwarded" || folded == "x-real-ip" ||
-		strings.HasPrefix(folded, "x-forwarded-") || strings.HasPrefix(folded, "hedgerow-")
+// fieldClass is what a proxy must know of a field's name.
+type fieldClass uint8
+
+const (
+	ordinary   fieldClass = iota
+	connection            // concerns one connection only (RFC 9110 section 7.6.1 and its predecessors)
+	identifies            // says who a caller is or where a request came from: only the mesh may set it
+	overrides             // makes some frameworks run another method than the one that was authorized
+	ambiguous             // folds to a name that frames the message: one of two parsers would believe it
+	isHost                // travels as the authority
+)
+
+// classify sorts a field name as CGI and its descendants see it: in lower case
+// and with '-' for '_'. Two names that fold alike are one name to some workload.
+func classify(name string) fieldClass {
+	if name == "" {
+		return ordinary
+	}
+	switch foldByte(name[0]) {
+	case 'c':
+		switch {
+		case folds(name, "connection"):
+			return connection
+		case folds(name, "content-length"):
+			return exactly(name, "content-length", ordinary)
+		}
+	case 'f':
+		if folds(name, "forwarded") {
+			return identifies
+		}
+	case 'h':
+		switch {
+		case folds(name, "host"):
+			return isHost
+		case foldsPrefix(name, "hedgerow-"):
+			return identifies
+		case folds(name, "http2-settings"):
+			return connection
+		}
+	case 'k':
+		if folds(name, "keep-alive") {
+			return connection
+		}
+	case 'p':
+		if folds(name, "proxy-connection") || folds(name, "proxy-authenticate") || folds(name, "proxy-authorization") {
+			return connection
+		}
+	case 't':
+		switch {
+		case folds(name, "te"), folds(name, "trailer"):
+			return connection
+		case folds(name, "transfer-encoding"):
+			return exactly(name, "transfer-encoding", connection)
+		}
+	case 'u':
+		if folds(name, "upgrade") {
+			return connection
+		}
+	case 'x':
+		switch {
+		case folds(name, "x-real-ip"), foldsPrefix(name, "x-forwarded-"):
+			return identifies
+		case folds(name, "x-http-method-override"), folds(name, "x-http-method"), folds(name, "x-method-override"):
+			return overrides
+		}
+	}
+	return ordinary
+}
+
+// exactly returns class for name if it is spelled as want but for case, and
+// ambiguous for a spelling that only folds to it.
+func exactly(name, want string, class fieldClass) fieldClass {
+	if header.Equal(name, want) {
+		return class
+	}
+	return ambiguous
+}
+
+// foldByte is the lower case of c, and '-' for what CGI makes of it: '_', and
+// '.', which several frameworks replace too.
+func foldByte(c byte) byte {
+	switch {
+	case 'A' <= c && c <= 'Z':
+		return c + 'a' - 'A'
+	case c == '_' || c == '.':
+		return '-'
+	}
+	return c
+}
+
+func folds(name, to string) bool { return len(name) == len(to) && foldsPrefix(name, to) }
+
+func foldsPrefix(name, to string) bool {
+	if len(name) < len(to) {
+		return false
+	}
+	for i := range len(to) {
+		if foldByte(name[i]) != to[i] {
+			return false
+		}
+	}
+	return true
 }
 
 // trusted reports whether t lets the identity header pass as it is.
 func (t trust) trusted(name string) bool {
-	switch name {
-	case "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host":
-		return t.forwarded
+	if t.forwarded && (header.Equal(name, "X-Forwarded-For") || header.Equal(name, "X-Forwarded-Proto") || header.Equal(name, "X-Forwarded-Host")) {
+		return true
 	}
-	return t.own && strings.HasPrefix(name, "Hedgerow-")
+	const own = "Hedgerow-"
+	return t.own && len(name) > len(own) && header.Equal(name[:len(own)], own)
 }
 
-// cleanRequest removes from h what is not the caller's to say: fields of the
-// connection and those the Connection field names, identity headers that t
-// does not cover, in every spelling, and method overrides. It refuses names
-// that fold to a field which frames the message: one of two parsers on the way
-// would believe them.
-func cleanRequest(h http.Header, t trust) *Refusal {
-	removeConnectionFields(h)
-	for name := range h {
-		folded := foldName(name)
-		switch {
-		case identityHeader(folded):
-			if !t.trusted(name) || len(h[name]) != 1 {
-				delete(h, name)
+// cleanRequest appends to dst the fields of src that are the caller's to say.
+// Left out are fields of the connection and those the Connection field names,
+// the length, which travels apart, identity headers that t does not cover, in
+// every spelling, and method overrides. It refuses names that fold to a field
+// which frames the message.
+func cleanRequest(dst, src header.List, t trust) (header.List, *Refusal) {
+	var room [4]string
+	named := namedByConnection(room[:0], src)
+	for _, f := range src {
+		switch classify(f.Name) {
+		case ordinary:
+			if header.Equal(f.Name, "Content-Length") || namedIn(named, f.Name) {
+				continue
 			}
-		case strings.Contains(name, "_") && mesh.ReservedHeader(name):
-			return &Refusal{Status: http.StatusBadRequest, Code: CodeBadRequest, Detail: "a header name is misspelled"}
+		case identifies:
+			if !t.trusted(f.Name) || src.Count(f.Name) != 1 {
+				continue
+			}
+		case ambiguous:
+			return nil, &Refusal{Status: http.StatusBadRequest, Code: CodeBadRequest, Detail: "a header name is misspelled"}
+		default:
+			continue
 		}
+		dst = append(dst, f)
 	}
-	for _, name := range methodOverrides {
-		delete(h, name)
-	}
-	delete(h, "Host") // it is Request.Host; HTTP/2 clients may send it twice
-	return nil
+	return dst, nil
 }
 
-// cleanResponse removes the fields of the connection, and, from a workload,
-// what only the mesh may say.
-func cleanResponse(h http.Header, fromWorkload bool) {
-	removeConnectionFields(h)
-	if !fromWorkload {
-		return
-	}
-	for name := range h {
-		if strings.HasPrefix(foldName(name), "hedgerow-") {
-			delete(h, name)
-		}
-	}
-}
-
-// cleanTrailer removes from t what a header may not be changed to afterwards.
-func cleanTrailer(t http.Header) {
-	for name := range t {
-		folded := foldName(name)
-		if identityHeader(folded) || mesh.ReservedHeader(folded) || folded == "authorization" {
-			delete(t, name)
-		}
-	}
-}
-
-func removeConnectionFields(h http.Header) {
-	for _, list := range h["Connection"] {
-		for name := range strings.SplitSeq(list, ",") {
-			if name = textproto.TrimString(name); name != "" {
-				h.Del(name)
+// cleanResponse appends to dst the fields of src but those of the connection and
+// the length, which travels apart, and, from a workload, what only the mesh may
+// say.
+func cleanResponse(dst, src header.List, fromWorkload bool) header.List {
+	var room [4]string
+	named := namedByConnection(room[:0], src)
+	for _, f := range src {
+		switch classify(f.Name) {
+		case connection, ambiguous:
+			continue
+		default:
+			if header.Equal(f.Name, "Content-Length") || namedIn(named, f.Name) || fromWorkload && foldsPrefix(f.Name, "hedgerow-") {
+				continue
 			}
 		}
+		dst = append(dst, f)
 	}
-	for _, name := range hopByHop {
-		delete(h, name)
-	}
+	return dst
 }
 
-// hasToken reports whether the comma-separated field values contain token.
-func hasToken(values []string, token string) bool {
-	for _, list := range values {
-		for t := range strings.SplitSeq(list, ",") {
-			if strings.EqualFold(textproto.TrimString(t), token) {
-				return true
-			}
+// cleanTrailer appends to dst the fields of src that a header may be changed to
+// afterwards.
+func cleanTrailer(dst, src header.List) header.List {
+	for _, f := range src {
+		if classify(f.Name) == ordinary && !mesh.ReservedHeader(f.Name) && !folds(f.Name, "authorization") {
+			dst = append(dst, f)
+		}
+	}
+	return dst
+}
+
+// namedByConnection appends to dst the values of Connection fields that name
+// more than the state of the connection.
+func namedByConnection(dst []string, l header.List) []string {
+	for _, f := range l {
+		if header.Equal(f.Name, "Connection") && !header.Equal(f.Value, "keep-alive") && !header.Equal(f.Value, "close") {
+			dst = append(dst, f.Value)
+		}
+	}
+	return dst
+}
+
+// namedIn reports whether one of the comma-separated lists names name.
+func namedIn(lists []string, name string) bool {
+	for _, list := range lists {
+		if header.HasToken(list, name) {
+			return true
 		}
 	}
 	return false
 }
 
-// applyHeaderOps runs the filters of a rule over h, in their order.
-func applyHeaderOps(h http.Header, filters []mesh.HeaderOps) {
+// applyHeaderOps runs the filters of a rule over l, in their order.
+func applyHeaderOps(l header.List, filters []mesh.HeaderOps) header.List {
 	for i := range filters {
 		for name, value := range filters[i].Set {
-			h.Set(name, value)
+			l = l.Set(name, value)
 		}
 		for name, value := range filters[i].Add {
-			h.Add(name, value)
+			l = l.Add(name, value)
 		}
 		for _, name := range filters[i].Remove {
-			h.Del(name)
+			l = l.Del(name)
 		}
 	}
-}
-
-// countFields returns the number of field lines of h.
-func countFields(h http.Header) int {
-	n := 0
-	for _, values := range h {
-		n += len(values)
-	}
-	return n
+	return l
 }

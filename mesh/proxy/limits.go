@@ -28,6 +28,8 @@ type Limits struct {
 	// TargetBytes bounds the request target (RFC 9110 section 4.1 asks for at
 	// least 8000). Beyond it: 414.
 	TargetBytes int
+	// BodyBytes bounds a request's body. Beyond it: 413. 0 is no bound.
+	BodyBytes int64
 	// Streams is the number of concurrent HTTP/2 streams of one connection.
 	Streams int
 	// StreamWindow and ConnWindow are the HTTP/2 receive windows: what a slow
@@ -72,6 +74,7 @@ func EdgeLimits() Limits {
 		HeaderBytes:      32 << 10,
 		HeaderCount:      100,
 		TargetBytes:      8 << 10,
+		BodyBytes:        16 << 20,
 		Streams:          100,
 		StreamWindow:     64 << 10,
 		ConnWindow:       1 << 20,
@@ -99,6 +102,7 @@ func MeshLimits() Limits {
 	l.HeaderTimeout = 10 * time.Second
 	l.IdleTimeout = time.Hour
 	l.Streams = 1000
+	l.BodyBytes = 0 // the edge has bounded what came from outside
 	l.HeaderBytes = 64 << 10
 	l.HeaderCount = 128
 	l.TargetBytes = 24 << 10

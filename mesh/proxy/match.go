@@ -59,11 +59,11 @@ func (c *candidate) matches(face Face, r *Request) bool {
 // matchHeader compares a field that comes once. A repeated field is present and
 // has no one value, so it equals nothing.
 func (m *valueMatch) matchHeader(r *Request) bool {
-	if m.name == "Host" { // which net/http keeps out of the header
+	if m.name == "Host" { // which is no field of the list
 		return m.any || m.value == r.Host
 	}
-	values := r.Header[m.name]
-	return len(values) > 0 && (m.any || len(values) == 1 && values[0] == m.value)
+	value, ok := r.Fields.Get(m.name)
+	return ok && (m.any || value == m.value && r.Fields.Count(m.name) == 1)
 }
 
 // matchQuery compares the first parameter of the name, decoded as a form

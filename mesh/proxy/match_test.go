@@ -3,13 +3,13 @@ package proxy
 import (
 	"fmt"
 	"math/rand/v2"
-	"net/http"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
+	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/header"
 )
 
 func TestPathMatch(t *testing.T) {
@@ -84,7 +84,7 @@ func pathOf(m mesh.RouteMatch) *mesh.PathMatch {
 }
 
 func TestConditionMatch(t *testing.T) {
-	header := func(name, value string) mesh.RouteMatch {
+	withHeader := func(name, value string) mesh.RouteMatch {
 		return mesh.RouteMatch{Headers: []mesh.ValueMatch{{Name: name, Exact: value}}}
 	}
 	query := func(name, value string) mesh.RouteMatch {
@@ -99,17 +99,17 @@ func TestConditionMatch(t *testing.T) {
 		{"method", mesh.RouteMatch{Methods: []string{"PUT", "GET"}}, Request{Method: "GET"}, true},
 		{"other method", mesh.RouteMatch{Methods: []string{"PUT"}}, Request{Method: "GET"}, false},
 		{"lower-case method is another", mesh.RouteMatch{Methods: []string{"GET"}}, Request{Method: "get"}, false},
-		{"method override header is no method", mesh.RouteMatch{Methods: []string{"DELETE"}}, Request{Method: "GET", Header: http.Header{"X-Http-Method-Override": {"DELETE"}}}, false},
-		{"header in any case of its name", header("x-CANARY", "1"), Request{Header: http.Header{"X-Canary": {"1"}}}, true},
-		{"header value minds case", header("x-canary", "a"), Request{Header: http.Header{"X-Canary": {"A"}}}, false},
-		{"header absent", header("x-canary", "1"), Request{}, false},
-		{"header present is enough", header("x-canary", ""), Request{Header: http.Header{"X-Canary": {"anything"}}}, true},
-		{"header present and repeated is enough", header("x-canary", ""), Request{Header: http.Header{"X-Canary": {"a", "b"}}}, true},
-		{"header must be present", header("x-canary", ""), Request{}, false},
-		{"repeated header equals nothing", header("x-canary", "1"), Request{Header: http.Header{"X-Canary": {"1", "2"}}}, false},
-		{"host as a header", header("host", "example.com"), Request{}, true},
-		{"other host as a header", header("host", "example.org"), Request{}, false},
-		{"all headers must match", mesh.RouteMatch{Headers: []mesh.ValueMatch{{Name: "a", Exact: "1"}, {Name: "b", Exact: "2"}}}, Request{Header: http.Header{"A": {"1"}}}, false},
+		{"method override header is no method", mesh.RouteMatch{Methods: []string{"DELETE"}}, Request{Method: "GET", Fields: header.List{{Name: "X-Http-Method-Override", Value: "DELETE"}}}, false},
+		{"header in any case of its name", withHeader("x-CANARY", "1"), Request{Fields: header.List{{Name: "X-Canary", Value: "1"}}}, true},
+		{"header value minds case", withHeader("x-canary", "a"), Request{Fields: header.List{{Name: "X-Canary", Value: "A"}}}, false},
+		{"header absent", withHeader("x-canary", "1"), Request{}, false},
+		{"header present is enough", withHeader("x-canary", ""), Request{Fields: header.List{{Name: "X-Canary", Value: "anything"}}}, true},
+		{"header present and repeated is enough", withHeader("x-canary", ""), Request{Fields: header.List{{Name: "X-Canary", Value: "a"}, {Name: "X-Canary", Value: "b"}}}, true},
+		{"header must be present", withHeader("x-canary", ""), Request{}, false},
+		{"repeated header equals nothing", withHeader("x-canary", "1"), Request{Fields: header.List{{Name: "X-Canary", Value: "1"}, {Name: "X-Canary", Value: "2"}}}, false},
+		{"host as a header", withHeader("host", "example.com"), Request{}, true},
+		{"other host as a header", withHeader("host", "example.org"), Request{}, false},
+		{"all headers must match", mesh.RouteMatch{Headers: []mesh.ValueMatch{{Name: "a", Exact: "1"}, {Name: "b", Exact: "2"}}}, Request{Fields: header.List{{Name: "A", Value: "1"}}}, false},
 		{"query parameter", query("v", "2"), Request{RawQuery: "a=1&v=2"}, true},
 		{"query parameter of another value", query("v", "2"), Request{RawQuery: "v=1"}, false},
 		{"query parameter decoded", query("a b", "c&d"), Request{RawQuery: "a+b=c%26d"}, true},
@@ -178,7 +178,7 @@ func TestPrecedence(t *testing.T) {
 		{"a known age before none", side{host: host, created: day(2)}, side{host: host}, "/a"},
 	}
 	request := func(path string) *Request {
-		return &Request{Method: "GET", Host: host, Path: path, RawQuery: "q0&q1", Header: http.Header{"H0": {""}, "H1": {""}}}
+		return &Request{Method: "GET", Host: host, Path: path, RawQuery: "q0&q1", Fields: header.List{{Name: "H0", Value: ""}, {Name: "H1", Value: ""}}}
 	}
 	for _, n := range []int{0, 300} {
 		more := fillers(n)

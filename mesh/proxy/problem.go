@@ -1,11 +1,10 @@
 package proxy
 
 import (
-	"bytes"
 	"encoding/json"
-	"io"
 	"net/http"
-	"strconv"
+
+	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/header"
 )
 
 // Codes of the answers that the proxy gives itself while it forwards. Those of
@@ -38,13 +37,19 @@ const (
 	CodeClientTimeout = "client_timeout"
 	// CodeMethod: CONNECT, which this proxy never tunnels. 405.
 	CodeMethod = "method_not_allowed"
-	// CodeTooLarge: the request target (414) or the header (431) is too large.
+	// CodeTooLarge: the request target (414), the header (431) or the body (413)
+	// is too large.
 	CodeTooLarge = "too_large"
 	// CodeAmbiguousCaller: several services share the listener. 403.
 	CodeAmbiguousCaller = "ambiguous_caller"
 	// CodeUnknownService: a mesh peer asked for a service that this sidecar
 	// does not stand beside. 421.
 	CodeUnknownService = "misdirected"
+	// CodeUnsupported: the request uses what this proxy does not implement. 501
+	// for a transfer coding, 505 for a version of HTTP.
+	CodeUnsupported = "unsupported"
+	// CodeOverloaded: the proxy is short of memory and sheds new requests. 503.
+	CodeOverloaded = "overloaded"
 	// CodeNotReady: no configuration has been loaded yet. 503.
 	CodeNotReady = "not_ready"
 )
@@ -72,51 +77,18 @@ func problemBody(refusal *Refusal, id string) []byte {
 	return append(body, '\n')
 }
 
-// problemHeader returns the header of an answer with body.
-func problemHeader(refusal *Refusal, id string, body []byte) http.Header {
-	h := http.Header{}
-	h.Set("Content-Type", "application/problem+json")
-	h.Set("Content-Length", strconv.Itoa(len(body)))
-	h.Set("Cache-Control", "no-store")
-	h.Set(decisionHeader, id)
+// problemHead returns the head of an answer with refusal.
+func problemHead(refusal *Refusal, id string) *responseHead {
+	fields := header.List{
+		{Name: "Content-Type", Value: "application/problem+json"},
+		{Name: "Cache-Control", Value: "no-store"},
+		{Name: decisionHeader, Value: id},
+	}
 	switch refusal.Status {
 	case http.StatusMethodNotAllowed:
-		h.Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
+		fields = fields.Add("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
 	case http.StatusServiceUnavailable:
-		h.Set("Retry-After", "1")
+		fields = fields.Add("Retry-After", "1")
 	}
-	return h
-}
-
-// writeProblem answers w with refusal. final closes the connection after it;
-// HTTP/2 streams need no such thing.
-func writeProblem(w http.ResponseWriter, refusal *Refusal, id string, final bool) error {
-	body := problemBody(refusal, id)
-	h := w.Header()
-	clear(h)
-	for name, values := range problemHeader(refusal, id, body) {
-		h[name] = values
-	}
-	if final {
-		h.Set("Connection", "close")
-	}
-	w.WriteHeader(refusal.Status)
-	_, err := w.Write(body)
-	return err
-}
-
-// problemResponse returns refusal as the response to r.
-func problemResponse(r *http.Request, refusal *Refusal, id string) *http.Response {
-	body := problemBody(refusal, id)
-	return &http.Response{
-		Status:        strconv.Itoa(refusal.Status) + " " + http.StatusText(refusal.Status),
-		StatusCode:    refusal.Status,
-		Proto:         "HTTP/1.1",
-		ProtoMajor:    1,
-		ProtoMinor:    1,
-		Header:        problemHeader(refusal, id, body),
-		Body:          io.NopCloser(bytes.NewReader(body)),
-		ContentLength: int64(len(body)),
-		Request:       r,
-	}
+	return &responseHead{status: refusal.Status, fields: fields, length: int64(len(problemBody(refusal, id)))}
 }

@@ -11,6 +11,9 @@ import (
 // errNotReplayable ends a try whose body began to be forgotten.
 var errNotReplayable = errors.New("the request body is too long to be sent again")
 
+// errBodyTooLong ends a body that is longer than the limit.
+var errBodyTooLong = errors.New("the request body is longer than the limit")
+
 // bodySource is a client's request body that more than one try may read. What
 // was read is kept, up to limit, so that a later try can begin at the start. It
 // also remembers how reading from the client ended: a body that broke off is
@@ -23,7 +26,8 @@ type bodySource struct {
 	// still be at it: the next one then waits for the same bytes. mu may be
 	// taken under it.
 	turn   sync.Mutex
-	client io.ReadCloser
+	client io.Reader
+	most   int64 // bytes in all; 0 is no bound
 
 	// mu guards what follows. Nothing is called under it.
 	mu    sync.Mutex
@@ -32,21 +36,17 @@ type bodySource struct {
 	total int64 // bytes read from client
 	end   error // how client ended: io.EOF or its error
 
-	onEnd   func()
 	onBytes func()
 }
 
-// newBodySource returns the source of body, or nil if there is none. length is
-// its Content-Length, -1 if unknown. onEnd runs once, at the end of the body,
-// before any try sees the end; onBytes after each piece. Both may be nil.
-func newBodySource(body io.ReadCloser, length int64, limit int, onEnd, onBytes func()) *bodySource {
-	if body == nil || body == http.NoBody || length == 0 {
-		return nil
-	}
+// newBodySource returns the source of body. length is its Content-Length, -1 if
+// unknown; limit is how much is kept, most how much it may be in all (0: no
+// bound). onBytes runs after each piece; it may be nil.
+func newBodySource(body io.Reader, length int64, limit int, most int64, onBytes func()) *bodySource {
 	if length > int64(limit) {
 		limit = 0
 	}
-	return &bodySource{client: body, limit: limit, onEnd: onEnd, onBytes: onBytes}
+	return &bodySource{client: body, limit: limit, most: most, onBytes: onBytes}
 }
 
 // open returns the body from its start, or false if that is gone. A nil source
@@ -86,6 +86,16 @@ func (b *bodySource) clientError() error {
 	return b.end
 }
 
+// ended reports whether the body was read to its end. A nil source has none.
+func (b *bodySource) ended() bool {
+	if b == nil {
+		return true
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.end != nil
+}
+
 // close makes further reads fail and reports whether one is under way, which
 // only the client or a read deadline can end.
 func (b *bodySource) close() (reading bool) {
@@ -116,11 +126,11 @@ func (b *bodySource) read(p []byte, offset int64) (int, error) {
 	if n > 0 && b.onBytes != nil {
 		b.onBytes()
 	}
-	if err != nil && b.onEnd != nil {
-		b.onEnd()
-	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.most > 0 && b.total+int64(n) > b.most {
+		n, err = 0, errBodyTooLong
+	}
 	if b.total == int64(len(b.kept)) {
 		if len(b.kept)+n <= b.limit {
 			b.kept = append(b.kept, p[:n]...)

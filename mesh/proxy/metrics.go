@@ -2,7 +2,11 @@ package proxy
 
 import (
 	"log"
+	"maps"
 	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
@@ -21,6 +25,10 @@ type metrics struct {
 	listener prometheus.Counter
 	compile  prometheus.Gauge
 	revision prometheus.Gauge
+	shed     prometheus.Counter
+
+	mu    sync.Mutex // guards faces
+	faces []*faceMetrics
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -35,9 +43,10 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		failures: counter("hedgerow_upstream_failures_total", "Tries that brought no response, by kind.", "service", "kind"),
 		listener: prometheus.NewCounter(prometheus.CounterOpts{Name: "hedgerow_listener_errors_total", Help: "Connections that ended before a request was read: failed handshakes, malformed headers."}),
 		compile:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "hedgerow_config_errors", Help: "Objects of the current configuration that did not compile."}),
+		shed:     prometheus.NewCounter(prometheus.CounterOpts{Name: "hedgerow_requests_shed_total", Help: "Requests that were refused because the proxy was short of memory."}),
 		revision: prometheus.NewGauge(prometheus.GaugeOpts{Name: "hedgerow_config_revision", Help: "Revision of the configuration that decides now."}),
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.inFlight, m.refusals, m.retries, m.failures, m.listener, m.compile, m.revision} {
+	for _, c := range []prometheus.Collector{m.requests, m.inFlight, m.refusals, m.retries, m.failures, m.listener, m.compile, m.revision, m.shed} {
 		if err := reg.Register(c); err != nil {
 			return nil, mesh.Errorf("proxy.New", "metrics", mesh.Internal, "%w", err)
 		}
@@ -45,8 +54,74 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	return m, nil
 }
 
+// faceMetrics are the series that every request at one face touches. Those of a
+// service are looked up once, and then read without a lock.
+type faceMetrics struct {
+	m         *metrics
+	face      string
+	inFlight  prometheus.Gauge
+	mu        sync.Mutex // held to replace byService
+	byService atomic.Pointer[map[string]*classCounters]
+}
+
+// classCounters are the counters of one service by class of status; 0 is aborted.
+type classCounters [6]prometheus.Counter
+
+func (m *metrics) at(k FaceKind) *faceMetrics {
+	f := &faceMetrics{m: m, face: faceName(k), inFlight: m.inFlight.WithLabelValues(faceName(k))}
+	f.byService.Store(&map[string]*classCounters{})
+	m.mu.Lock()
+	m.faces = append(m.faces, f)
+	m.mu.Unlock()
+	return f
+}
+
+// count counts a request that was answered with status; 0 is aborted.
+func (f *faceMetrics) count(service string, status int) {
+	c := (*f.byService.Load())[service]
+	if c == nil {
+		c = f.add(service)
+	}
+	class := status / 100
+	if class < 1 || class > 5 {
+		class = 0
+	}
+	c[class].Inc()
+}
+
+func (f *faceMetrics) add(service string) *classCounters {
+	service = strings.Clone(service)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	next := maps.Clone(*f.byService.Load())
+	c := next[service]
+	if c == nil {
+		c = &classCounters{}
+		for class := range c {
+			c[class] = f.m.requests.WithLabelValues(f.face, service, codeClass(class*100))
+		}
+		next[service] = c
+		f.byService.Store(&next)
+	}
+	return c
+}
+
+func (f *faceMetrics) forget(service string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	next := maps.Clone(*f.byService.Load())
+	delete(next, service)
+	f.byService.Store(&next)
+}
+
 // forget deletes the series of a service that is not configured any more.
 func (m *metrics) forget(service string) {
+	m.mu.Lock()
+	faces := m.faces
+	m.mu.Unlock()
+	for _, f := range faces {
+		f.forget(service)
+	}
 	labels := prometheus.Labels{"service": service}
 	m.requests.DeletePartialMatch(labels)
 	m.refusals.DeletePartialMatch(labels)

@@ -1,0 +1,55 @@
+package proxy
+
+import (
+	"net/http"
+)
+
+// refuse answers with f, reports it and returns the status, or 0 if the client
+// did not get the answer.
+func (s *server) refuse(x *exchange, f *failure) int {
+	s.report(x, &f.Refusal, f.err)
+	// Where a request ends whose body broke off, a CONNECT, or what somebody
+	// before us may have framed by a misspelled field, is not known: nothing
+	// may follow it.
+	if c, ok := x.client.responder.(interface{ last() }); ok && (f.kind == failedClient || f.Status == http.StatusBadRequest || x.in.method == http.MethodConnect) {
+		c.last()
+	}
+	if x.client.begin(problemHead(&f.Refusal, x.id()), problemBody(&f.Refusal, x.id()), true) != nil {
+		return 0
+	}
+	return f.Status
+}
+
+// fail answers for a response that did not come, and returns the status; 0 if
+// there is nobody to answer.
+func (s *server) fail(x *exchange, f *failure) int {
+	if f.kind == failedGone {
+		return 0
+	}
+	return s.refuse(x, f)
+}
+
+// report counts and logs an answer of our own. Denials and failures are logged
+// under the id that the caller got; their number of lines a second is bounded.
+func (s *server) report(x *exchange, refusal *Refusal, cause error) {
+	s.e.metrics.refusals.WithLabelValues(faceName(s.face.Kind), x.decision.Service, refusal.Code).Inc()
+	event := s.e.denials.Info()
+	if refusal.Status >= 500 {
+		event = s.e.denials.Warn()
+	}
+	auth := x.decision.Authorization
+	event.Str("decision_id", x.id()).Str("face", faceName(s.face.Kind)).Int("status", refusal.Status).Str("code", refusal.Code).
+		Str("service", x.decision.Service).Str("method", x.request.Method).Str("host", x.request.Host).Str("path", x.request.Path).
+		Str("peer_id", x.request.Peer.String())
+	if x.decision.Route != nil {
+		event.Str("route", x.decision.Route.Name)
+	}
+	if auth.Decision != "" {
+		near := make([]string, 0, len(auth.NearMisses))
+		for _, m := range auth.NearMisses {
+			near = append(near, m.Policy+" "+m.Failed)
+		}
+		event.Str("policy", auth.Policy).Str("reason", auth.Reason).Strs("near_misses", near)
+	}
+	event.Err(cause).Msg("request refused")
+}

@@ -1,0 +1,199 @@
+package proxy
+
+import (
+	"bytes"
+	"crypto/sha1" //nolint:gosec // RFC 6455 section 1.3 asks for it; it protects nothing
+	"encoding/base64"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/header"
+)
+
+// upgrade is a client's wish to speak WebSocket (RFC 6455).
+type upgrade struct {
+	key string // Sec-WebSocket-Key
+}
+
+// parseUpgrade returns the WebSocket handshake of in, or the zero value if it is
+// none. Every other protocol in Upgrade is ignored, as RFC 9110 section 7.8
+// allows: a tunnel to h2c or to anything else would carry requests that nobody
+// decides.
+func parseUpgrade(in *incoming) (upgrade, *Refusal) {
+	protocol, _ := in.fields.Get("Upgrade")
+	if !in.http1 || in.minor == 0 || in.fields.Count("Upgrade") != 1 || !header.Equal(protocol, "websocket") {
+		return upgrade{}, nil
+	}
+	key, _ := in.fields.Get("Sec-WebSocket-Key")
+	version, _ := in.fields.Get("Sec-WebSocket-Version")
+	bad := func(detail string) (upgrade, *Refusal) {
+		return upgrade{}, &Refusal{Status: http.StatusBadRequest, Code: CodeBadRequest, Detail: "the WebSocket handshake " + detail}
+	}
+	switch {
+	case in.method != http.MethodGet:
+		return bad("is not a GET")
+	case in.length != 0:
+		return bad("has a body")
+	case version != "13" || in.fields.Count("Sec-WebSocket-Version") != 1:
+		return bad("is not of version 13")
+	case in.fields.Count("Sec-WebSocket-Key") != 1:
+		return bad("needs one Sec-WebSocket-Key")
+	}
+	if nonce, err := base64.StdEncoding.DecodeString(key); err != nil || len(nonce) != 16 {
+		return bad("has a malformed Sec-WebSocket-Key")
+	}
+	return upgrade{key: strings.Clone(key)}, nil
+}
+
+// wanted reports whether there is a handshake.
+func (u upgrade) wanted() bool { return u.key != "" }
+
+// accepted reports why head, a 101, does not accept u; nil if it does.
+func (u upgrade) accepted(head *responseHead) error {
+	sum := sha1.Sum([]byte(u.key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) //nolint:gosec // see the import
+	want := base64.StdEncoding.EncodeToString(sum[:])
+	protocol, _ := head.fields.Get("Upgrade")
+	switch got, _ := head.fields.Get("Sec-WebSocket-Accept"); {
+	case !u.wanted():
+		return errors.New("101 that nobody asked for")
+	case head.fields.Count("Upgrade") != 1 || !header.Equal(protocol, "websocket"):
+		return errors.New("switched to something that is not WebSocket")
+	case got != want || head.fields.Count("Sec-WebSocket-Accept") != 1:
+		return errors.New("Sec-WebSocket-Accept does not answer the client's key")
+	}
+	return nil
+}
+
+// setUpgrade puts the handshake's fields of the connection back.
+func setUpgrade(l header.List) header.List {
+	return l.Add("Connection", "Upgrade").Add("Upgrade", "websocket")
+}
+
+// halfCloser is a connection of which one direction can be ended.
+type halfCloser interface {
+	io.ReadWriteCloser
+	CloseWrite() error
+}
+
+// tunnel joins the client's connection and the upstream's if the upstream
+// accepted the WebSocket handshake, until both are done.
+func (s *server) tunnel(x *exchange, a answer) int {
+	if err := x.wish.accepted(&x.resp); err != nil {
+		f := &failure{Refusal{http.StatusBadGateway, CodeBadUpgrade, "the service did not accept the WebSocket"}, failedUpgrade, err}
+		s.e.metrics.failed(x.decision.Service, f)
+		return s.fail(x, f)
+	}
+	if !x.watch.begin() {
+		return s.fail(x, &failure{Refusal{http.StatusGatewayTimeout, CodeTimeout, "the service did not answer in time"}, failedTimeout, errTimeout})
+	}
+	head := s.responseHead(x)
+	upstream, fromUpstream, err := a.tunnel()
+	if err != nil {
+		return s.fail(x, &failure{Refusal{http.StatusInternalServerError, "internal", "the connection cannot be upgraded"}, failedUpgrade, err})
+	}
+	x.attach(nil)
+	x.watch.stop()
+	conn, fromClient, err := x.client.hijack(setUpgrade(head.fields))
+	if err != nil { // the client left while we asked
+		_ = upstream.Close()
+		return 0
+	}
+	s.e.tunnels.run(&tunnel{client: conn, upstream: upstream, idle: s.e.opt.Limits.TunnelIdle}, fromClient, fromUpstream)
+	return http.StatusSwitchingProtocols
+}
+
+// tunnels are the WebSockets that are open. http.Server forgets hijacked
+// connections, so draining has to know them.
+type tunnels struct {
+	// mu guards open. Nothing is called under it.
+	mu   sync.Mutex
+	open map[*tunnel]struct{}
+}
+
+// tunnel is two byte streams joined.
+type tunnel struct {
+	client   halfCloser
+	upstream halfCloser
+	idle     time.Duration
+	timer    *time.Timer
+	done     chan struct{} // closed when both directions ended
+}
+
+// run copies both ways until both ends are done, one fails, or nothing moved
+// for the tunnel's idle time. fromClient and fromUpstream are what they sent
+// behind the handshake. It closes both connections.
+func (ts *tunnels) run(t *tunnel, fromClient, fromUpstream []byte) {
+	t.done = make(chan struct{})
+	ts.mu.Lock()
+	ts.open[t] = struct{}{}
+	ts.mu.Unlock()
+	defer func() {
+		ts.mu.Lock()
+		delete(ts.open, t)
+		ts.mu.Unlock()
+		close(t.done)
+	}()
+	t.timer = time.AfterFunc(t.idle, t.cut)
+	defer t.timer.Stop()
+	defer t.cut()
+	var wg sync.WaitGroup
+	wg.Go(func() { t.copy(t.upstream, io.MultiReader(bytes.NewReader(fromClient), t.client)) })
+	wg.Go(func() { t.copy(t.client, io.MultiReader(bytes.NewReader(fromUpstream), t.upstream)) })
+	wg.Wait()
+}
+
+// copy moves bytes one way. At the end of src it says so to dst if dst can hear
+// it, and cuts the tunnel otherwise.
+func (t *tunnel) copy(dst halfCloser, src io.Reader) {
+	if _, err := io.Copy(dst, touching{src, t}); err == nil && dst.CloseWrite() == nil {
+		return
+	}
+	t.cut()
+}
+
+// cut closes both connections, which ends run. An error of closing tells
+// nothing more: the tunnel is over.
+func (t *tunnel) cut() {
+	_ = t.client.Close()
+	_ = t.upstream.Close()
+}
+
+// touching restarts the tunnel's idle timer at each read.
+type touching struct {
+	io.Reader
+	t *tunnel
+}
+
+// Read implements io.Reader.
+func (r touching) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	r.t.timer.Reset(r.t.idle)
+	return n, err
+}
+
+// list returns the open tunnels.
+func (ts *tunnels) list() []*tunnel {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	out := make([]*tunnel, 0, len(ts.open))
+	for t := range ts.open {
+		out = append(out, t)
+	}
+	return out
+}
+
+// drain waits for the open tunnels until ctx ends, then cuts those that remain.
+func (ts *tunnels) drain(done <-chan struct{}) {
+	for _, t := range ts.list() {
+		select {
+		case <-t.done:
+		case <-done:
+			t.cut()
+			<-t.done
+		}
+	}
+}

@@ -1,0 +1,166 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+
+	"github.com/hedgerow-mesh/hedgerow/mesh"
+	"github.com/hedgerow-mesh/hedgerow/mesh/identity"
+)
+
+// peerKey is everything that makes connections to an endpoint differ: as whom
+// we call, which service on which node must answer, and where.
+type peerKey struct {
+	caller  *identity.Source
+	service string
+	node    string
+	address string // a literal: "10.3.0.7:15006"
+}
+
+// peers holds the connections to other sidecars, by peerKey.
+type peers struct {
+	mesh        string
+	trustDomain string
+	limits      Limits
+	// allowed is asked before each dial whether the instances of a node may be
+	// reached at an address.
+	allowed func(node string, addr netip.Addr) bool
+
+	// mu guards what follows, and the counters of each peer. Nothing is
+	// called under it that blocks.
+	mu     sync.Mutex
+	byKey  map[peerKey]*peer
+	closed bool
+}
+
+// peer is the connections to one endpoint as one caller.
+type peer struct {
+	key     peerKey
+	all     *peers
+	http1   *connPool
+	users   int  // exchanges that hold it; guarded by peers.mu
+	retired bool // the endpoint left: close once nobody holds it; likewise
+}
+
+// acquire returns the peer for key, which release gives back.
+func (ps *peers) acquire(key peerKey) (*peer, error) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	p := ps.byKey[key]
+	if p == nil {
+		if ps.closed {
+			return nil, &connectError{CodeUnreachable, errProxyClosed}
+		}
+		var err error
+		if p, err = ps.newPeer(key); err != nil {
+			return nil, &connectError{CodeUnreachable, err}
+		}
+		ps.byKey[key] = p
+	}
+	p.users++
+	return p, nil
+}
+
+func (ps *peers) release(p *peer) {
+	ps.mu.Lock()
+	p.users--
+	last := p.users == 0 && p.retired
+	ps.mu.Unlock()
+	if last {
+		p.close()
+	}
+}
+
+// keep retires every peer whose key is no longer wanted. Exchanges under way
+// finish on their connections.
+func (ps *peers) keep(wanted func(peerKey) bool) {
+	var idle []*peer
+	ps.mu.Lock()
+	for key, p := range ps.byKey {
+		if wanted(key) {
+			continue
+		}
+		delete(ps.byKey, key)
+		p.retired = true
+		if p.users == 0 {
+			idle = append(idle, p)
+		}
+	}
+	ps.mu.Unlock()
+	for _, p := range idle {
+		p.close()
+	}
+}
+
+// close retires every peer and makes no new one.
+func (ps *peers) close() {
+	ps.mu.Lock()
+	ps.closed = true
+	ps.mu.Unlock()
+	ps.keep(func(peerKey) bool { return false })
+}
+
+// open returns the number of connections.
+func (ps *peers) open() int {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	n := 0
+	for _, p := range ps.byKey {
+		n += p.http1.count()
+	}
+	return n
+}
+
+func (p *peer) close() {
+	p.http1.close()
+}
+
+// newPeer makes the peer for key. It dials nothing yet.
+func (ps *peers) newPeer(key peerKey) (*peer, error) {
+	want, err := mesh.ServiceID(ps.trustDomain, key.service, key.node)
+	if err != nil {
+		return nil, err
+	}
+	p := &peer{key: key, all: ps}
+	serverName := identity.ServerName(key.service, key.node, ps.mesh)
+	overHTTP1 := identity.ClientConfig(key.caller, want, serverName, identity.ProtocolHTTP1)
+	p.http1 = newPool(ps.limits, func(ctx context.Context) (net.Conn, error) { return ps.dial(ctx, key, overHTTP1) })
+	return p, nil
+}
+
+// dial connects and finishes the handshake, so that every failure up to here is
+// known to have sent nothing.
+func (ps *peers) dial(ctx context.Context, key peerKey, config *tls.Config) (net.Conn, error) {
+	if _, err := key.caller.Certificate(); err != nil {
+		return nil, &connectError{CodeNoCertificate, err}
+	}
+	addr, err := netip.ParseAddrPort(key.address)
+	if err != nil {
+		return nil, &connectError{CodeAddress, fmt.Errorf("%.60q is not an IP address and port: names are never looked up", key.address)}
+	}
+	if !ps.allowed(key.node, addr.Addr()) {
+		return nil, &connectError{CodeAddress, fmt.Errorf("%s is not in the dialCidrs of the mesh or of node %s", addr.Addr(), key.node)}
+	}
+	d := net.Dialer{Timeout: ps.limits.ConnectTimeout}
+	raw, err := d.DialContext(ctx, "tcp", key.address)
+	if err != nil {
+		return nil, &connectError{CodeUnreachable, err}
+	}
+	ctx, cancel := context.WithTimeout(ctx, ps.limits.HandshakeTimeout)
+	defer cancel()
+	conn := &meshConn{tls.Client(raw, config), raw}
+	if err := conn.HandshakeContext(ctx); err != nil {
+		code := CodeUnreachable
+		if kind := mesh.KindOf(err); kind == mesh.Denied || kind == mesh.Unauthentic {
+			code = CodeIdentity
+		}
+		// The handshake failed; how closing went cannot matter any more.
+		_ = raw.Close()
+		return nil, &connectError{code, err}
+	}
+	return conn, nil
+}
