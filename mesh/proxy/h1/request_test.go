@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -33,20 +34,30 @@ func statusOf(err error) int {
 	return 0
 }
 
-// hostileRequests are requests with the status that a server answers, and what
-// would be taken for a second request behind each.
-func hostileRequests() []struct {
+// requestRow is a request with the status that a server answers.
+type requestRow struct {
 	name, in string
 	status   int
-} {
-	get := func(lines string) string { return "GET / HTTP/1.1\r\nHost: a\r\n" + lines + "\r\n" }
-	post := func(lines, body string) string { return "POST / HTTP/1.1\r\nHost: a\r\n" + lines + "\r\n" + body }
-	chunked := func(body string) string { return post("Transfer-Encoding: chunked\r\n", body) }
-	line := func(l string) string { return l + "\r\nHost: a\r\n\r\n" }
-	return []struct {
-		name, in string
-		status   int
-	}{
+}
+
+func get(lines string) string { return "GET / HTTP/1.1\r\nHost: a\r\n" + lines + "\r\n" }
+
+func post(lines, body string) string {
+	return "POST / HTTP/1.1\r\nHost: a\r\n" + lines + "\r\n" + body
+}
+
+func chunked(body string) string { return post("Transfer-Encoding: chunked\r\n", body) }
+
+func line(l string) string { return l + "\r\nHost: a\r\n\r\n" }
+
+// hostileRequests are all rows.
+func hostileRequests() []requestRow {
+	return slices.Concat(framingRows(), chunkRows(), lineRows(), targetRows())
+}
+
+// framingRows are good requests and ones whose end has two readings.
+func framingRows() []requestRow {
+	return []requestRow{
 		{"a GET", get(""), 200},
 		{"a POST with a length", post("Content-Length: 3\r\n", "abc"), 200},
 		{"chunks", chunked("3\r\nabc\r\n0\r\n\r\n"), 200},
@@ -82,6 +93,12 @@ func hostileRequests() []struct {
 		{"a quoted coding", post("Transfer-Encoding: \"chunked\"\r\n", "0\r\n\r\n"), 501},
 		// 4. Codings before HTTP/1.1.
 		{"a coding in HTTP/1.0", "POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400},
+	}
+}
+
+// chunkRows are malformed chunks.
+func chunkRows() []requestRow {
+	return []requestRow{
 		// 5. Chunks.
 		{"a negative size", chunked("-1\r\na\r\n0\r\n\r\n"), 400},
 		{"a size with 0x", chunked("0x3\r\nabc\r\n0\r\n\r\n"), 400},
@@ -100,6 +117,12 @@ func hostileRequests() []struct {
 		{"64 KiB of extensions", chunked("3;" + strings.Repeat("a", 64<<10) + "\r\nabc\r\n0\r\n\r\n"), 400},
 		{"a trailer without a name", chunked("0\r\n: x\r\n\r\n"), 400},
 		{"a trailer with LF", chunked("0\r\nX: 1\n\r\n"), 400},
+	}
+}
+
+// lineRows are malformed lines and fields.
+func lineRows() []requestRow {
+	return []requestRow{
 		// 6. Lines and fields.
 		{"LF as a line's end", "GET / HTTP/1.1\nHost: a\n\n", 400},
 		{"LF behind a field", "GET / HTTP/1.1\r\nHost: a\nX: 1\r\n\r\n", 400},
@@ -121,6 +144,12 @@ func hostileRequests() []struct {
 		{"a space before the first field", "GET / HTTP/1.1\r\n Host: a\r\n\r\n", 400},
 		{"two empty lines in front", "\r\n\r\n" + get(""), 400},
 		{"a bare CR in front", "\rGET / HTTP/1.1\r\nHost: a\r\n\r\n", 400},
+	}
+}
+
+// targetRows are malformed hosts, request lines and sizes.
+func targetRows() []requestRow {
+	return []requestRow{
 		// 7. Hosts.
 		{"no Host", "GET / HTTP/1.1\r\n\r\n", 400},
 		{"two Hosts", "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400},
