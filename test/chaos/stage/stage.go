@@ -60,6 +60,7 @@ type Mesh struct {
 	t        *T
 	opt      Options
 	dir      string
+	ports    []int // that nobody has been told yet
 	redis    string
 	vault    *servers.VaultServer
 	pki      servers.PKI
@@ -71,7 +72,8 @@ type Mesh struct {
 // if there is one, reach every instance. It ends with the row.
 func New(t *T, opt Options) *Mesh {
 	t.Helper()
-	m := &Mesh{t: t, opt: opt, dir: t.TempDir()}
+	// All at once, or one that is not bound yet might come twice.
+	m := &Mesh{t: t, opt: opt, dir: t.TempDir(), ports: servers.FreePorts(t, mostPorts)}
 	m.redis = servers.Redis(t).Addr
 	m.setUpVault()
 	m.startControl()
@@ -290,8 +292,13 @@ func (m *Mesh) plane(name, program, verb, config string) *Plane {
 	return p
 }
 
+// mostPorts is how many ports the processes of a mesh with everything listen at:
+// one of the control plane, three of each sidecar and of the gateway.
+const mostPorts = 1 + 3*(1+Instances+1+1)
+
 // address returns a loopback address that nobody listens at.
 func (m *Mesh) address() string {
-	m.t.Helper()
-	return "127.0.0.1:" + strconv.Itoa(servers.FreePorts(m.t, 1)[0])
+	port := m.ports[0]
+	m.ports = m.ports[1:]
+	return "127.0.0.1:" + strconv.Itoa(port)
 }
