@@ -53,6 +53,7 @@ type Options struct {
 	Log         zerolog.Logger
 	Registerer  prometheus.Registerer
 	Gatherer    prometheus.Gatherer // for /metrics
+	Limits      proxy.Limits        // proxy.EdgeLimits if zero
 	// Need, Compiled and Freshness are those of proxy.Options and
 	// proxy.AdminOptions. Each may be nil.
 	Need      func(service string)
@@ -96,8 +97,11 @@ func New(cfg Config, opt Options) (*Gateway, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
+	if opt.Limits == (proxy.Limits{}) {
+		opt.Limits = proxy.EdgeLimits()
+	}
 	engine, err := proxy.New(proxy.Options{
-		Mesh: opt.Mesh, TrustDomain: opt.TrustDomain, Limits: proxy.EdgeLimits(),
+		Mesh: opt.Mesh, TrustDomain: opt.TrustDomain, Limits: opt.Limits,
 		Log: opt.Log, Registerer: opt.Registerer, Need: opt.Need, Compiled: opt.Compiled,
 	})
 	if err != nil {

@@ -37,6 +37,7 @@ type Options struct {
 	Log        zerolog.Logger
 	Registerer prometheus.Registerer
 	Gatherer   prometheus.Gatherer // for /metrics
+	Limits     proxy.Limits        // proxy.MeshLimits if zero
 	// Changed is given the instances to register: after the first check of the
 	// workloads and whenever one changed. It must not block. May be nil.
 	Changed func([]*mesh.Instance)
@@ -77,9 +78,12 @@ func New(cfg Config, opt Options) (*Sidecar, error) {
 		s.admin.Sources = append(s.admin.Sources, src)
 	}
 	s.admin.Gatherer, s.admin.Freshness = opt.Gatherer, opt.Freshness
+	if opt.Limits == (proxy.Limits{}) {
+		opt.Limits = proxy.MeshLimits()
+	}
 	var err error
 	s.engine, err = proxy.New(proxy.Options{
-		Mesh: opt.Mesh, TrustDomain: opt.TrustDomain, Limits: proxy.MeshLimits(),
+		Mesh: opt.Mesh, TrustDomain: opt.TrustDomain, Limits: opt.Limits,
 		Log: opt.Log, Registerer: opt.Registerer, Need: opt.Need, Compiled: opt.Compiled,
 	})
 	if err != nil {

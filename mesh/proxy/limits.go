@@ -2,6 +2,8 @@ package proxy
 
 import (
 	"crypto/tls"
+	"errors"
+	"fmt"
 	"log"
 	"net/http"
 	"time"
@@ -17,53 +19,53 @@ import (
 type Limits struct {
 	// Connections is how many connections one listener has open at once. More
 	// wait in the kernel's queue, not in this process.
-	Connections int
+	Connections int `yaml:"connections" help:"open connections of one listener"`
 	// HeaderTimeout is how long a client may take to send a request's header.
-	HeaderTimeout time.Duration
+	HeaderTimeout time.Duration `yaml:"headerTimeout" help:"time for a request header"`
 	// HeaderBytes bounds the header, request line included, over HTTP/1 and
 	// the decoded header list over HTTP/2. Beyond it: 431, or a reset stream.
-	HeaderBytes int
+	HeaderBytes int `yaml:"headerBytes" help:"size of a request header; beyond it 431"`
 	// HeaderCount bounds the number of header fields. Beyond it: 431.
-	HeaderCount int
+	HeaderCount int `yaml:"headerCount" help:"fields of a request header; beyond it 431"`
 	// TargetBytes bounds the request target (RFC 9110 section 4.1 asks for at
 	// least 8000). Beyond it: 414.
-	TargetBytes int
+	TargetBytes int `yaml:"targetBytes" help:"size of a request target; beyond it 414"`
 	// BodyBytes bounds a request's body. Beyond it: 413. 0 is no bound.
-	BodyBytes int64
+	BodyBytes int64 `yaml:"bodyBytes" help:"size of a request body; beyond it 413; 0 is no bound"`
 	// Streams is the number of concurrent HTTP/2 streams of one connection.
-	Streams int
+	Streams int `yaml:"streams" help:"concurrent streams of an HTTP/2 connection"`
 	// StreamWindow and ConnWindow are the HTTP/2 receive windows: what a slow
 	// reader at the other side may make us hold, per stream and connection.
-	StreamWindow int
-	ConnWindow   int
+	StreamWindow int `yaml:"streamWindow" help:"HTTP/2 receive window of a stream, bytes"`
+	ConnWindow   int `yaml:"connWindow" help:"HTTP/2 receive window of a connection, bytes"`
 	// IdleTimeout closes a client's connection that carries no request.
-	IdleTimeout time.Duration
+	IdleTimeout time.Duration `yaml:"idleTimeout" help:"closes a connection without requests"`
 	// StreamIdle ends an exchange without a route timeout in which nothing
 	// moved for so long.
-	StreamIdle time.Duration
+	StreamIdle time.Duration `yaml:"streamIdle" help:"ends an exchange without timeout in which nothing moves"`
 	// TunnelIdle ends a WebSocket in which nothing moved for so long.
-	TunnelIdle time.Duration
+	TunnelIdle time.Duration `yaml:"tunnelIdle" help:"ends a WebSocket in which nothing moves"`
 	// WriteTimeout is how long a client may take to read an answer whose route
 	// has no say: one given before any route was chosen.
-	WriteTimeout time.Duration
+	WriteTimeout time.Duration `yaml:"writeTimeout" help:"time to take an answer of the proxy itself"`
 
 	// ConnectTimeout and HandshakeTimeout bound the making of a connection to
 	// an endpoint.
-	ConnectTimeout   time.Duration
-	HandshakeTimeout time.Duration
+	ConnectTimeout   time.Duration `yaml:"connectTimeout" help:"time to connect to an endpoint"`
+	HandshakeTimeout time.Duration `yaml:"handshakeTimeout" help:"time for a TLS handshake"`
 	// UpstreamIdle closes a pooled connection to an endpoint. It is shorter
 	// than the endpoint's own IdleTimeout, so that a request seldom meets a
 	// connection that is being closed.
-	UpstreamIdle time.Duration
+	UpstreamIdle time.Duration `yaml:"upstreamIdle" help:"closes an unused connection to an endpoint; shorter than the endpoint's own"`
 	// UpstreamConns is the number of pooled idle HTTP/1.1 connections to one
 	// endpoint.
-	UpstreamConns int
+	UpstreamConns int `yaml:"upstreamConns" help:"unused connections that are kept for one endpoint"`
 	// ReplayBytes is how much of a request body is kept for a second try. A
 	// longer body is sent once.
-	ReplayBytes int
+	ReplayBytes int `yaml:"replayBytes" help:"size of a request body that is kept for a second try"`
 	// FirstUse is how long the first request to a service waits for its
 	// endpoints to be read from the registry. Later ones never wait.
-	FirstUse time.Duration
+	FirstUse time.Duration `yaml:"firstUse" help:"wait of the first request to a service for its endpoints"`
 }
 
 // EdgeLimits is for listeners that strangers reach.
@@ -108,6 +110,44 @@ func MeshLimits() Limits {
 	l.TargetBytes = 24 << 10
 	l.ConnWindow = l.Streams * l.StreamWindow
 	return l
+}
+
+// Validate reports every limit that would stop all traffic. Its errors name the
+// keys of the configuration.
+func (l *Limits) Validate() error {
+	var errs []error
+	atLeast := func(key string, value, least int64) {
+		if value < least {
+			errs = append(errs, fmt.Errorf("limits.%s: %d is below %d", key, value, least))
+		}
+	}
+	positive := func(key string, d time.Duration) {
+		if d <= 0 {
+			errs = append(errs, fmt.Errorf("limits.%s: %v is not a time to wait", key, d))
+		}
+	}
+	atLeast("connections", int64(l.Connections), 1)
+	atLeast("headerBytes", int64(l.HeaderBytes), 1<<10)
+	atLeast("headerCount", int64(l.HeaderCount), 8)
+	atLeast("targetBytes", int64(l.TargetBytes), 256)
+	atLeast("bodyBytes", l.BodyBytes, 0)
+	atLeast("streams", int64(l.Streams), 1)
+	atLeast("streamWindow", int64(l.StreamWindow), 16<<10)
+	atLeast("connWindow", int64(l.ConnWindow), int64(l.StreamWindow))
+	atLeast("upstreamConns", int64(l.UpstreamConns), 0)
+	atLeast("replayBytes", int64(l.ReplayBytes), 0)
+	positive("headerTimeout", l.HeaderTimeout)
+	positive("idleTimeout", l.IdleTimeout)
+	positive("streamIdle", l.StreamIdle)
+	positive("tunnelIdle", l.TunnelIdle)
+	positive("writeTimeout", l.WriteTimeout)
+	positive("connectTimeout", l.ConnectTimeout)
+	positive("handshakeTimeout", l.HandshakeTimeout)
+	positive("upstreamIdle", l.UpstreamIdle)
+	if l.FirstUse < 0 {
+		errs = append(errs, fmt.Errorf("limits.firstUse: %v is negative", l.FirstUse))
+	}
+	return errors.Join(errs...)
 }
 
 // Server returns an HTTP server under these limits. It speaks HTTP/1.1, and

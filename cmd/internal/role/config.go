@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
+	"github.com/hedgerow-mesh/hedgerow/mesh/proxy"
 	"github.com/hedgerow-mesh/hedgerow/mesh/registry"
 )
 
@@ -63,12 +64,13 @@ type Local struct {
 type Sidecar struct {
 	Node      string `yaml:"node" help:"this node's id"`
 	Base      `yaml:",inline"`
-	Vault     Vault    `yaml:"vault"`
-	Inbound   Inbound  `yaml:"inbound"`
-	Outbound  Listen   `yaml:"outbound"`
-	Admin     Listen   `yaml:"admin"`
-	Services  []Local  `yaml:"services"`
-	Upstreams []string `yaml:"upstreams" help:"services whose instances are watched from the start"`
+	Vault     Vault        `yaml:"vault"`
+	Inbound   Inbound      `yaml:"inbound"`
+	Outbound  Listen       `yaml:"outbound"`
+	Admin     Listen       `yaml:"admin"`
+	Services  []Local      `yaml:"services"`
+	Upstreams []string     `yaml:"upstreams" help:"services whose instances are watched from the start"`
+	Limits    proxy.Limits `yaml:"limits"`
 }
 
 // Gateway configures `hedgerow gateway`.
@@ -79,6 +81,7 @@ type Gateway struct {
 	Vault     Vault            `yaml:"vault"`
 	Listeners []PublicListener `yaml:"listeners"`
 	Admin     Listen           `yaml:"admin"`
+	Limits    proxy.Limits     `yaml:"limits"`
 }
 
 // PublicListener is one public address of a gateway.
@@ -95,11 +98,12 @@ type PublicTLS struct {
 
 // Bridge configures `hedgerow bridge`.
 type Bridge struct {
-	Node  string `yaml:"node" help:"this node's id"`
-	Base  `yaml:",inline"`
-	Vault Vault  `yaml:"vault"`
-	MQTT  MQTT   `yaml:"mqtt"`
-	Admin Listen `yaml:"admin"`
+	Node   string `yaml:"node" help:"this node's id"`
+	Base   `yaml:",inline"`
+	Vault  Vault        `yaml:"vault"`
+	MQTT   MQTT         `yaml:"mqtt"`
+	Admin  Listen       `yaml:"admin"`
+	Limits proxy.Limits `yaml:"limits"`
 	// Embedded is the address of a broker in this process, used instead of
 	// MQTT. Only `hedgerow up` sets it.
 	Embedded string `yaml:"-"`
@@ -145,6 +149,7 @@ func DefaultSidecar() Sidecar {
 		Inbound:  Inbound{Address: "127.0.0.1:15006"},
 		Outbound: Listen{Address: "127.0.0.1:15001"},
 		Admin:    Listen{Address: "127.0.0.1:15000"},
+		Limits:   proxy.MeshLimits(),
 	}
 }
 
@@ -155,16 +160,18 @@ func DefaultGateway() Gateway {
 		Vault:     defaultVault(),
 		Listeners: []PublicListener{{Address: "127.0.0.1:8080"}},
 		Admin:     Listen{Address: "127.0.0.1:15010"},
+		Limits:    proxy.EdgeLimits(),
 	}
 }
 
 // DefaultBridge returns the defaults of `hedgerow bridge`.
 func DefaultBridge() Bridge {
 	return Bridge{
-		Base:  defaultBase(),
-		Vault: defaultVault(),
-		MQTT:  MQTT{Address: "127.0.0.1:1883"},
-		Admin: Listen{Address: "127.0.0.1:15020"},
+		Base:   defaultBase(),
+		Vault:  defaultVault(),
+		MQTT:   MQTT{Address: "127.0.0.1:1883"},
+		Admin:  Listen{Address: "127.0.0.1:15020"},
+		Limits: proxy.MeshLimits(),
 	}
 }
 
@@ -189,6 +196,12 @@ func (c *checks) address(key, value string) {
 func (c *checks) set(key, value string) {
 	if value == "" {
 		*c = append(*c, fmt.Errorf("%s is needed", key))
+	}
+}
+
+func (c *checks) limits(l *proxy.Limits) {
+	if err := l.Validate(); err != nil {
+		*c = append(*c, err)
 	}
 }
 
@@ -223,6 +236,7 @@ func (s *Sidecar) Validate() error {
 	c.address("inbound.address", s.Inbound.Address)
 	c.address("outbound.address", s.Outbound.Address)
 	c.address("admin.address", s.Admin.Address)
+	c.limits(&s.Limits)
 	if len(s.Services) == 0 {
 		c = append(c, errors.New("services is needed, e.g. [{service: orders, address: \"127.0.0.1:9001\"}]"))
 	}
@@ -244,6 +258,7 @@ func (g *Gateway) Validate() error {
 	c.base(&g.Base)
 	c.vault(&g.Vault)
 	c.address("admin.address", g.Admin.Address)
+	c.limits(&g.Limits)
 	if len(g.Listeners) == 0 {
 		c = append(c, errors.New("listeners is needed, e.g. [{address: \"127.0.0.1:8080\"}]"))
 	}
@@ -264,5 +279,6 @@ func (b *Bridge) Validate() error {
 	c.vault(&b.Vault)
 	c.address("mqtt.address", b.MQTT.Address)
 	c.address("admin.address", b.Admin.Address)
+	c.limits(&b.Limits)
 	return errors.Join(c...)
 }

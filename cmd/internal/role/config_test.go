@@ -12,6 +12,7 @@ func TestValidateNamesEverythingThatIsWrong(t *testing.T) {
 	s.Inbound.Address = "15006"
 	s.Services = []Local{{Service: "orders", Address: "9001"}}
 	s.Log.Level = "loud"
+	s.Limits.Connections, s.Limits.HeaderTimeout = 0, -1
 	err := s.Validate()
 	if err == nil {
 		t.Fatal("accepted")
@@ -19,6 +20,7 @@ func TestValidateNamesEverythingThatIsWrong(t *testing.T) {
 	for _, want := range []string{
 		`node: "Edge_7"`, "trustDomain", "redis.addresses", "vault.address", "vault.role", "vault.appRole.roleIdFile",
 		`inbound.address: "15006"`, `services[0].address: "9001"`, `log.level: "loud"`,
+		"limits.connections: 0", "limits.headerTimeout: -1ns",
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("the error lacks %s:\n%v", want, err)

@@ -34,7 +34,7 @@ func RunGateway(ctx context.Context, cfg *Gateway, deps Deps) error {
 	}
 	g, err := gateway.New(gc, gateway.Options{
 		Mesh: cfg.Mesh, TrustDomain: cfg.TrustDomain, Source: p.source(id),
-		Log: p.log, Registerer: p.reg, Gatherer: p.reg,
+		Log: p.log, Registerer: p.reg, Gatherer: p.reg, Limits: cfg.Limits,
 		Need:      func(service string) { p.watcher.Need(service) },
 		Compiled:  p.compiled,
 		Freshness: p.freshness,

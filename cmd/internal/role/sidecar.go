@@ -45,7 +45,7 @@ func RunSidecar(ctx context.Context, cfg *Sidecar, deps Deps) error {
 	}
 	s, err := sidecar.New(sc, sidecar.Options{
 		Mesh: cfg.Mesh, TrustDomain: cfg.TrustDomain, Sources: sources,
-		Log: p.log, Registerer: p.reg, Gatherer: p.reg,
+		Log: p.log, Registerer: p.reg, Gatherer: p.reg, Limits: cfg.Limits,
 		Changed:   p.register,
 		Need:      func(service string) { p.watcher.Need(service) },
 		Compiled:  p.compiled,

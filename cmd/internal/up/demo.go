@@ -12,6 +12,7 @@ import (
 
 	"github.com/hedgerow-mesh/hedgerow/cmd/internal/demo"
 	"github.com/hedgerow-mesh/hedgerow/cmd/internal/role"
+	"github.com/hedgerow-mesh/hedgerow/mesh/proxy"
 )
 
 // startDemo runs the workloads, each behind a sidecar of its own, and writes
@@ -42,7 +43,8 @@ func (u *upper) startWorkload(node, service string, labels map[string]string, h 
 	}
 	u.group.Go("workload "+node, func(ctx context.Context) error { return demo.Serve(ctx, ln, h) })
 	cfg := role.Sidecar{
-		Node: node, Base: u.base(node),
+		Limits: proxy.MeshLimits(),
+		Node:   node, Base: u.base(node),
 		Inbound:  role.Inbound{Address: "127.0.0.1:0"},
 		Outbound: role.Listen{Address: "127.0.0.1:0"},
 		Admin:    role.Listen{Address: "127.0.0.1:0"},

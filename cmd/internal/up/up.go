@@ -25,6 +25,7 @@ import (
 	"github.com/hedgerow-mesh/hedgerow/cmd/internal/demo"
 	"github.com/hedgerow-mesh/hedgerow/cmd/internal/role"
 	"github.com/hedgerow-mesh/hedgerow/mesh/identity/localca"
+	"github.com/hedgerow-mesh/hedgerow/mesh/proxy"
 	"github.com/hedgerow-mesh/hedgerow/mesh/registry"
 	"github.com/hedgerow-mesh/hedgerow/mesh/registry/embedded"
 )
@@ -278,7 +279,8 @@ func (u *upper) startControl(ctx context.Context) error {
 
 func (u *upper) startGateway() error {
 	cfg := role.Gateway{
-		Node: "gateway", ID: gatewayID, Base: u.base("gateway"),
+		Limits: proxy.EdgeLimits(),
+		Node:   "gateway", ID: gatewayID, Base: u.base("gateway"),
 		Listeners: []role.PublicListener{{Address: u.opt.Gateway}},
 		Admin:     role.Listen{Address: u.opt.GatewayAdmin},
 	}
@@ -289,7 +291,8 @@ func (u *upper) startGateway() error {
 
 func (u *upper) startBridge() error {
 	cfg := role.Bridge{
-		Node: "bridge", Base: u.base("bridge"), Embedded: u.opt.MQTT, Anonymous: u.opt.Demo,
+		Limits: proxy.MeshLimits(),
+		Node:   "bridge", Base: u.base("bridge"), Embedded: u.opt.MQTT, Anonymous: u.opt.Demo,
 		Admin: role.Listen{Address: u.opt.BridgeAdmin},
 	}
 	deps := u.serving()
