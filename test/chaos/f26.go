@@ -18,11 +18,11 @@ import (
 
 const (
 	slowReaders   = 500
+	readersEvery  = 25       // a second come; the kernel's buffers take megabytes for each
 	slowBody      = 64 << 20 // bytes of each body
 	slowRate      = 1 << 10  // bytes a second of each reader
 	growthMost    = 64 << 10 // bytes of RSS a stream, in each process
-	readerEvery   = 5 * time.Millisecond
-	receiveBuffer = 8 << 10 // of the reader's socket: the kernel's would swallow megabytes
+	receiveBuffer = 8 << 10  // of the reader's socket: the kernel's would swallow megabytes
 )
 
 // playSlowReaders opens large responses and reads them at a trickle. What the
@@ -48,8 +48,12 @@ func playSlowReaders(t *stage.T, r *row, s settings) {
 		before[i] = rss
 	}
 	peaks := proc.PeakRSS(pids...)
-	readers := openReaders(t.Context(), m.Out(), slowReaders)
+	count := pick(s, slowReaders, slowReaders/2)
+	readers := openReaders(t.Context(), m.Out(), count)
 	defer readers.close()
+	// That so many come at all takes the time of this machine, not the proxies'
+	// patience: the others ask once they are there.
+	t.Until(2*time.Minute, "every reader has its answer", func(context.Context) error { return readers.opened(count) })
 	run := load.Start(t.Context(), load.Plan{Target: m.Out(), Rate: rate})
 	t.Pause(length)
 	report := run.Stop()
@@ -68,9 +72,9 @@ func playSlowReaders(t *stage.T, r *row, s settings) {
 	got, broken := readers.close()
 
 	r.load(report)
-	r.limit("readers", fmt.Sprint(slowReaders-len(broken)), fmt.Sprint(slowReaders), len(broken) == 0)
+	r.limit("readers", fmt.Sprint(count-len(broken)), fmt.Sprint(count), len(broken) == 0)
 	r.blame("a reader", broken...)
-	r.atLeast("bytes_each", got, int(length/time.Second)*slowRate/3)
+	r.atLeast("bytes_each", got, int(length/time.Second)*slowRate/2)
 	for i, p := range planes {
 		if streams[i] == 0 {
 			r.blame("void", p.Name+" has no stream")
@@ -100,6 +104,7 @@ type readers struct {
 	all  sync.WaitGroup
 
 	mu     sync.Mutex // guards what follows
+	open   int        // have begun to read
 	least  int        // bytes of the body that the slowest has read
 	broken []string
 }
@@ -111,10 +116,10 @@ func openReaders(ctx context.Context, target load.Target, n int) *readers {
 	for i := range n {
 		r.all.Go(func() {
 			// Not all in one instant: filling the kernel's buffers takes time.
-			if !wait(ctx, time.Duration(i)*readerEvery) {
+			if !wait(ctx, time.Duration(i)*time.Second/readersEvery) {
 				return
 			}
-			got, err := readSlowly(ctx, target)
+			got, err := readSlowly(ctx, target, r.begun)
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			r.least = min(r.least, got)
@@ -124,6 +129,23 @@ func openReaders(ctx context.Context, target load.Target, n int) *readers {
 		})
 	}
 	return r
+}
+
+// begun counts a reader that has the header of its answer.
+func (r *readers) begun() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.open++
+}
+
+// opened returns nil once n readers have begun, or failed to.
+func (r *readers) opened(n int) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.open+len(r.broken) < n {
+		return fmt.Errorf("%d have, %d have failed", r.open, len(r.broken))
+	}
+	return nil
 }
 
 // close ends the readers and returns how much the slowest has read and which
@@ -136,7 +158,8 @@ func (r *readers) close() (least int, broken []string) {
 
 // readSlowly asks for a large body and reads slowRate bytes of it a second,
 // until ctx ends, over a raw connection: a client library would read ahead.
-func readSlowly(ctx context.Context, target load.Target) (got int, err error) {
+// begun is called when the body begins.
+func readSlowly(ctx context.Context, target load.Target, begun func()) (got int, err error) {
 	d := net.Dialer{Timeout: 10 * time.Second, Control: func(_, _ string, c syscall.RawConn) (err error) {
 		// Before the connection is made: it says how much the peer may send.
 		wrong := c.Control(func(fd uintptr) {
@@ -164,6 +187,7 @@ func readSlowly(ctx context.Context, target load.Target) (got int, err error) {
 	if resp.StatusCode != http.StatusOK || resp.ContentLength != slowBody {
 		return 0, fmt.Errorf("status %d, Content-Length %d", resp.StatusCode, resp.ContentLength)
 	}
+	begun()
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	piece := make([]byte, slowRate)

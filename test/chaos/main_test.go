@@ -121,6 +121,9 @@ func TestShedding(t *testing.T) {
 		}
 		return &http.Response{StatusCode: status, Header: header}
 	}
+	if n := serverErrors("3 2xx, 0 3xx, 1 4xx, 115 5xx"); n != 115 {
+		t.Errorf("%d 5xx were read, want 115", n)
+	}
 	const low, high = 100 << 20, 120 << 20
 	for _, tt := range []struct {
 		name    string
