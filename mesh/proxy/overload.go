@@ -15,7 +15,15 @@ import (
 // killed. Without a limit it does nothing.
 type overload struct {
 	pressure atomic.Int32 // percent of the limit that is in use
+	// A burst is over before it is measured. So each request under way counts
+	// as what one with a body that streams comes to need.
+	spare    atomic.Int64 // bytes up to shedAt beyond what an idle process uses; 0 is no limit
+	inFlight atomic.Int64
 }
+
+// requestBytes is what one request under way is taken to need at most: buffers
+// and windows of the connections on both sides.
+const requestBytes = 128 << 10
 
 // Levels of pressure, in percent.
 const (
@@ -24,10 +32,16 @@ const (
 )
 
 // weighEvery is how often the memory is measured.
-const weighEvery = 100 * time.Millisecond
+const weighEvery = 20 * time.Millisecond
 
-func (o *overload) shedding() bool { return o.pressure.Load() >= shedAt }
-func (o *overload) closing() bool  { return o.pressure.Load() >= closeAt }
+// shedding reports whether a new request is to be refused.
+func (o *overload) shedding() bool {
+	spare := o.spare.Load()
+	return o.pressure.Load() >= shedAt || spare > 0 && o.inFlight.Load()*requestBytes > spare
+}
+
+// closing reports whether connections are not to be kept.
+func (o *overload) closing() bool { return o.pressure.Load() >= closeAt }
 
 // run measures until ctx ends.
 func (o *overload) run(ctx context.Context) {
@@ -37,27 +51,31 @@ func (o *overload) run(ctx context.Context) {
 	}
 	tick := time.NewTicker(weighEvery)
 	defer tick.Stop()
-	// What the limit bounds is what the runtime has mapped. Garbage is in it,
-	// which the collector takes away as the limit comes near; so what is
-	// weighed is what it found alive, what was made since, and stacks.
+	// What was alive at the last collection tells of a burst when it is too
+	// late. So objects are weighed that may be garbage by now: as the limit
+	// comes near, the collector runs often enough for that to be little.
 	sample := []runtimemetrics.Sample{
-		{Name: "/gc/heap/live:bytes"},
+		{Name: "/memory/classes/heap/objects:bytes"},
 		{Name: "/memory/classes/heap/stacks:bytes"},
 		{Name: "/memory/classes/metadata/other:bytes"},
 		{Name: "/memory/classes/os-stacks:bytes"},
 	}
+	used := func() uint64 {
+		runtimemetrics.Read(sample)
+		var sum uint64
+		for _, s := range sample {
+			sum += s.Value.Uint64()
+		}
+		return sum
+	}
+	o.spare.Store(max(limit/100*shedAt-int64(used()), 1))
 	for {
 		select {
 		case <-ctx.Done():
 			o.pressure.Store(0)
 			return
 		case <-tick.C:
-			runtimemetrics.Read(sample)
-			var used uint64
-			for _, s := range sample {
-				used += s.Value.Uint64()
-			}
-			o.pressure.Store(int32(min(100*used/uint64(max(limit, 1)), 1000)))
+			o.pressure.Store(int32(min(100*used()/uint64(max(limit, 1)), 1000)))
 		}
 	}
 }

@@ -44,8 +44,10 @@ type forwarder interface {
 // incomplete.
 func (s *server) serve(x *exchange) (complete bool) {
 	s.counters.inFlight.Inc()
+	s.e.overload.inFlight.Add(1)
 	status := s.exchange(x)
 	x.finish()
+	s.e.overload.inFlight.Add(-1)
 	s.counters.inFlight.Dec()
 	s.counters.count(x.decision.Service, status)
 	return status != 0
@@ -112,6 +114,7 @@ func (x *exchange) takeBody() {
 // prepare screens the request, decides about it, and fills in x but for its body.
 func (s *server) prepare(x *exchange) *Refusal {
 	if s.e.overload.shedding() {
+		s.e.metrics.shed.Inc()
 		return &Refusal{http.StatusServiceUnavailable, CodeOverloaded, "the proxy is short of memory"}
 	}
 	target, refusal := s.screen(&x.in)

@@ -34,12 +34,13 @@ func NewWriter(dst io.Writer) *Writer { return &Writer{dst: dst} }
 // Buffered returns the number of bytes that were not written to the connection.
 func (w *Writer) Buffered() int { return len(w.buf) }
 
-// Release gives the buffer back if it is empty.
+// Release gives the buffer back if it is empty. One that grew is left to the
+// collector.
 func (w *Writer) Release() {
 	if len(w.buf) > 0 {
 		return
 	}
-	if w.pooled != nil {
+	if w.pooled != nil && cap(w.buf) == bufferBytes {
 		buffers.Put(w.pooled)
 	}
 	w.buf, w.pooled = nil, nil
@@ -131,6 +132,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 		w.buf = strconv.AppendInt(w.buf, int64(len(p)), 16)
 		w.buf = append(w.buf, '\r', '\n')
 		w.write(p)
+		w.need()
 		w.buf = append(w.buf, '\r', '\n')
 	case UntilClose:
 		w.write(p)
@@ -151,6 +153,7 @@ func (w *Writer) write(p []byte) {
 		return
 	}
 	if len(p) < bufferBytes/2 {
+		w.need()
 		w.buf = append(w.buf, p...)
 		return
 	}
@@ -177,19 +180,17 @@ func (w *Writer) End(trailers header.List) error {
 	return w.err
 }
 
-// Flush writes what is buffered.
+// Flush writes what is buffered, and gives the buffer back: a connection whose
+// other side reads slowly holds none.
 func (w *Writer) Flush() error {
 	if w.err != nil || len(w.buf) == 0 {
 		return w.err
 	}
-	_, err := w.dst.Write(w.buf)
-	w.buf = w.buf[:0]
-	if w.pooled == nil || cap(w.buf) != bufferBytes { // it grew: leave it to the collector
-		w.buf, w.pooled = nil, nil
-	}
-	if err != nil {
+	if _, err := w.dst.Write(w.buf); err != nil {
 		w.fail(err)
 	}
+	w.buf = w.buf[:0]
+	w.Release()
 	return w.err
 }
 
