@@ -224,6 +224,9 @@ func (x *exchange) abort(cause error) {
 
 // onDone gives x up when ctx ends, until stop is called.
 func (x *exchange) onDone(ctx context.Context) (stop func() bool) {
+	if ctx.Err() != nil {
+		x.abort(context.Cause(ctx))
+	}
 	return context.AfterFunc(ctx, func() { x.abort(context.Cause(ctx)) })
 }
 

@@ -47,6 +47,9 @@ const mostStale = 3
 // wait; 0 does not.
 func (x *exchange) try(t transport, perTry time.Duration) (answer, *failure) {
 	for n := 0; ; n++ {
+		if err := x.givenUp(); err != nil {
+			return nil, x.classify(err)
+		}
 		if !x.replayable() {
 			return nil, &failure{Refusal{http.StatusBadGateway, CodeReset, "the request could not be sent again"}, failedReset, errNotReplayable}
 		}
