@@ -131,16 +131,6 @@ func ValidToken(s string) bool {
 	return s != ""
 }
 
-// ValidField reports whether a field with name and value can be written.
-func ValidField(name, value string) bool {
-	for i := range len(value) {
-		if table[value[i]]&isValueByte == 0 {
-			return false
-		}
-	}
-	return ValidToken(name)
-}
-
 // trim removes optional white space from both ends.
 func trim(b []byte) []byte {
 	for len(b) > 0 && (b[0] == ' ' || b[0] == '\t') {
