@@ -10,40 +10,21 @@ import (
 
 // rawWorkload answers every request without a body on its connections, and
 // allocates nothing for one.
-func rawWorkload(t testing.TB, reply string) string {
+func rawWorkload(t *testing.T, reply string) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
+	end, answer := []byte("\r\n\r\n"), []byte(reply)
+	return accepting(t, func(conn net.Conn) {
+		buf := make([]byte, 16<<10)
 		for {
-			conn, err := l.Accept()
-			if err != nil {
+			n, err := conn.Read(buf)
+			if err != nil || !bytes.Contains(buf[:n], end) {
 				return
 			}
-			go func() {
-				defer func() { _ = conn.Close() }()
-				buf, end, answer := make([]byte, 16<<10), []byte("\r\n\r\n"), []byte(reply)
-				for {
-					n, err := conn.Read(buf)
-					if err != nil || !bytes.Contains(buf[:n], end) {
-						return
-					}
-					if _, err := conn.Write(answer); err != nil {
-						return
-					}
-				}
-			}()
+			if _, err := conn.Write(answer); err != nil {
+				return
+			}
 		}
-	}()
-	t.Cleanup(func() {
-		_ = l.Close()
-		<-done
 	})
-	return l.Addr().String()
 }
 
 // chain starts gateway, sidecar and workload and returns a function that sends

@@ -71,6 +71,9 @@ func (c *h1Client) serve() {
 func (c *h1Client) next() bool {
 	c.idle.Store(true)
 	c.reads.phase(phaseIdle)
+	if c.leave.Load() { // what began to wait too late to be told so
+		c.reads.idle = leaveGrace
+	}
 	err := c.r.Fill()
 	c.idle.Store(false)
 	if err != nil {

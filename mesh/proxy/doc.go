@@ -5,8 +5,13 @@
 // which backend takes the request and which policy allowed or denied it; Pick
 // then chooses an endpoint. The forwarding side carries decisions out.
 //
-// The package knows neither Redis nor Vault, opens no listener and holds no
-// configuration beyond the Table that it was given.
+// The forwarding side has one path: a client asks, a server decides, a forwarder
+// brings an answer over a transport, the client gets it. Clients and transports
+// speak HTTP/1.1 by the codec in h1, or HTTP/2 by net/http; neither knows what
+// the other speaks.
+//
+// The package knows neither Redis nor Vault, and holds no configuration beyond
+// the Table that it was given. It serves listeners that others bound.
 //
 // The invariant: one canonical path (CanonicalPath) and one canonical host
 // (CanonicalHost) are used for matching, for authorization and for forwarding.

@@ -88,7 +88,7 @@ func New(opt Options) (*Engine, error) {
 		denials: opt.Log.Sample(&zerolog.BurstSampler{Burst: 100, Period: time.Second}),
 		tunnels: tunnels{open: map[*tunnel]struct{}{}},
 	}
-	e.peers = &peers{mesh: opt.Mesh, trustDomain: opt.TrustDomain, limits: opt.Limits, allowed: e.allowed, byKey: map[peerKey]*peer{}}
+	e.peers = &peers{mesh: opt.Mesh, trustDomain: opt.TrustDomain, limits: opt.Limits, open: m.conns, allowed: e.allowed, byKey: map[peerKey]*peer{}}
 	e.toMesh = &toMesh{e}
 	e.slots = make(chan struct{}, connectionSlots())
 	return e, nil
@@ -231,7 +231,7 @@ func (e *Engine) Outbound(caller CallerOf) http.Handler {
 func (e *Engine) Inbound(workloads ...Workload) (http.Handler, *tls.Config, error) {
 	in := &inbound{byName: map[string]*server{}, sources: map[string]*identity.Source{}}
 	for _, w := range workloads {
-		local, err := newWorkload(w, e.opt.Limits)
+		local, err := newWorkload(w, e.opt.Limits, e.metrics.conns)
 		if err != nil {
 			return nil, nil, mesh.Errorf("proxy.Inbound", "services/"+w.Service, mesh.Invalid, "%w", err)
 		}

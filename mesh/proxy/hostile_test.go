@@ -94,12 +94,7 @@ func TestHostileHTTP1(t *testing.T) {
 		{"WebSocket with a bad key", "GET / HTTP/1.1\r\nHost: shop.test\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAA\r\n\r\n", 400, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			w := newWorld(t)
-			rec := w.recorder("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-			w.sidecar("orders", "n1", rec.addr, nil)
-			w.route("orders", nil)
-			en := w.gateway(overH1)
-			w.publish()
+			rec, en := recorded(t, overH1, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 			reply := raw(t, en.addr, tt.request)
 			if got := statusOf(t, reply); got != tt.status {
 				t.Errorf("got %d, want %d: %s", got, tt.status, reply)
@@ -142,12 +137,7 @@ func TestOneResponsePerRequest(t *testing.T) {
 		{"GET with a body and a second request behind it", "GET /a HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 4\r\n\r\nGET GET /none HTTP/1.1\r\nHost: other.test\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "404"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			w := newWorld(t)
-			rec := w.recorder(tt.upstream)
-			w.sidecar("orders", "n1", rec.addr, nil)
-			w.route("orders", nil)
-			en := w.gateway(overH1)
-			w.publish()
+			_, en := recorded(t, overH1, tt.upstream)
 			reply := raw(t, en.addr, tt.request)
 			if got, want := strings.Count(reply, "HTTP/1.1 "), strings.Count(tt.request, " HTTP/1.1"); got != want || !strings.Contains(reply, tt.want) {
 				t.Errorf("%d responses, want %d: %q", got, want, reply)
@@ -157,12 +147,7 @@ func TestOneResponsePerRequest(t *testing.T) {
 }
 
 func TestOtherUpgradesAreDropped(t *testing.T) {
-	w := newWorld(t)
-	rec := w.recorder("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-	w.sidecar("orders", "n1", rec.addr, nil)
-	w.route("orders", nil)
-	en := w.gateway(overH1)
-	w.publish()
+	rec, en := recorded(t, overH1, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 	for _, upgrade := range []string{"h2c", "TLS/1.0", "h2c, websocket", "websocket, h2c"} {
 		reply := raw(t, en.addr, "GET / HTTP/1.1\r\nHost: shop.test\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: "+upgrade+"\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n\r\n")
 		if got := statusOf(t, reply); got != 200 {
@@ -265,12 +250,7 @@ func TestHostileHTTP2(t *testing.T) {
 		{"a header field of 15 KiB", "", []string{":method", "GET", ":scheme", "https", ":path", "/", ":authority", "shop.test", "x", strings.Repeat("a", 15<<10)}, []string{"200"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			w := newWorld(t)
-			rec := w.recorder("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-			w.sidecar("orders", "n1", rec.addr, nil)
-			w.route("orders", nil)
-			en := w.gateway(overH2)
-			w.publish()
+			rec, en := recorded(t, overH2, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 			c := dialH2(t, en.addr)
 			c.request(1, tt.body, tt.fields...)
 			got := c.outcome(1)
@@ -289,12 +269,7 @@ func TestHostileHTTP2(t *testing.T) {
 }
 
 func TestHeaderListsAreBounded(t *testing.T) {
-	w := newWorld(t)
-	rec := w.recorder("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-	w.sidecar("orders", "n1", rec.addr, nil)
-	w.route("orders", nil)
-	en := w.gateway(overH2)
-	w.publish()
+	rec, en := recorded(t, overH2, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 	c := dialH2(t, en.addr)
 	enc := hpack.NewEncoder(&c.block)
 	fields := []string{":method", "GET", ":scheme", "https", ":path", "/", ":authority", "shop.test"}

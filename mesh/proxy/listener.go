@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"maps"
 	"net"
 	"net/http"
 	"sync"
@@ -83,13 +84,10 @@ func (in *inbound) enter(state *tls.ConnectionState, remote string) (*server, ca
 func (in *inbound) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s, info, ok := in.enter(r.TLS, r.RemoteAddr)
 	if !ok {
-		refusal := Refusal{http.StatusMisdirectedRequest, CodeUnknownService, "no service here has this server name"}
-		id := xid.New().String()
-		for _, f := range problemHead(&refusal, id).fields {
-			w.Header().Set(f.Name, f.Value)
-		}
-		w.WriteHeader(refusal.Status)
-		_, _ = w.Write(problemBody(&refusal, id)) // the client may have left
+		head, body := problem(&Refusal{http.StatusMisdirectedRequest, CodeUnknownService, "no service here has this server name"}, xid.New().String())
+		maps.Copy(w.Header(), toHTTP(head.fields))
+		w.WriteHeader(head.status)
+		_, _ = w.Write(body) // the client may have left
 		return
 	}
 	s.e.handlers.Add(1)

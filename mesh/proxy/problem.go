@@ -57,9 +57,9 @@ const (
 // decisionHeader names the request in logs; it is on every answer of our own.
 const decisionHeader = "Hedgerow-Decision"
 
-// problem is RFC 9457 problem details. Title is the status phrase and Type is
+// problemDetails is RFC 9457 problem details. Title is the status phrase and Type is
 // left to its default, about:blank. Nothing of the request is echoed.
-type problem struct {
+type problemDetails struct {
 	Title    string `json:"title"`
 	Status   int    `json:"status"`
 	Code     string `json:"code"`
@@ -67,18 +67,13 @@ type problem struct {
 	Decision string `json:"decision"`
 }
 
-// problemBody returns the body that says refusal to the caller.
-func problemBody(refusal *Refusal, id string) []byte {
-	p := problem{Title: http.StatusText(refusal.Status), Status: refusal.Status, Code: refusal.Code, Detail: refusal.Detail, Decision: id}
-	body, err := json.Marshal(p)
+// problem returns the answer that says refusal to the caller.
+func problem(refusal *Refusal, id string) (*responseHead, []byte) {
+	body, err := json.Marshal(problemDetails{Title: http.StatusText(refusal.Status), Status: refusal.Status, Code: refusal.Code, Detail: refusal.Detail, Decision: id})
 	if err != nil { // strings and an int always marshal
 		body = []byte(`{"code":"internal"}`)
 	}
-	return append(body, '\n')
-}
-
-// problemHead returns the head of an answer with refusal.
-func problemHead(refusal *Refusal, id string) *responseHead {
+	body = append(body, '\n')
 	fields := header.List{
 		{Name: "Content-Type", Value: "application/problem+json"},
 		{Name: "Cache-Control", Value: "no-store"},
@@ -90,5 +85,5 @@ func problemHead(refusal *Refusal, id string) *responseHead {
 	case http.StatusServiceUnavailable:
 		fields = fields.Add("Retry-After", "1")
 	}
-	return &responseHead{status: refusal.Status, fields: fields, length: int64(len(problemBody(refusal, id)))}
+	return &responseHead{status: refusal.Status, fields: fields, length: int64(len(body))}, body
 }

@@ -14,7 +14,8 @@ func (s *server) refuse(x *exchange, f *failure) int {
 	if c, ok := x.client.responder.(interface{ last() }); ok && (f.kind == failedClient || f.Status == http.StatusBadRequest || x.in.method == http.MethodConnect) {
 		c.last()
 	}
-	if x.client.begin(problemHead(&f.Refusal, x.id()), problemBody(&f.Refusal, x.id()), true) != nil {
+	head, body := problem(&f.Refusal, x.id())
+	if x.client.begin(head, body, true) != nil {
 		return 0
 	}
 	return f.Status

@@ -259,28 +259,10 @@ func TestTruncatedResponsesLookTruncated(t *testing.T) {
 // closing is a workload that answers each connection with reply and closes it.
 func closing(t *testing.T, reply string) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = conn.Read(make([]byte, 4096))
-			_, _ = io.WriteString(conn, reply)
-			_ = conn.Close()
-		}
-	}()
-	t.Cleanup(func() {
-		_ = l.Close()
-		<-done
+	return accepting(t, func(conn net.Conn) {
+		_, _ = conn.Read(make([]byte, 4096))
+		_, _ = io.WriteString(conn, reply)
 	})
-	return l.Addr().String()
 }
 
 func TestLargeBodiesBothWays(t *testing.T) {
@@ -351,7 +333,5 @@ func TestEndpointThatLeavesIsDisconnected(t *testing.T) {
 	if a := <-got; a.StatusCode != 200 {
 		t.Errorf("the request under way got %d", a.StatusCode)
 	}
-	if n := en.engine.OpenConns(); n != 0 {
-		eventually(t, "the connection is closed", func() bool { return en.engine.OpenConns() == 0 })
-	}
+	eventually(t, "its connections are closed", func() bool { return counted(t, en.registry, "hedgerow_upstream_connections", nil) == 0 })
 }

@@ -38,8 +38,15 @@ func (c *inProcess) begin(*responseHead, []byte, bool) error        { return err
 func (c *inProcess) write([]byte) error                             { return errNotHere }
 func (c *inProcess) end(header.List) error                          { return errNotHere }
 func (c *inProcess) hijack(header.List) (halfCloser, []byte, error) { return nil, nil, errNotHere }
-func (c *inProcess) interruptRead()                                 {}
 func (c *inProcess) interruptWrite()                                {}
+
+// interruptRead is a client's. Closing is how a reader of a request's body is
+// woken; a body may be closed twice.
+func (c *inProcess) interruptRead() {
+	if c.r.Body != nil {
+		_ = c.r.Body.Close() // what that says, nobody asks
+	}
+}
 
 // RoundTrip implements http.RoundTripper.
 func (t *roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -62,67 +69,51 @@ func (t *roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 	case r.ContentLength == 0:
 		x.in.length = -1 // a client says 0 for unknown
 	}
-	s.counters.inFlight.Inc()
+	s.begin()
 	stop := x.onDone(r.Context())
 	finish := func(status int) {
 		stop()
-		x.finish()
-		s.counters.inFlight.Dec()
-		s.counters.count(x.decision.Service, status)
-		if r.Body != nil {
-			// The contract asks for it; the body was read or is not wanted.
-			_ = r.Body.Close()
-		}
+		s.end(x, status)
+		c.interruptRead() // the contract asks for it: the body was read or is not wanted
 	}
-	refusal := s.prepare(x)
-	x.watch.start(x, x.timeout(), s.e.opt.Limits.StreamIdle, nil)
-	var a answer
-	if refusal == nil {
-		x.takeBody()
-		var failed *failure
-		if a, failed = s.forwarder.forward(x); failed != nil {
-			if failed.kind == failedGone {
-				finish(0)
-				return nil, failed
-			}
-			s.report(x, &failed.Refusal, failed.err)
-			finish(failed.Status)
-			return problemResponse(r, &failed.Refusal, x.id()), nil
+	a, failed := s.open(x)
+	if failed == nil && x.resp.status == http.StatusSwitchingProtocols {
+		x.attach(nil)
+		a.close()
+		failed = &failure{Refusal{http.StatusBadGateway, CodeBadUpgrade, "the service switched protocols"}, failedUpgrade, x.wish.accepted(&x.resp)}
+	}
+	if failed != nil {
+		if failed.kind == failedGone {
+			finish(0)
+			return nil, failed
 		}
-	} else {
-		s.report(x, refusal, nil)
-		finish(refusal.Status)
-		return problemResponse(r, refusal, x.id()), nil
+		s.report(x, &failed.Refusal, failed.err)
+		finish(failed.Status)
+		head, body := problem(&failed.Refusal, x.id())
+		return newResponse(r, head, io.NopCloser(bytes.NewReader(body))), nil
 	}
 	x.watch.begin()
 	head := s.responseHead(x)
-	return &http.Response{
-		Status: strconv.Itoa(head.status) + " " + http.StatusText(head.status), StatusCode: head.status,
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: toHTTP(head.fields), ContentLength: head.length, Request: r,
-		Body: &responseBody{x: x, a: a, done: func() {
-			x.attach(nil)
-			a.close()
-			finish(head.status)
-		}},
-	}, nil
+	return newResponse(r, &head, &responseBody{x: x, body: a.body(), done: func() {
+		x.attach(nil)
+		a.close()
+		finish(head.status)
+	}}), nil
 }
 
-// problemResponse returns refusal as the response to r.
-func problemResponse(r *http.Request, refusal *Refusal, id string) *http.Response {
-	head, body := problemHead(refusal, id), problemBody(refusal, id)
+// newResponse returns the response to r with head and body.
+func newResponse(r *http.Request, head *responseHead, body io.ReadCloser) *http.Response {
 	return &http.Response{
 		Status: strconv.Itoa(head.status) + " " + http.StatusText(head.status), StatusCode: head.status,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: toHTTP(head.fields), ContentLength: int64(len(body)), Request: r,
-		Body: io.NopCloser(bytes.NewReader(body)),
+		Header: toHTTP(head.fields), ContentLength: head.length, Request: r, Body: body,
 	}
 }
 
 // responseBody reads an answer, and ends the exchange when it is closed.
 type responseBody struct {
 	x    *exchange
-	a    answer
+	body answerBody
 	rest []byte
 	err  error
 	done func()
@@ -132,11 +123,11 @@ type responseBody struct {
 // Read implements io.Reader.
 func (b *responseBody) Read(p []byte) (int, error) {
 	for len(b.rest) == 0 && b.err == nil {
-		if whole, ok := b.a.body().complete(); ok {
+		if whole, ok := b.body.complete(); ok {
 			b.rest, b.err = whole, io.EOF
 			break
 		}
-		b.rest, b.err = b.a.body().next()
+		b.rest, b.err = b.body.next()
 		b.x.watch.touch()
 	}
 	if len(b.rest) == 0 {

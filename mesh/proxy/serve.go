@@ -43,30 +43,31 @@ type forwarder interface {
 // connection or stream must be broken off, so that what is incomplete looks
 // incomplete.
 func (s *server) serve(x *exchange) (complete bool) {
+	s.begin()
+	status := s.exchange(x)
+	s.end(x, status)
+	return status != 0
+}
+
+// begin counts a request that is under way.
+func (s *server) begin() {
 	s.counters.inFlight.Inc()
 	s.e.overload.inFlight.Add(1)
-	status := s.exchange(x)
+}
+
+// end ends x and counts it by the status that its client got; 0 is that it did
+// not get all.
+func (s *server) end(x *exchange, status int) {
 	x.finish()
 	s.e.overload.inFlight.Add(-1)
 	s.counters.inFlight.Dec()
 	s.counters.count(x.decision.Service, status)
-	return status != 0
 }
 
 // exchange returns the status that the client got, or 0 if it did not get all of
 // the response.
 func (s *server) exchange(x *exchange) int {
-	if refusal := s.prepare(x); refusal != nil {
-		x.watch.start(x, s.e.opt.Limits.WriteTimeout, 0, nil)
-		return s.refuse(x, &failure{Refusal: *refusal})
-	}
-	x.takeBody()
-	var look func() bool
-	if c, ok := x.client.asker.(interface{ looker() func() bool }); ok {
-		look = c.looker()
-	}
-	x.watch.start(x, x.timeout(), s.e.opt.Limits.StreamIdle, look)
-	a, failed := s.forwarder.forward(x)
+	a, failed := s.open(x)
 	if failed != nil {
 		return s.fail(x, failed)
 	}
@@ -74,6 +75,22 @@ func (s *server) exchange(x *exchange) int {
 	x.attach(nil)
 	a.close()
 	return status
+}
+
+// open decides about x and brings the response: its final head is in x.resp. x
+// is watched from here on.
+func (s *server) open(x *exchange) (answer, *failure) {
+	if refusal := s.prepare(x); refusal != nil {
+		x.watch.start(x, s.e.opt.Limits.WriteTimeout, 0, nil)
+		return nil, &failure{Refusal: *refusal}
+	}
+	x.takeBody()
+	var look func() bool
+	if c, ok := x.client.asker.(interface{ looker() func() bool }); ok {
+		look = c.looker()
+	}
+	x.watch.start(x, x.timeout(), s.e.opt.Limits.StreamIdle, look)
+	return s.forwarder.forward(x)
 }
 
 // finish ends what x has under way: nobody reads the client's body any more when

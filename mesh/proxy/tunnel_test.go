@@ -93,12 +93,7 @@ func TestWebSocketThatIsNotAccepted(t *testing.T) {
 		{"101 to h2c", "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n", 502},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			w := newWorld(t)
-			rec := w.recorder(tt.reply)
-			w.sidecar("orders", "n1", rec.addr, nil)
-			w.route("orders", nil)
-			en := w.gateway(overH1)
-			w.publish()
+			rec, en := recorded(t, overH1, tt.reply)
 			reply := raw(t, en.addr, "GET /chat HTTP/1.1\r\nHost: shop.test\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"+
 				"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\nGET /second HTTP/1.1\r\nHost: other.test\r\n\r\n")
 			if got := statusOf(t, reply); got != tt.status {
@@ -112,12 +107,7 @@ func TestWebSocketThatIsNotAccepted(t *testing.T) {
 }
 
 func TestSwitchingWithoutBeingAsked(t *testing.T) {
-	w := newWorld(t)
-	rec := w.recorder("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
-	w.sidecar("orders", "n1", rec.addr, nil)
-	w.route("orders", nil)
-	en := w.gateway(overH1)
-	w.publish()
+	_, en := recorded(t, overH1, "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
 	wantProblem(t, en.get(t, "/"), 502, "bad_upgrade")
 }
 

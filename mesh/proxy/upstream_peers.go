@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"sync"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 	"github.com/hedgerow-mesh/hedgerow/mesh/identity"
 )
@@ -26,6 +28,7 @@ type peers struct {
 	mesh        string
 	trustDomain string
 	limits      Limits
+	open        prometheus.Gauge // connections
 	// allowed is asked before each dial whether the instances of a node may be
 	// reached at an address.
 	allowed func(node string, addr netip.Addr) bool
@@ -104,17 +107,6 @@ func (ps *peers) close() {
 	ps.keep(func(peerKey) bool { return false })
 }
 
-// open returns the number of connections.
-func (ps *peers) open() int {
-	ps.mu.Lock()
-	defer ps.mu.Unlock()
-	n := 0
-	for _, p := range ps.byKey {
-		n += p.http1.count()
-	}
-	return n
-}
-
 func (p *peer) close() {
 	p.http1.close()
 }
@@ -128,7 +120,7 @@ func (ps *peers) newPeer(key peerKey) (*peer, error) {
 	p := &peer{key: key, all: ps}
 	serverName := identity.ServerName(key.service, key.node, ps.mesh)
 	overHTTP1 := identity.ClientConfig(key.caller, want, serverName, identity.ProtocolHTTP1)
-	p.http1 = newPool(ps.limits, func(ctx context.Context) (net.Conn, error) { return ps.dial(ctx, key, overHTTP1) })
+	p.http1 = newPool(ps.limits, ps.open, func(ctx context.Context) (net.Conn, error) { return ps.dial(ctx, key, overHTTP1) })
 	return p, nil
 }
 

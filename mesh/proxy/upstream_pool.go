@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/h1"
 	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/header"
 )
@@ -24,11 +26,11 @@ type connPool struct {
 	idle time.Duration // closes a connection that waited for so long
 	most int           // connections that wait
 	read h1.Limits
+	open prometheus.Gauge // connections, of all pools
 
 	// mu guards what follows. Nothing is called under it that blocks.
 	mu      sync.Mutex
 	waiting []*upConn // the last was used last
-	open    int
 	closed  bool
 	reaper  *time.Timer
 }
@@ -40,9 +42,9 @@ const (
 	reapEvery = 5 * time.Second
 )
 
-func newPool(l Limits, dial func(ctx context.Context) (net.Conn, error)) *connPool {
+func newPool(l Limits, open prometheus.Gauge, dial func(ctx context.Context) (net.Conn, error)) *connPool {
 	return &connPool{
-		dial: dial, idle: l.UpstreamIdle, most: l.UpstreamConns,
+		dial: dial, idle: l.UpstreamIdle, most: l.UpstreamConns, open: open,
 		read: h1.Limits{HeadBytes: 2 * l.HeaderBytes, TargetBytes: l.TargetBytes, Fields: 2 * l.HeaderCount},
 	}
 }
@@ -94,13 +96,11 @@ func (p *connPool) add(conn net.Conn) (*upConn, error) {
 	c := &upConn{p: p, conn: conn, r: h1.NewReader(conn, p.read), w: h1.NewWriter(conn)}
 	p.mu.Lock()
 	closed := p.closed
-	if !closed {
-		p.open++
-	}
 	p.mu.Unlock()
 	if closed {
 		return nil, errors.Join(&connectError{CodeUnreachable, errProxyClosed}, conn.Close())
 	}
+	p.open.Inc()
 	return c, nil
 }
 
@@ -150,16 +150,8 @@ func (p *connPool) reap() {
 
 // discard closes a connection. How closing went cannot matter to anybody.
 func (p *connPool) discard(c *upConn) {
-	p.mu.Lock()
-	p.open--
-	p.mu.Unlock()
+	p.open.Dec()
 	_ = c.conn.Close()
-}
-
-func (p *connPool) count() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.open
 }
 
 // close closes what waits; what is in use is closed when it comes back.
@@ -330,9 +322,7 @@ func (c *upConn) tunnel() (halfCloser, []byte, error) {
 		return nil, nil, errors.New("the connection cannot be half closed")
 	}
 	c.gone = true
-	c.p.mu.Lock()
-	c.p.open--
-	c.p.mu.Unlock()
+	c.p.open.Dec()
 	return conn, c.r.Tunnel(), nil
 }
 

@@ -12,6 +12,8 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 	"github.com/hedgerow-mesh/hedgerow/mesh/identity"
 	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/header"
@@ -33,7 +35,7 @@ type workload struct {
 	http2 *overHTTP2
 }
 
-func newWorkload(w Workload, l Limits) (*workload, error) {
+func newWorkload(w Workload, l Limits, open prometheus.Gauge) (*workload, error) {
 	if _, err := netip.ParseAddrPort(w.Address); err != nil {
 		return nil, fmt.Errorf("the workload address %.60q of %s is not an IP address and port", w.Address, w.Service)
 	}
@@ -45,7 +47,7 @@ func newWorkload(w Workload, l Limits) (*workload, error) {
 		}
 		return conn, nil
 	}
-	return &workload{Workload: w, http1: newPool(l, dial), http2: newOverHTTP2(l, w.Address, dial)}, nil
+	return &workload{Workload: w, http1: newPool(l, open, dial), http2: newOverHTTP2(l, w.Address, dial)}, nil
 }
 
 func (w *workload) close() {

@@ -351,47 +351,73 @@ func (w *world) workload(h http.HandlerFunc) string {
 type recorder struct {
 	addr  string
 	bytes syncBuffer
-	conns sync.WaitGroup
 }
 
 func (w *world) recorder(reply string) *recorder {
 	w.t.Helper()
+	rec := &recorder{}
+	rec.addr = accepting(w.t, func(conn net.Conn) {
+		buf := make([]byte, 4096)
+		for {
+			n, err := conn.Read(buf)
+			if err != nil {
+				return
+			}
+			_, _ = rec.bytes.Write(buf[:n])
+			if reply == "" {
+				return
+			}
+			if _, err := io.WriteString(conn, reply); err != nil {
+				return
+			}
+		}
+	})
+	return rec
+}
+
+// accepting gives each connection to an address to serve. When the test ends it
+// closes them all and waits for every serve.
+func accepting(t *testing.T, serve func(net.Conn)) string {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		w.t.Fatal(err)
+		t.Fatal(err)
 	}
-	rec := &recorder{addr: l.Addr().String()}
-	rec.conns.Go(func() {
+	ctx, end := context.WithCancel(context.Background())
+	var conns sync.WaitGroup
+	conns.Go(func() {
 		for {
 			conn, err := l.Accept()
 			if err != nil {
 				return
 			}
-			rec.conns.Go(func() {
-				defer conn.Close()
-				buf := make([]byte, 4096)
-				for {
-					n, err := conn.Read(buf)
-					if err != nil {
-						return
-					}
-					_, _ = rec.bytes.Write(buf[:n])
-					if reply == "" {
-						return
-					}
-					if _, err := io.WriteString(conn, reply); err != nil {
-						return
-					}
-				}
+			conns.Go(func() {
+				stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+				defer func() { _ = conn.Close() }()
+				defer stop()
+				serve(conn)
 			})
 		}
 	})
-	w.t.Cleanup(func() {
+	t.Cleanup(func() {
 		_ = l.Close()
-		w.stop() // closes the connections that the recorder reads
-		rec.conns.Wait()
+		end()
+		conns.Wait()
 	})
-	return rec
+	return l.Addr().String()
+}
+
+// recorded starts a sidecar beside a recorder that answers with reply, and a
+// gateway that routes to it.
+func recorded(t *testing.T, m mode, reply string) (*recorder, *entry) {
+	t.Helper()
+	w := newWorld(t)
+	rec := w.recorder(reply)
+	w.sidecar("orders", "n1", rec.addr, nil)
+	w.route("orders", nil)
+	en := w.gateway(m)
+	w.publish()
+	return rec, en
 }
 
 // deadAddr returns an address where nobody listens.
