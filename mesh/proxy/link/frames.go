@@ -1,0 +1,394 @@
+package link
+
+import (
+	"encoding/binary"
+
+	"golang.org/x/net/http2"
+)
+
+func protocolError(reason string) *ConnError {
+	return &ConnError{Code: http2.ErrCodeProtocol, Reason: reason}
+}
+
+func frameSizeError(reason string) *ConnError {
+	return &ConnError{Code: http2.ErrCodeFrameSize, Reason: reason}
+}
+
+// frame handles one frame. It is called by the reader, as is everything in this
+// file.
+func (c *Conn) frame(h frameHeader, p []byte) *ConnError {
+	r := &c.rd
+	if !r.greeted && h.kind != http2.FrameSettings {
+		return protocolError("the first frame is not SETTINGS")
+	}
+	if r.block.id != 0 && (h.kind != http2.FrameContinuation || h.id != r.block.id) {
+		return protocolError("a header block is interrupted")
+	}
+	switch h.kind {
+	case http2.FrameData:
+		return c.data(h, p)
+	case http2.FrameHeaders:
+		return c.headers(h, p)
+	case http2.FrameContinuation:
+		return c.continuation(h, p)
+	case http2.FrameRSTStream:
+		return c.rstStream(h, p)
+	case http2.FrameSettings:
+		return c.settings(h, p)
+	case http2.FramePushPromise:
+		return protocolError("PUSH_PROMISE, which was not allowed")
+	case http2.FramePing:
+		return c.ping(h, p)
+	case http2.FrameGoAway:
+		return c.goAwayFrame(h, p)
+	case http2.FrameWindowUpdate:
+		return c.windowUpdate(h, p)
+	case http2.FramePriority:
+		if h.id == 0 {
+			return protocolError("PRIORITY without a stream")
+		}
+		if len(p) != 5 {
+			return frameSizeError("PRIORITY")
+		}
+	}
+	return c.didNothing() // RFC 9113 section 5.5
+}
+
+// isLocal reports whether id is for streams that this side opens.
+func (c *Conn) isLocal(id uint32) bool { return (id%2 == 1) == c.client }
+
+// unpad removes the padding of a frame.
+func unpad(h frameHeader, p []byte) ([]byte, bool) {
+	const padded = http2.FlagDataPadded // in HEADERS too
+	if !h.flags.Has(padded) {
+		return p, true
+	}
+	if len(p) == 0 || int(p[0]) >= len(p) {
+		return nil, false
+	}
+	return p[1 : len(p)-int(p[0])], true
+}
+
+func (c *Conn) data(h frameHeader, p []byte) *ConnError {
+	r := &c.rd
+	if h.id == 0 {
+		return protocolError("DATA without a stream")
+	}
+	if len(p) > r.window {
+		return &ConnError{Code: http2.ErrCodeFlowControl, Reason: "more DATA than the link's window"}
+	}
+	// What arrives is in a stream's buffer, whose own window bounds it, or gone: so
+	// the link's window is only there to be full again.
+	r.window -= len(p)
+	if n := r.windowSize - r.window; n >= r.windowSize/2 {
+		r.control = appendWindowUpdate(r.control, 0, n)
+		r.window = r.windowSize
+	}
+	total := len(p)
+	p, ok := unpad(h, p)
+	if !ok {
+		return protocolError("more padding than DATA")
+	}
+	s, idle := c.streams.find(h.id, c.isLocal(h.id))
+	if idle {
+		return protocolError("DATA on an idle stream")
+	}
+	end := h.flags.Has(http2.FlagDataEndStream)
+	if s == nil {
+		return c.didNothing()
+	}
+	if len(p) == 0 && !end {
+		if err := c.didNothing(); err != nil {
+			return err
+		}
+	} else {
+		c.didSomething()
+	}
+	credit, wake, err := s.takeData(h.id, p, total, end)
+	if err != nil {
+		c.streamError(s, h.id, err)
+		return nil
+	}
+	if credit > 0 {
+		r.control = appendWindowUpdate(r.control, h.id, credit)
+	}
+	c.wake(s, wake, end)
+	return nil
+}
+
+// wake wakes the owner of s, at once if nothing more will come for it.
+func (c *Conn) wake(s *Stream, waiting, end bool) {
+	switch {
+	case !waiting:
+	case end:
+		s.arrived.Broadcast()
+	default:
+		c.rd.wakes = append(c.rd.wakes, s)
+	}
+}
+
+// streamError resets a stream that the peer broke.
+func (c *Conn) streamError(s *Stream, id uint32, err *StreamError) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s.id != id {
+		return
+	}
+	s.resetSending(err.Code, err)
+	s.mu.Lock()
+	s.failReceiving(err)
+	s.abortLocked(err)
+	s.mu.Unlock()
+	c.kick()
+}
+
+func (c *Conn) headers(h frameHeader, p []byte) *ConnError {
+	r := &c.rd
+	if h.id == 0 {
+		return protocolError("HEADERS without a stream")
+	}
+	p, ok := unpad(h, p)
+	if !ok {
+		return protocolError("more padding than HEADERS")
+	}
+	if h.flags.Has(http2.FlagHeadersPriority) {
+		if len(p) < 5 {
+			return frameSizeError("HEADERS")
+		}
+		p = p[5:]
+	}
+	end := h.flags.Has(http2.FlagHeadersEndStream)
+	if c.isLocal(h.id) {
+		s, idle := c.streams.find(h.id, true)
+		if idle {
+			return protocolError("HEADERS on an idle stream")
+		}
+		r.block.begin(s.expects(h.id), h.id, end)
+	} else {
+		if !c.accepts() {
+			return protocolError("a stream of the server, which was not allowed")
+		}
+		if err := c.beginPeer(h.id, end); err != nil {
+			return err
+		}
+	}
+	return c.fragment(h, p)
+}
+
+// beginPeer begins a header block on a stream of the peer.
+func (c *Conn) beginPeer(id uint32, end bool) *ConnError {
+	r := &c.rd
+	slots := c.cfg.MaxStreams
+	if c.cfg.Handle == nil {
+		slots = 0
+	}
+	switch c.streams.arrive(id, slots) {
+	case taken:
+		r.block.begin(request, id, end)
+	case refused:
+		r.control = appendReset(r.control, id, http2.ErrCodeRefusedStream)
+		r.block.begin(discarded, id, end)
+	case ignored:
+		r.block.begin(discarded, id, end)
+	case late:
+		s, _ := c.streams.find(id, false)
+		r.block.begin(s.expects(id), id, end)
+		if s == nil {
+			return c.didNothing()
+		}
+		return nil
+	}
+	c.didSomething()
+	return nil
+}
+
+// Bounds of a header block as it comes, as multiples of what it may decode to. Both
+// are far from what an honest peer needs.
+const (
+	blockBytes  = 4
+	blockFrames = 64
+)
+
+func (c *Conn) continuation(h frameHeader, p []byte) *ConnError {
+	if c.rd.block.id == 0 {
+		return protocolError("CONTINUATION without HEADERS")
+	}
+	return c.fragment(h, p)
+}
+
+// fragment decodes a part of a header block. Blocks that nobody wants are decoded
+// too: they change the table that later ones refer to (RFC 9113 section 4.3).
+func (c *Conn) fragment(h frameHeader, p []byte) *ConnError {
+	r := &c.rd
+	b := &r.block
+	b.frames++
+	b.bytes += len(p)
+	if b.frames > blockFrames || b.bytes > blockBytes*c.cfg.HeaderBytes+maxFrameBytes {
+		return &ConnError{Code: http2.ErrCodeEnhanceYourCalm, Reason: "a header block without end"}
+	}
+	r.dec.SetEmitEnabled(b.wants())
+	if _, err := r.dec.Write(p); err != nil {
+		return &ConnError{Code: http2.ErrCodeCompression, Reason: "a header block that does not decode"}
+	}
+	if !h.flags.Has(http2.FlagHeadersEndHeaders) {
+		return nil
+	}
+	if err := r.dec.Close(); err != nil {
+		return &ConnError{Code: http2.ErrCodeCompression, Reason: "a header block that is cut short"}
+	}
+	b.finish()
+	id := b.id
+	b.id = 0
+	switch b.kind {
+	case request:
+		return c.request(id)
+	case response, trailers:
+		c.section(id)
+	}
+	return nil
+}
+
+// request begins a stream of the peer.
+func (c *Conn) request(id uint32) *ConnError {
+	r := &c.rd
+	b := &r.block
+	if b.bad != "" {
+		r.control = appendReset(r.control, id, http2.ErrCodeProtocol)
+		return nil
+	}
+	if b.tooLarge {
+		return c.refuseLarge(id, b.end)
+	}
+	s := c.streams.take(c)
+	c.mu.Lock()
+	if c.err != nil {
+		c.mu.Unlock()
+		return nil
+	}
+	s.mu.Lock()
+	s.id, s.local = id, false
+	s.takeRequest(b)
+	s.mu.Unlock()
+	s.window = c.peerWindow
+	c.streams.insert(s)
+	c.arm()
+	c.mu.Unlock()
+	if b.end {
+		c.dispatch(s)
+	} else {
+		r.arrived = append(r.arrived, s)
+	}
+	return nil
+}
+
+// refuseLarge answers a request whose header section is too large with 431 (RFC
+// 6585 section 5).
+func (c *Conn) refuseLarge(id uint32, end bool) *ConnError {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return nil
+	}
+	before := c.queued()
+	start := c.startHeaders()
+	c.out.b = c.enc.response(c.out.b, &Head{Status: 431})
+	c.out.b = closeHeaders(c.out.b, start, id, true)
+	if !end {
+		c.out.b = appendReset(c.out.b, id, http2.ErrCodeNo)
+	}
+	c.owed += c.queued() - before
+	c.kick()
+	return c.flooded()
+}
+
+// section takes a response or trailers.
+func (c *Conn) section(id uint32) {
+	b := &c.rd.block
+	s, _ := c.streams.find(id, c.isLocal(id))
+	if s == nil {
+		return
+	}
+	waiting, err := s.takeSection(id, b)
+	if err != nil {
+		c.streamError(s, id, err)
+		return
+	}
+	c.didSomething()
+	c.wake(s, waiting, b.end)
+}
+
+func (c *Conn) rstStream(h frameHeader, p []byte) *ConnError {
+	if h.id == 0 {
+		return protocolError("RST_STREAM without a stream")
+	}
+	if len(p) != 4 {
+		return frameSizeError("RST_STREAM")
+	}
+	s, idle := c.streams.find(h.id, c.isLocal(h.id))
+	if idle {
+		return protocolError("RST_STREAM on an idle stream")
+	}
+	if s == nil {
+		return c.didNothing()
+	}
+	c.stop(s, h.id, &StreamError{Code: http2.ErrCode(binary.BigEndian.Uint32(p)), Remote: true})
+	return nil
+}
+
+// stop ends a stream that the peer gave up.
+func (c *Conn) stop(s *Stream, id uint32, err *StreamError) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s.id != id {
+		return
+	}
+	s.failSending(err)
+	s.advance(wasReset)
+	s.abort(err)
+}
+
+func (c *Conn) ping(h frameHeader, p []byte) *ConnError {
+	if h.id != 0 {
+		return protocolError("PING on a stream")
+	}
+	if len(p) != 8 {
+		return frameSizeError("PING")
+	}
+	payload := binary.BigEndian.Uint64(p)
+	if !h.flags.Has(http2.FlagPingAck) {
+		c.rd.control = appendPing(c.rd.control, http2.FlagPingAck, payload)
+		return c.didNothing()
+	}
+	if payload == drainPing {
+		c.mu.Lock()
+		if c.said == announced && c.err == nil {
+			c.sayFinal()
+		}
+		c.mu.Unlock()
+		return nil
+	}
+	return c.didNothing()
+}
+
+func (c *Conn) goAwayFrame(h frameHeader, p []byte) *ConnError {
+	if h.id != 0 {
+		return protocolError("GOAWAY on a stream")
+	}
+	if len(p) < 8 {
+		return frameSizeError("GOAWAY")
+	}
+	last := binary.BigEndian.Uint32(p) & maxWindow
+	code := http2.ErrCode(binary.BigEndian.Uint32(p[4:]))
+	c.mu.Lock()
+	c.goAway, c.goAwayCode = true, code
+	c.mu.Unlock()
+	for _, s := range c.streams.all() {
+		if id := s.number(); c.isLocal(id) && id > last {
+			c.stop(s, id, &StreamError{Code: http2.ErrCodeRefusedStream, Remote: true, unprocessed: true})
+		}
+	}
+	c.mu.Lock()
+	c.finishIfDone()
+	c.mu.Unlock()
+	return c.didNothing()
+}

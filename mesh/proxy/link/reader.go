@@ -1,0 +1,255 @@
+package link
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+)
+
+// reader is what the goroutine that reads has for itself.
+type reader struct {
+	buf      *buffer // nil while the link is quiet
+	from, to int     // what of buf is there
+	first    [quietBytes]byte
+
+	preface            int  // bytes of the client's preface that are to come
+	greeted            bool // SETTINGS came
+	window, windowSize int  // what the peer may still send on the link, and the most of it
+	dec                *hpack.Decoder
+	block              block
+
+	control []byte    // answers to what was read
+	wakes   []*Stream // whose owner waits for what was read
+	arrived []*Stream // to be handled
+	useless int       // frames lately that did nothing
+	since   time.Time // when they were counted from
+}
+
+const (
+	// quietBytes are read of what wakes a quiet link up.
+	quietBytes = 256
+	// maxUseless is how many frames that do nothing may come in a second.
+	maxUseless = 10_000
+	// lingerBytes are thrown away at most after the link has failed.
+	lingerBytes = 4 << 20
+)
+
+func (c *Conn) initReader() {
+	r := &c.rd
+	r.block.maxBytes, r.block.maxFields = c.cfg.HeaderBytes, c.cfg.HeaderFields
+	r.dec = hpack.NewDecoder(tableBytes, r.block.field)
+}
+
+// receive reads until the link ends.
+func (c *Conn) receive() {
+	defer close(c.read)
+	c.mu.Lock()
+	c.kick() // what greets the peer
+	c.mu.Unlock()
+	for !c.ended() {
+		if err := c.fill(); err != nil {
+			c.fail(c.readError(err), nil)
+			break
+		}
+		if err := c.process(); err != nil {
+			c.violation(err)
+			break
+		}
+	}
+	c.discard()
+}
+
+func (c *Conn) ended() bool {
+	select {
+	case <-c.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// readError is what the link ends with when the connection does. It is never
+// io.EOF, which would look like the end of a body.
+func (c *Conn) readError(err error) error {
+	c.mu.Lock()
+	goAway, code := c.goAway, c.goAwayCode
+	c.mu.Unlock()
+	if goAway {
+		return &ConnError{Code: code, Remote: true}
+	}
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return fmt.Errorf("read link: %w", err)
+}
+
+// fill reads once, or finds that the link should become quiet.
+func (c *Conn) fill() error {
+	r := &c.rd
+	var n int
+	var err error
+	if r.buf == nil {
+		if n, err = c.conn.Read(r.first[:]); n > 0 {
+			r.buf = getBuffer(readBytes)
+			r.from, r.to = 0, copy(r.buf.b[:n], r.first[:n])
+			c.mu.Lock()
+			c.arm()
+			c.mu.Unlock()
+		}
+	} else {
+		if n, err = c.conn.Read(r.room()); n > 0 {
+			r.to += n
+		}
+	}
+	if n > 0 {
+		c.clock.reads.Add(1)
+		return nil // an error comes again
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) && c.quiet() {
+		return nil
+	}
+	return err
+}
+
+// room returns the free end of the buffer, where the rest of any frame fits.
+func (r *reader) room() []byte {
+	b := r.buf.b[:cap(r.buf.b)]
+	if r.from == r.to {
+		r.from, r.to = 0, 0
+	} else if len(b)-r.from < frameHeaderBytes+maxFrameBytes {
+		r.from, r.to = 0, copy(b, b[r.from:r.to])
+	}
+	return b[r.to:]
+}
+
+// quiet is called when the reader was interrupted. It reports whether that was to
+// give the buffer back; then it has done so, unless a frame has begun.
+func (c *Conn) quiet() bool {
+	r := &c.rd
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil || !c.clock.interrupted {
+		return false
+	}
+	c.clock.interrupted = false
+	_ = c.conn.SetReadDeadline(time.Time{}) // an error shows in Read
+	if r.buf == nil || r.from < r.to || r.block.id != 0 {
+		return true
+	}
+	putBuffer(r.buf)
+	r.buf, r.control, r.wakes, r.arrived = nil, nil, nil, nil
+	r.block.rest()
+	c.clock.quiet = true
+	return true
+}
+
+// process handles every whole frame that is in the buffer, and then wakes those
+// who wait for them: once for all of a message that came together.
+func (c *Conn) process() *ConnError {
+	r := &c.rd
+	for r.buf != nil {
+		b := r.buf.b[r.from:r.to]
+		if r.preface > 0 {
+			n := min(r.preface, len(b))
+			begin := len(http2.ClientPreface) - r.preface
+			if string(b[:n]) != http2.ClientPreface[begin:begin+n] {
+				return &ConnError{Code: http2.ErrCodeProtocol, Reason: "no client preface"}
+			}
+			r.preface -= n
+			r.from += n
+			if r.preface > 0 {
+				break
+			}
+			continue
+		}
+		if len(b) < frameHeaderBytes {
+			break
+		}
+		h := parseFrameHeader(b)
+		if h.length > maxFrameBytes {
+			return &ConnError{Code: http2.ErrCodeFrameSize, Reason: "a frame that is too long"}
+		}
+		end := frameHeaderBytes + h.length
+		if len(b) < end {
+			break
+		}
+		r.from += end
+		if err := c.frame(h, b[frameHeaderBytes:end]); err != nil {
+			return err
+		}
+	}
+	return c.settle()
+}
+
+// settle does what the frames of a batch made necessary.
+func (c *Conn) settle() *ConnError {
+	r := &c.rd
+	for i, s := range r.arrived {
+		r.arrived[i] = nil
+		c.dispatch(s)
+	}
+	r.arrived = r.arrived[:0]
+	for i, s := range r.wakes {
+		r.wakes[i] = nil
+		s.arrived.Broadcast()
+	}
+	r.wakes = r.wakes[:0]
+	if len(r.control) == 0 {
+		return nil
+	}
+	c.mu.Lock()
+	err := c.answer(r.control)
+	c.kick()
+	c.mu.Unlock()
+	r.control = r.control[:0]
+	return err
+}
+
+// discard takes what still comes after the link has failed, so that the peer can
+// read why.
+func (c *Conn) discard() {
+	r := &c.rd
+	for _, s := range r.arrived {
+		s.close(s.id)
+	}
+	if r.buf == nil {
+		r.buf = getBuffer(readBytes)
+	}
+	for left := lingerBytes; left > 0; {
+		n, err := c.conn.Read(r.buf.b[:cap(r.buf.b)])
+		left -= n
+		if err != nil {
+			break
+		}
+	}
+	putBuffer(r.buf)
+	r.buf = nil
+}
+
+// didNothing counts a frame that cost the peer little and did nothing. A burst of
+// them is normal, a flood is not.
+func (c *Conn) didNothing() *ConnError {
+	r := &c.rd
+	r.useless++
+	if r.useless <= maxUseless {
+		return nil
+	}
+	now := time.Now()
+	if now.Sub(r.since) < time.Second {
+		return &ConnError{Code: http2.ErrCodeEnhanceYourCalm, Reason: "a flood of frames that do nothing"}
+	}
+	r.useless, r.since = 0, now
+	return nil
+}
+
+// didSomething counts against them.
+func (c *Conn) didSomething() {
+	if c.rd.useless > 0 {
+		c.rd.useless--
+	}
+}
