@@ -22,6 +22,9 @@ type Options struct {
 	Mesh        string // the mesh's name: the last part of server names
 	TrustDomain string
 	Limits      Limits // EdgeLimits or MeshLimits
+	// PooledHTTP1 has other proxies reached by HTTP/1.1 over pooled TLS
+	// connections in place of links.
+	PooledHTTP1 bool
 	Log         zerolog.Logger
 	Registerer  prometheus.Registerer
 	// Need is told of each service that traffic goes to, once, so that its
@@ -47,9 +50,10 @@ type Engine struct {
 	tunnels tunnels
 	buffers sync.Pool // of *[copyBytes]byte
 	// exchanges are those of clients that keep none of their own.
-	exchanges sync.Pool // of *exchange
-	overload  overload
-	slots     chan struct{} // one for each connection that may be open
+	exchanges   sync.Pool // of *exchange
+	linkClients sync.Pool // of *linkClient
+	overload    overload
+	slots       chan struct{} // one for each connection that may be open
 	// handlers counts the requests under way, which outlive their servers for
 	// a moment when they are cut.
 	handlers sync.WaitGroup

@@ -147,6 +147,8 @@ type exchange struct {
 	respKept header.List  // room for its fields
 	tried    []*Endpoint
 	held     held
+	overLink linkAnswer // of the try under way, if it is over a link
+	digits   [20]byte   // of a length
 
 	decisionID string
 	parent     context.Context //nolint:containedctx // of a client that has one: a handler's or a caller's
@@ -171,7 +173,7 @@ func (x *exchange) reset(s *server, c client) {
 	x.resp, x.sent = responseHead{}, responseHead{}
 	x.respKept = x.respKept[:0]
 	x.tried = x.tried[:0]
-	x.held = held{}
+	x.held, x.overLink = held{}, linkAnswer{}
 	x.decisionID, x.parent = "", nil
 	x.current, x.cause, x.ctx, x.cancel = nil, nil, nil, nil
 }

@@ -7,6 +7,8 @@ import (
 	"log"
 	"net/http"
 	"time"
+
+	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/link"
 )
 
 // Limits bounds what one listener, and the connections opened on its behalf,
@@ -170,6 +172,14 @@ func (l Limits) Server(h http.Handler, tlsConfig *tls.Config, errorLog *log.Logg
 		// "OPTIONS *" is not for this proxy to answer: it is refused as every
 		// other target without a path.
 		DisableGeneralOptionsHandler: true,
+	}
+}
+
+// link returns the bounds of a mesh link that closes after idle without streams.
+func (l Limits) link(idle time.Duration, handle func(*link.Stream)) link.Config {
+	return link.Config{
+		MaxStreams: l.Streams, StreamWindow: l.StreamWindow, HeaderBytes: l.HeaderBytes, HeaderFields: l.HeaderCount,
+		IdleTimeout: idle, SettingsTimeout: l.HandshakeTimeout, Handle: handle,
 	}
 }
 

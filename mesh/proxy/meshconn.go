@@ -2,18 +2,102 @@ package proxy
 
 import (
 	"crypto/tls"
+	"errors"
 	"net"
+	"sync"
 	"syscall"
 )
 
-// meshConn is a TLS connection to a peer.
+// meshConn is a TLS connection between proxies. crypto/tls makes a system call
+// for each record of 16 KiB; once gather was called, what is written leaves with
+// Flush, in one.
 type meshConn struct {
 	*tls.Conn
-	raw net.Conn
+	under *gathered
 }
+
+// newMeshConn makes raw ready for TLS, which the caller puts over under as Conn.
+func newMeshConn(raw net.Conn) *meshConn { return &meshConn{under: &gathered{Conn: raw}} }
+
+// gather begins to hold back what is written. Only who flushes may ask for it.
+func (c *meshConn) gather() {
+	c.under.mu.Lock()
+	c.under.on = true
+	c.under.mu.Unlock()
+}
+
+// Flush sends what was held back.
+func (c *meshConn) Flush() error { return c.under.flush() }
+
+// CloseWrite ends what is sent; the end is sent at once.
+func (c *meshConn) CloseWrite() error { return errors.Join(c.Conn.CloseWrite(), c.Flush()) }
 
 // tcp returns the connection below.
 func (c *meshConn) tcp() syscall.Conn {
-	tcp, _ := c.raw.(syscall.Conn)
+	tcp, _ := c.under.Conn.(syscall.Conn)
 	return tcp
+}
+
+// gathered is a connection that holds writes back.
+type gathered struct {
+	net.Conn
+
+	// mu guards what follows. Writing blocks under it, which a deadline or
+	// Close of the connection below ends.
+	mu  sync.Mutex
+	on  bool
+	buf *[]byte // nil if nothing is held back
+}
+
+// gatheredBytes is when no more is held back: a batch of a link, as records.
+const gatheredBytes = 72 << 10
+
+// records are the buffers of all connections: those that have nothing to send
+// hold none.
+var records = sync.Pool{New: func() any { return new([]byte) }}
+
+// Write implements net.Conn.
+func (g *gathered) Write(p []byte) (int, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.on {
+		return g.Conn.Write(p)
+	}
+	if g.buf == nil {
+		g.buf, _ = records.Get().(*[]byte)
+	}
+	*g.buf = append(*g.buf, p...)
+	if len(*g.buf) < gatheredBytes {
+		return len(p), nil
+	}
+	if err := g.flushLocked(); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+func (g *gathered) flush() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.flushLocked()
+}
+
+func (g *gathered) flushLocked() error {
+	if g.buf == nil {
+		return nil
+	}
+	_, err := g.Conn.Write(*g.buf)
+	*g.buf = (*g.buf)[:0]
+	records.Put(g.buf)
+	g.buf = nil
+	return err
+}
+
+// Close implements net.Conn. What was held back leaves, unless a write is stuck.
+func (g *gathered) Close() error {
+	if g.mu.TryLock() {
+		_ = g.flushLocked() // the connection ends either way
+		g.mu.Unlock()
+	}
+	return g.Conn.Close()
 }

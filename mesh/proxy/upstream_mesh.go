@@ -68,7 +68,11 @@ func (f *toMesh) try(x *exchange, endpoint *Endpoint) (answer, *failure) {
 		return nil, x.classify(err)
 	}
 	endpoint.Acquire()
-	a, failed := x.try(p.http1, x.decision.Rule.Retry.PerTryTimeout)
+	var t transport = &p.links
+	if x.wish.wanted() || f.e.opt.PooledHTTP1 {
+		t = p.http1
+	}
+	a, failed := x.try(t, x.decision.Rule.Retry.PerTryTimeout)
 	if failed != nil {
 		endpoint.Release()
 		f.e.peers.release(p)

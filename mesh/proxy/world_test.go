@@ -122,6 +122,9 @@ func (w *world) source(path string) *identity.Source {
 // option changes the options of an engine.
 type option func(*proxy.Options)
 
+// pooled has other proxies reached by HTTP/1.1.
+func pooled(o *proxy.Options) { o.PooledHTTP1 = true }
+
 func (w *world) engine(l proxy.Limits, options ...option) (*proxy.Engine, *prometheus.Registry) {
 	w.t.Helper()
 	reg := prometheus.NewRegistry()
@@ -409,13 +412,13 @@ func accepting(t *testing.T, serve func(net.Conn)) string {
 
 // recorded starts a sidecar beside a recorder that answers with reply, and a
 // gateway that routes to it.
-func recorded(t *testing.T, m mode, reply string) (*recorder, *entry) {
+func recorded(t *testing.T, m mode, reply string, options ...option) (*recorder, *entry) {
 	t.Helper()
 	w := newWorld(t)
 	rec := w.recorder(reply)
 	w.sidecar("orders", "n1", rec.addr, nil)
 	w.route("orders", nil)
-	en := w.gateway(m)
+	en := w.gateway(m, options...)
 	w.publish()
 	return rec, en
 }
