@@ -29,8 +29,19 @@ func (c *meshConn) gather() {
 // Flush sends what was held back.
 func (c *meshConn) Flush() error { return c.under.flush() }
 
-// CloseWrite ends what is sent; the end is sent at once.
-func (c *meshConn) CloseWrite() error { return errors.Join(c.Conn.CloseWrite(), c.Flush()) }
+// CloseWrite ends what is sent. It waits for what is being written.
+func (c *meshConn) CloseWrite() error {
+	return errors.Join(c.under.release(), c.Conn.CloseWrite())
+}
+
+// Close ends the connection, whoever uses it.
+func (c *meshConn) Close() error {
+	if c.under.mu.TryLock() { // or a write is stuck
+		c.under.on = false
+		c.under.mu.Unlock()
+	}
+	return c.Conn.Close()
+}
 
 // tcp returns the connection below.
 func (c *meshConn) tcp() syscall.Conn {
@@ -93,11 +104,11 @@ func (g *gathered) flushLocked() error {
 	return err
 }
 
-// Close implements net.Conn. What was held back leaves, unless a write is stuck.
-func (g *gathered) Close() error {
-	if g.mu.TryLock() {
-		_ = g.flushLocked() // the connection ends either way
-		g.mu.Unlock()
-	}
-	return g.Conn.Close()
+// release sends what was held back, and holds nothing back any more: crypto/tls
+// forbids writing after the last record of its own.
+func (g *gathered) release() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.on = false
+	return g.flushLocked()
 }
