@@ -35,7 +35,7 @@ const (
 // world is a mesh on real sockets: a CA, engines behind listeners, workloads,
 // and the configuration that publish hands to every engine.
 type world struct {
-	t         *testing.T
+	t         testing.TB
 	ca        *localca.CA
 	metrics   *identity.Metrics
 	config    *mesh.Config
@@ -71,7 +71,7 @@ func (b *syncBuffer) String() string {
 	return b.buf.String()
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	leaks := goleak.IgnoreCurrent()
 	t.Cleanup(func() { goleak.VerifyNone(t, leaks) })
@@ -273,7 +273,7 @@ func (w *world) gatewayWith(m mode, l proxy.Limits, drain time.Duration, options
 }
 
 // publicCert returns httptest's certificate for 127.0.0.1.
-func publicCert(t *testing.T) (tls.Certificate, *x509.CertPool) {
+func publicCert(t testing.TB) (tls.Certificate, *x509.CertPool) {
 	t.Helper()
 	srv := httptest.NewUnstartedServer(nil)
 	srv.StartTLS()
@@ -380,7 +380,7 @@ func (w *world) recorder(reply string) *recorder {
 
 // accepting gives each connection to an address to serve. When the test ends it
 // closes them all and waits for every serve.
-func accepting(t *testing.T, serve func(net.Conn)) string {
+func accepting(t testing.TB, serve func(net.Conn)) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

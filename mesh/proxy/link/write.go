@@ -2,6 +2,7 @@ package link
 
 import (
 	"encoding/binary"
+	"runtime"
 
 	"golang.org/x/net/http2"
 )
@@ -172,8 +173,18 @@ func (c *Conn) closeIfFinished() {
 	c.mu.Lock()
 }
 
+// letOthersIn is the size of a batch below which the one who writes lets the
+// goroutines that are ready run first: a system call costs more than the frames of
+// many streams.
+const letOthersIn = 2 << 10
+
 // writeBatch sends one batch. mu is released meanwhile.
 func (c *Conn) writeBatch() {
+	if c.queued() < letOthersIn && c.streams.busy() {
+		c.mu.Unlock()
+		runtime.Gosched()
+		c.mu.Lock()
+	}
 	b := c.collect()
 	if b == nil {
 		return
