@@ -141,6 +141,7 @@ type exchange struct {
 	isWhole  bool
 	body     *bodySource // or where it is read from; nil if there is none
 	uploads  sync.WaitGroup
+	uploaded chan struct{} // closed when the last upload has ended; nil if there was none
 	watch    watch
 	resp     responseHead
 	sent     responseHead // what the client gets of it
@@ -169,7 +170,7 @@ func (x *exchange) reset(s *server, c client) {
 	x.caller = nil
 	x.out = outgoing{fields: x.out.fields[:0]}
 	x.wish = upgrade{}
-	x.whole, x.isWhole, x.body = nil, false, nil
+	x.whole, x.isWhole, x.body, x.uploaded = nil, false, nil, nil
 	x.resp, x.sent = responseHead{}, responseHead{}
 	x.respKept = x.respKept[:0]
 	x.tried = x.tried[:0]

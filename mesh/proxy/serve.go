@@ -73,6 +73,9 @@ func (s *server) exchange(x *exchange) int {
 		return s.fail(x, failed)
 	}
 	status := s.respond(x, a)
+	if status != 0 {
+		x.lastBytes()
+	}
 	x.attach(nil)
 	a.close()
 	return status
