@@ -74,7 +74,7 @@ const (
 // ways are how the two proxies of a chain speak to each other, and what that
 // allocates.
 func ways() []way {
-	return []way{{"pooled", []option{pooled}, tlsAllocs}, {"link", nil, linkAllocs}}
+	return []way{{"pooled", []option{pooled}, tlsAllocs}, {"link", []option{linked}, linkAllocs}, {"default", []option{either}, linkAllocs}}
 }
 
 type way struct {

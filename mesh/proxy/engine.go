@@ -22,9 +22,6 @@ type Options struct {
 	Mesh        string // the mesh's name: the last part of server names
 	TrustDomain string
 	Limits      Limits // EdgeLimits or MeshLimits
-	// PooledHTTP1 has other proxies reached by HTTP/1.1 over pooled TLS
-	// connections in place of links.
-	PooledHTTP1 bool
 	Log         zerolog.Logger
 	Registerer  prometheus.Registerer
 	// Need is told of each service that traffic goes to, once, so that its

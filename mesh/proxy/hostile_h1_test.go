@@ -124,7 +124,7 @@ func TestHeaderOrderAndCaseAreKept(t *testing.T) {
 		got, sent string
 	}{
 		"pooled": {[]option{pooled}, "\r\nx-ONE: 1\r\nX-two: 2\r\nx-One: 3\r\n", "\r\nx-RESP: 1\r\nX-a: 2\r\nx-A: 3\r\n"},
-		"link":   {nil, "\r\nX-One: 1\r\nX-Two: 2\r\nX-One: 3\r\n", "\r\nX-Resp: 1\r\nX-A: 2\r\nX-A: 3\r\n"},
+		"link":   {[]option{linked}, "\r\nX-One: 1\r\nX-Two: 2\r\nX-One: 3\r\n", "\r\nX-Resp: 1\r\nX-A: 2\r\nX-A: 3\r\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			rec, en := recorded(t, overH1, "HTTP/1.1 200 OK\r\nx-RESP: 1\r\nContent-Length: 2\r\nX-a: 2\r\nx-A: 3\r\n\r\nok", tt.options...)

@@ -63,13 +63,13 @@ func (f *toMesh) again(x *exchange, n int, failed *failure) (reason string, agai
 // try sends x to the endpoint. What it holds is given back when the answer is
 // closed, or here if there is none.
 func (f *toMesh) try(x *exchange, endpoint *Endpoint) (answer, *failure) {
-	p, err := f.e.peers.acquire(peerKey{x.caller, endpoint.Service, endpoint.Node, endpoint.Address})
+	p, underWay, err := f.e.peers.acquire(peerKey{x.caller, endpoint.Service, endpoint.Node, endpoint.Address})
 	if err != nil {
 		return nil, x.classify(err)
 	}
 	endpoint.Acquire()
 	var t transport = &p.links
-	if x.wish.wanted() || f.e.opt.PooledHTTP1 {
+	if x.wish.wanted() || underWay <= f.e.opt.Limits.PooledRequests {
 		t = p.http1
 	}
 	a, failed := x.try(t, x.decision.Rule.Retry.PerTryTimeout)

@@ -50,23 +50,24 @@ type peer struct {
 	retired bool // the endpoint left: close once nobody holds it; likewise
 }
 
-// acquire returns the peer for key, which release gives back.
-func (ps *peers) acquire(key peerKey) (*peer, error) {
+// acquire returns the peer for key, which release gives back, and how many hold it
+// now.
+func (ps *peers) acquire(key peerKey) (*peer, int, error) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	p := ps.byKey[key]
 	if p == nil {
 		if ps.closed {
-			return nil, &connectError{CodeUnreachable, errProxyClosed}
+			return nil, 0, &connectError{CodeUnreachable, errProxyClosed}
 		}
 		var err error
 		if p, err = ps.newPeer(key); err != nil {
-			return nil, &connectError{CodeUnreachable, err}
+			return nil, 0, &connectError{CodeUnreachable, err}
 		}
 		ps.byKey[key] = p
 	}
 	p.users++
-	return p, nil
+	return p, p.users, nil
 }
 
 func (ps *peers) release(p *peer) {

@@ -122,13 +122,17 @@ func (w *world) source(path string) *identity.Source {
 // option changes the options of an engine.
 type option func(*proxy.Options)
 
-// pooled has other proxies reached by HTTP/1.1.
-func pooled(o *proxy.Options) { o.PooledHTTP1 = true }
+// How other proxies are reached: by pooled HTTP/1.1 connections, by links, or as
+// the default has it. Where a test does not say, it is by links.
+func pooled(o *proxy.Options) { o.Limits.PooledRequests = 1 << 30 }
+func linked(o *proxy.Options) { o.Limits.PooledRequests = 0 }
+func either(o *proxy.Options) { o.Limits.PooledRequests = proxy.MeshLimits().PooledRequests }
 
 func (w *world) engine(l proxy.Limits, options ...option) (*proxy.Engine, *prometheus.Registry) {
 	w.t.Helper()
 	reg := prometheus.NewRegistry()
 	opt := proxy.Options{Mesh: testMesh, TrustDomain: testDomain, Limits: l, Log: zerolog.New(w.logs), Registerer: reg}
+	linked(&opt)
 	for _, o := range options {
 		o(&opt)
 	}
