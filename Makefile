@@ -43,8 +43,8 @@ test: deps ## run every test under the race detector (ARGS=-v)
 e2e: deps ## run the end-to-end scripts alone, in words
 	go test -race -timeout 25m -count=1 -v $(ARGS) ./test/e2e/...
 
-# These two start real processes, need root for a cgroup, and take about an hour
-# in full; ARGS=-short is a few seconds a row.
+# These two start real processes. In full they take twenty minutes and ten;
+# ARGS=-short is three and four. F28 makes a cgroup, for which it needs root.
 .PHONY: chaos-proxy
 chaos-proxy: build ## play the proxy's faults on real processes (ARGS=-short)
 	@./test/chaos/deps
