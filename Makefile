@@ -57,6 +57,16 @@ slow: build ## let slow clients loose on a gateway and a sidecar (ARGS=-short)
 	@go build -o bin/chaos ./test/chaos
 	@exec bin/chaos $(ARGS) slow
 
+# HAProxy and nginx are measured beside ours in the same run; docs/performance.md
+# says how to read it. ARGS=-short only shows that it works.
+BENCHES := bench-chain
+.PHONY: $(BENCHES)
+bench-chain: ## measure two sidecars: CPU, throughput, latency (ARGS=...)
+$(BENCHES): build
+	@./test/bench/deps
+	@go build -o bin/bench ./test/bench
+	@exec bin/bench $(@:bench-%=%) $(ARGS)
+
 # Under the race detector pools forget, so that this is counted without it.
 .PHONY: allocs
 allocs: ## hold that forwarding allocates nothing
