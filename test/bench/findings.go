@@ -9,6 +9,9 @@ import (
 	"github.com/hedgerow-mesh/hedgerow/test/bench/loop"
 )
 
+// measuredAlone is the last line of a run without a peer: there is no ratio.
+const measuredAlone = "measured=hedgerow"
+
 // finding is a ratio of ours by a peer's at one point.
 type finding struct {
 	method      string
@@ -55,7 +58,7 @@ func (f *findings) last() string {
 		}
 	}
 	if len(words) == 0 {
-		return "measured=hedgerow"
+		return measuredAlone
 	}
 	return strings.Join(words, " ")
 }

@@ -56,6 +56,7 @@ type bench struct {
 func benches() []bench {
 	return []bench{
 		chainBench(),
+		streamBench(),
 	}
 }
 
