@@ -59,10 +59,11 @@ slow: build ## let slow clients loose on a gateway and a sidecar (ARGS=-short)
 
 # HAProxy and nginx are measured beside ours in the same run; docs/performance.md
 # says how to read it. ARGS=-short only shows that it works.
-BENCHES := bench-chain bench-stream
+BENCHES := bench-chain bench-stream bench-memory
 .PHONY: $(BENCHES)
 bench-chain: ## measure two sidecars: CPU, throughput, latency (ARGS=...)
 bench-stream: ## measure long bodies through two sidecars, and their memory
+bench-memory: ## measure a sidecar that idles, holds connections, knows many endpoints
 $(BENCHES): build
 	@./test/bench/deps
 	@go build -o bin/bench ./test/bench

@@ -12,13 +12,17 @@ import (
 // busy, so that its rate and not their number is what it measures with.
 const openConnections = 64
 
+// ofMeasurement is what the duration is for where the load has a length.
+const ofMeasurement = "of one measurement, after a warm-up of a quarter of it or 1 s"
+
 // chainBench: caller, sidecar, mutual TLS, sidecar, workload.
 func chainBench() bench {
 	return bench{
-		name:  "chain",
-		full:  settings{duration: 4 * time.Second, repeat: 5, connections: numbers{1, 8, 32, 128}, methods: words{"GET", "POST"}, only: programs, rate: 2000},
-		brief: settings{duration: time.Second, repeat: 2, connections: numbers{32, 128}, methods: words{"GET", "POST"}, only: programs, rate: 500},
-		play:  playChain,
+		name:   "chain",
+		pauses: ofMeasurement,
+		full:   settings{duration: 4 * time.Second, repeat: 5, connections: numbers{1, 8, 32, 128}, methods: words{"GET", "POST"}, only: programs, rate: 2000},
+		brief:  settings{duration: time.Second, repeat: 2, connections: numbers{32, 128}, methods: words{"GET", "POST"}, only: programs, rate: 500},
+		play:   playChain,
 	}
 }
 

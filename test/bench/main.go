@@ -45,9 +45,10 @@ func main() {
 
 // bench is one subcommand.
 type bench struct {
-	name  string
-	full  settings // unless flags say otherwise
-	brief settings // with -short
+	name   string
+	pauses string   // what the duration is for
+	full   settings // unless flags say otherwise
+	brief  settings // with -short
 	// play measures. Its error says why the run does not count; the report, if
 	// there is one, is shown even so.
 	play func(*world) (*report, error)
@@ -57,6 +58,7 @@ func benches() []bench {
 	return []bench{
 		chainBench(),
 		streamBench(),
+		memoryBench(),
 	}
 }
 

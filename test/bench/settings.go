@@ -16,7 +16,7 @@ import (
 // settings is what the command line says. Each bench has its own defaults; what
 // is zero or nil there is no flag of it.
 type settings struct {
-	duration    time.Duration // of one measurement
+	duration    time.Duration // see bench.pauses
 	repeat      int           // rounds
 	connections numbers       // each is a point
 	methods     words         // each is a point
@@ -44,14 +44,14 @@ func parse(all []bench, args []string) (bench, settings, error) {
 
 func parseFlags(b bench, args []string) (settings, error) {
 	s := b.full
-	flags, short := s.flags(b.name)
+	flags, short := s.flags(b)
 	if err := flags.Parse(args); err != nil {
 		return s, err
 	}
 	if *short {
 		// Once more over the other defaults. It cannot fail any more.
 		s = b.brief
-		flags, _ = s.flags(b.name)
+		flags, _ = s.flags(b)
 		if err := flags.Parse(args); err != nil {
 			return s, err
 		}
@@ -63,10 +63,10 @@ func parseFlags(b bench, args []string) (settings, error) {
 }
 
 // flags returns the flags that change s.
-func (s *settings) flags(name string) (flags *flag.FlagSet, short *bool) {
-	flags = flag.NewFlagSet("bench "+name, flag.ContinueOnError)
+func (s *settings) flags(b bench) (flags *flag.FlagSet, short *bool) {
+	flags = flag.NewFlagSet("bench "+b.name, flag.ContinueOnError)
 	short = flags.Bool("short", false, "a short run with defaults of its own: shows that it works, not how fast")
-	flags.DurationVar(&s.duration, "duration", s.duration, "of one measurement")
+	flags.DurationVar(&s.duration, "duration", s.duration, b.pauses)
 	flags.IntVar(&s.repeat, "repeat", s.repeat, "rounds")
 	flags.Var(&s.only, "only", "comma-separated programs to measure; hedgerow is always one")
 	flags.StringVar(&s.binaries, "binaries", "bin", "directory with hedgerow and hedgerow-edge")

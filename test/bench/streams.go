@@ -18,10 +18,11 @@ import (
 // streamBench: long bodies down and up the chain, one at a time.
 func streamBench() bench {
 	return bench{
-		name:  "stream",
-		full:  settings{duration: time.Second, repeat: 5, only: programs, size: 1 << 30},
-		brief: settings{duration: 100 * time.Millisecond, repeat: 1, only: programs, size: 64 << 20},
-		play:  playStream,
+		name:   "stream",
+		pauses: "of the rest before and after each body",
+		full:   settings{duration: time.Second, repeat: 5, only: programs, size: 1 << 30},
+		brief:  settings{duration: 100 * time.Millisecond, repeat: 1, only: programs, size: 64 << 20},
+		play:   playStream,
 	}
 }
 

@@ -72,7 +72,7 @@ func (w *world) open(more ...string) {
 		Binaries: w.binaries,
 		Objects:  strings.Join(append([]string{objects}, more...), "---\n"),
 		Nodes: []servers.PKINode{
-			rig.SidecarNode("caller", "client"), rig.SidecarNode("callee", "shop"), rig.GatewayNode("edge", "edge"),
+			rig.SidecarNode("caller", "client"), rig.SidecarNode("callee", "shop"), rig.SidecarNode("callee-2", "shop"), rig.GatewayNode("edge", "edge"),
 		},
 	})
 	w.tls = servers.LoopbackTLS(w.t)
@@ -118,9 +118,9 @@ func (w *world) peers() []string {
 	return all
 }
 
-// oneHop is a listener that goes straight to the workload.
-func (w *world) oneHop(workload string, secure, mutual bool) []peers.Hop {
-	return []peers.Hop{{Name: "edge", Listen: w.mesh.Address(), Next: []string{workload}, Secure: secure, Mutual: mutual}}
+// oneHop is a listener that goes straight to the next addresses, in clear text.
+func (w *world) oneHop(secure, mutual bool, next ...string) []peers.Hop {
+	return []peers.Hop{{Name: "edge", Listen: w.mesh.Address(), Next: next, Secure: secure, Mutual: mutual}}
 }
 
 // twoHops is a listener beside the caller, and one beside the callee that takes
@@ -159,6 +159,18 @@ func (w *world) publicTLS() *tls.Config {
 		w.t.Fatalf("read the CA of the listeners: %v", err)
 	}
 	return &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots, ServerName: "localhost", NextProtos: []string{"http/1.1"}}
+}
+
+// mutualTLS is what a client of a peer's second hop needs.
+func (w *world) mutualTLS() *tls.Config {
+	w.t.Helper()
+	config := w.publicTLS()
+	pair, err := tls.LoadX509KeyPair(w.tls.CertFile, w.tls.KeyFile)
+	if err != nil {
+		w.t.Fatalf("read the certificate of the peers: %v", err)
+	}
+	config.Certificates = []tls.Certificate{pair}
+	return config
 }
 
 // reach waits until each system answers the request.
