@@ -16,7 +16,7 @@ TOOL := go tool -modfile=tools/go.mod
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 # The go command stamps the version, or the commit, into the programs itself,
 # also where GOFLAGS say otherwise.
@@ -59,9 +59,10 @@ slow: build ## let slow clients loose on a gateway and a sidecar (ARGS=-short)
 
 # HAProxy and nginx are measured beside ours in the same run; docs/performance.md
 # says how to read it. ARGS=-short only shows that it works.
-BENCHES := bench-chain bench-stream bench-memory
+BENCHES := bench-chain bench-gateway bench-stream bench-memory
 .PHONY: $(BENCHES)
 bench-chain: ## measure two sidecars: CPU, throughput, latency (ARGS=...)
+bench-gateway: ## measure a gateway that ends TLS, and the sidecar behind it
 bench-stream: ## measure long bodies through two sidecars, and their memory
 bench-memory: ## measure a sidecar that idles, holds connections, knows many endpoints
 $(BENCHES): build

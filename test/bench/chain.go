@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hedgerow-mesh/hedgerow/test/bench/loop"
@@ -34,7 +35,7 @@ func playChain(w *world) (*report, error) {
 		"Hedgerow routes, checks a policy, counts requests and names the caller; the peers verify certificates, forward and name the caller.",
 		"`ours/its` is the median over the rounds of Hedgerow's CPU by the peer's in the same round.",
 	}}
-	closed, found, err := w.closedLoops(systems, column{name: "CPU µs/request", of: sample.micros})
+	closed, found, err := w.closedLoops(systems, column{name: "CPU µs/request", key: "cpu", of: sample.micros})
 	if closed == nil {
 		return nil, err
 	}
@@ -47,15 +48,15 @@ func playChain(w *world) (*report, error) {
 		r.tables, r.lines = append(r.tables, *t), append(r.lines, lines...)
 		err = errors.Join(err, openErr)
 	}
-	r.lines = append(r.lines, found.lines(get, "get_")...)
-	r.lines = append(r.lines, found.lines(post, "post_")...)
+	r.lines = slices.Concat(r.lines, found.lines(get), found.lines(post))
 	r.last = found.last()
 	return r, err
 }
 
-// column is a cost that a bench looks at, and the one its ratios are of.
+// column is a cost that a bench looks at.
 type column struct {
 	name string
+	key  string // in the names of ratios
 	of   func(sample) float64
 }
 
@@ -72,12 +73,12 @@ func (w *world) requests() []loop.Request {
 	return all
 }
 
-// closedLoops measures each system under each load. The error says why it does
-// not count; without a table it could not be measured at all.
-func (w *world) closedLoops(systems []*system, more ...column) (*table, *findings, error) {
-	cost := more[0]
+// closedLoops measures each system under each load. The ratios in the table are
+// of the first of costs. The error says why it does not count; without a table
+// it could not be measured at all.
+func (w *world) closedLoops(systems []*system, costs ...column) (*table, *findings, error) {
 	t := &table{title: "Closed loop, medians of the rounds", head: []string{"load", "proxy", "requests/s"}}
-	for _, c := range more {
+	for _, c := range costs {
 		t.head = append(t.head, c.name)
 	}
 	t.head = append(t.head, "ours/its", "p50 ms", "p99 ms", "RSS MiB")
@@ -93,16 +94,17 @@ func (w *world) closedLoops(systems []*system, more ...column) (*table, *finding
 			if err != nil {
 				return nil, nil, err
 			}
-			voids = append(voids, steady(what, systems, samples, cost.of))
+			voids = append(voids, steady(what, systems, samples, costs[0].of))
 			for i, s := range systems {
 				by := "1"
 				if i > 0 {
-					value := ratio(samples[0], samples[i], cost.of)
-					found.add(request, n, s.name, value)
-					by = decimal(value, 2)
+					by = decimal(ratio(samples[0], samples[i], costs[0].of), 2)
+					for _, c := range costs {
+						found.add(finding{request.Method, c.key, n, s.name, ratio(samples[0], samples[i], c.of)})
+					}
 				}
 				row := []string{what, s.name, decimal(middle(samples[i], sample.perSecond), 0)}
-				for _, c := range more {
+				for _, c := range costs {
 					row = append(row, decimal(middle(samples[i], c.of), 1))
 				}
 				t.rows = append(t.rows, append(row, by, decimal(middle(samples[i], sample.p50), 2),

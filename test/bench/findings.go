@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -15,13 +14,14 @@ const measuredAlone = "measured=hedgerow"
 // finding is a ratio of ours by a peer's at one point.
 type finding struct {
 	method      string
+	key         string // of what
 	connections int
 	peer        string
 	value       float64
 }
 
-func (f finding) text(prefix string) string {
-	return fmt.Sprintf("%sratio_cpu_%d_vs_%s=%s", prefix, f.connections, f.peer, decimal(f.value, 2))
+func (f finding) String() string {
+	return fmt.Sprintf("ratio_%s_%d_vs_%s=%s", f.key, f.connections, f.peer, decimal(f.value, 2))
 }
 
 // findings are all ratios of a bench.
@@ -29,32 +29,30 @@ type findings struct {
 	all []finding
 }
 
-func (f *findings) add(r loop.Request, connections int, peer string, value float64) {
-	f.all = append(f.all, finding{r.Method, connections, peer, value})
-}
+func (f *findings) add(more finding) { f.all = append(f.all, more) }
 
 // headline are the points by which the product is judged.
 var headline = []finding{
-	{method: "GET", connections: 32, peer: "haproxy"},
-	{method: "GET", connections: 128, peer: "haproxy"},
-	{method: "GET", connections: 32, peer: "nginx"},
+	{method: "GET", key: "cpu", connections: 32, peer: "haproxy"},
+	{method: "GET", key: "cpu", connections: 128, peer: "haproxy"},
+	{method: "GET", key: "cpu", connections: 32, peer: "nginx"},
 }
 
 // last is the line of the headline, as far as it was measured; a run that was
 // narrowed down to other points has all that it has instead.
 func (f *findings) last() string {
 	var words []string
-	for _, h := range headline {
-		i := slices.IndexFunc(f.all, func(have finding) bool {
-			return have.method == h.method && have.connections == h.connections && have.peer == h.peer
-		})
-		if i >= 0 {
-			words = append(words, f.all[i].text(""))
+	for _, want := range headline {
+		for _, have := range f.all {
+			want.value = have.value
+			if have == want {
+				words = append(words, have.String())
+			}
 		}
 	}
 	if len(words) == 0 {
 		for _, have := range f.all {
-			words = append(words, have.text(strings.ToLower(have.method)+"_"))
+			words = append(words, strings.ToLower(have.method)+"_"+have.String())
 		}
 	}
 	if len(words) == 0 {
@@ -64,11 +62,11 @@ func (f *findings) last() string {
 }
 
 // lines is one line of all ratios of a request's method, or none.
-func (f *findings) lines(r loop.Request, prefix string) []string {
+func (f *findings) lines(r loop.Request) []string {
 	var words []string
 	for _, have := range f.all {
 		if have.method == r.Method {
-			words = append(words, have.text(prefix))
+			words = append(words, strings.ToLower(have.method)+"_"+have.String())
 		}
 	}
 	if len(words) == 0 {

@@ -57,6 +57,7 @@ type bench struct {
 func benches() []bench {
 	return []bench{
 		chainBench(),
+		gatewayBench(),
 		streamBench(),
 		memoryBench(),
 	}
