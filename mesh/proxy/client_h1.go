@@ -70,11 +70,10 @@ func (c *h1Client) serve() {
 // next handles one request and reports whether another may follow.
 func (c *h1Client) next() bool {
 	c.idle.Store(true)
-	c.reads.phase(phaseIdle)
 	if c.leave.Load() { // what began to wait too late to be told so
 		c.reads.idle = leaveGrace
 	}
-	err := c.r.Fill()
+	err := c.awaitRequest()
 	c.idle.Store(false)
 	if err != nil {
 		return false // it left, was silent for too long, or the listener drains
@@ -101,6 +100,19 @@ func (c *h1Client) next() bool {
 		c.final = true
 	}
 	return !c.final && !c.reads.interrupted()
+}
+
+// awaitRequest waits for the first bytes of a request. Who waits long gives the
+// buffers back first.
+func (c *h1Client) awaitRequest() error {
+	c.reads.phase(phaseIdle)
+	err := c.r.Fill()
+	if errors.Is(err, os.ErrDeadlineExceeded) && !c.reads.interrupted() && c.reads.idle > restlessFor {
+		c.w.Release()
+		c.reads.phase(phaseQuiet)
+		err = c.r.FillQuietly()
+	}
+	return err
 }
 
 // fill gives the exchange the request that was read.
@@ -344,9 +356,10 @@ type deadliner interface {
 type readPhase uint8
 
 const (
-	phaseIdle readPhase = iota // between requests
-	phaseHead                  // in a request's head
-	phaseBody                  // in an exchange, which has its watch
+	phaseIdle  readPhase = iota // between requests
+	phaseQuiet                  // likewise, for longer than restlessFor
+	phaseHead                   // in a request's head
+	phaseBody                   // in an exchange, which has its watch
 )
 
 // timedReader reads a client's connection under the deadline of the phase. A
@@ -366,6 +379,9 @@ type timedReader struct {
 	stopped bool      // every read fails
 	paused  bool
 }
+
+// restlessFor is about how long a connection is idle before it is quiet.
+const restlessFor = 3 * time.Second
 
 // phase begins a phase.
 func (t *timedReader) phase(p readPhase) { t.now = p }
@@ -395,7 +411,9 @@ func (t *timedReader) arm() error {
 	t.set, t.since = t.now, now
 	switch t.now {
 	case phaseIdle:
-		return t.deadlines.SetReadDeadline(now.Add(t.idle))
+		return t.deadlines.SetReadDeadline(now.Add(min(t.idle, restlessFor)))
+	case phaseQuiet:
+		return t.deadlines.SetReadDeadline(now.Add(max(t.idle-restlessFor, 0)))
 	case phaseHead:
 		return t.deadlines.SetReadDeadline(now.Add(t.head))
 	}

@@ -184,10 +184,10 @@ func (l Limits) Server(h http.Handler, tlsConfig *tls.Config, errorLog *log.Logg
 }
 
 // link returns the bounds of a mesh link that closes after idle without streams.
-func (l Limits) link(idle time.Duration, handle func(*link.Stream)) link.Config {
+func (l Limits) link(idle time.Duration) link.Config {
 	return link.Config{
 		MaxStreams: l.Streams, StreamWindow: l.StreamWindow, HeaderBytes: l.HeaderBytes, HeaderFields: l.HeaderCount,
-		IdleTimeout: idle, SettingsTimeout: l.HandshakeTimeout, Handle: handle,
+		IdleTimeout: idle, SettingsTimeout: l.HandshakeTimeout,
 	}
 }
 

@@ -180,7 +180,7 @@ func TestHTTP10(t *testing.T) {
 	w := newWorld(t)
 	w.sidecar("orders", "n1", w.workload(func(rw http.ResponseWriter, r *http.Request) {
 		rw.WriteHeader(http.StatusEarlyHints) // which HTTP/1.0 does not know
-		if r.URL.Path == "/stream" { // of unknown length, and too long to be known at once
+		if r.URL.Path == "/stream" {          // of unknown length, and too long to be known at once
 			_, _ = io.WriteString(rw, strings.Repeat("\r\n", 64<<10))
 		}
 		_, _ = io.WriteString(rw, "hello")

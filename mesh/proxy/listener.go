@@ -196,33 +196,25 @@ func (l *listener) release() {
 	<-l.e.slots
 }
 
-// serveConn begins to serve one connection. Its place is free when it has ended.
+// serveConn serves one connection to its end, but a link only until it is one:
+// it goes on by itself, without the stack that the handshake needed. The
+// connection's place is free when it has ended.
 func (l *listener) serveConn(accepted net.Conn) {
-	if c := l.greet(accepted); c != nil {
-		// In a goroutine of its own: the stack that a handshake needed would
-		// stay as long as the link.
-		l.all.Go(func() {
-			<-c.Done()
-			l.mu.Lock()
-			delete(l.links, c)
-			l.mu.Unlock()
-			l.release()
-		})
-		return
+	if !l.greet(accepted) {
+		l.release()
 	}
-	l.release()
 }
 
-// greet serves one connection to its end, but returns a link as soon as it is one.
-func (l *listener) greet(accepted net.Conn) *link.Conn {
+// greet is serveConn. It reports whether the connection goes on as a link.
+func (l *listener) greet(accepted net.Conn) (goesOn bool) {
 	raw, ok := accepted.(*net.TCPConn)
 	if !ok {
 		_ = accepted.Close() // listeners are TCP's; how closing went cannot matter to anybody
-		return nil
+		return false
 	}
 	if l.site.TLS == nil {
 		l.serveHTTP1(raw, raw, raw, nil)
-		return nil
+		return false
 	}
 	watched := &watchedConn{TCPConn: raw, closed: make(chan struct{})}
 	secure := newMeshConn(watched)
@@ -234,7 +226,7 @@ func (l *listener) greet(accepted net.Conn) *link.Conn {
 		l.e.metrics.listener.Inc()
 		l.e.opt.Log.Debug().Err(err).Msg("connection failed")
 		_ = raw.Close()
-		return nil
+		return false
 	}
 	state := secure.ConnectionState()
 	switch {
@@ -245,21 +237,25 @@ func (l *listener) greet(accepted net.Conn) *link.Conn {
 	case l.handed.give(secure.Conn):
 		<-watched.closed // it counts as one of the listener's until then
 	}
-	return nil
+	return false
 }
 
-// serveLink begins to serve a link.
-func (l *listener) serveLink(conn *meshConn, state *tls.ConnectionState) *link.Conn {
+// serveLink begins to serve a link and reports whether there is one.
+func (l *listener) serveLink(conn *meshConn, state *tls.ConnectionState) bool {
 	s, info, ok := l.door.enter(state, conn.RemoteAddr().String())
 	if !ok {
 		_ = conn.Close() // as above
-		return nil
+		return false
 	}
 	conn.gather()
 	limits := &l.e.opt.Limits
-	c := link.Server(conn, limits.link(limits.IdleTimeout, func(stream *link.Stream) { s.serveLink(stream, &info) }))
+	bounds := limits.link(limits.IdleTimeout)
+	bounds.Handle = func(stream *link.Stream) { s.serveLink(stream, &info) }
+	bounds.Ended = l.linkEnded
+	l.all.Add(1)
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	c := link.Server(conn, bounds)
 	l.links[c] = struct{}{}
 	switch {
 	case l.cut:
@@ -267,7 +263,16 @@ func (l *listener) serveLink(conn *meshConn, state *tls.ConnectionState) *link.C
 	case l.leaving.Load():
 		go c.Drain()
 	}
-	return c
+	return true
+}
+
+// linkEnded frees the place of a link.
+func (l *listener) linkEnded(c *link.Conn) {
+	l.mu.Lock()
+	delete(l.links, c)
+	l.mu.Unlock()
+	l.release()
+	l.all.Done()
 }
 
 func (l *listener) serveHTTP1(raw *net.TCPConn, conn halfCloser, deadlines deadliner, state *tls.ConnectionState) {

@@ -99,19 +99,20 @@ func (l *links) add(d *dialing) {
 	case err != nil:
 		d.err = err
 	case l.closed:
+		l.open.Inc() // as remove expects
 		d.err = errors.Join(&connectError{CodeUnreachable, errProxyClosed}, c.Close())
 	default:
-		l.conns = append(l.conns, c)
 		l.open.Inc()
-		go l.remove(c)
+		if c.Err() == nil { // or remove has been here before
+			l.conns = append(l.conns, c)
+		}
 	}
 	l.mu.Unlock()
 	close(d.done)
 }
 
-// remove forgets a link once it has ended.
+// remove forgets a link that has ended.
 func (l *links) remove(ended *link.Conn) {
-	<-ended.Done()
 	l.open.Dec()
 	l.mu.Lock()
 	defer l.mu.Unlock()

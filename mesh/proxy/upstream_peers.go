@@ -124,7 +124,7 @@ func (ps *peers) newPeer(key peerKey) (*peer, error) {
 	serverName := identity.ServerName(key.service, key.node, ps.mesh)
 	overH2 := identity.ClientConfig(key.caller, want, serverName, identity.ProtocolH2)
 	p.links.open = ps.open
-	p.links.dial = func() (*link.Conn, error) { return ps.dialLink(key, overH2) }
+	p.links.dial = func() (*link.Conn, error) { return ps.dialLink(key, overH2, p.links.remove) }
 	overHTTP1 := identity.ClientConfig(key.caller, want, serverName, identity.ProtocolHTTP1)
 	p.http1 = newPool(ps.limits, ps.open, func(ctx context.Context) (net.Conn, error) { return ps.dial(ctx, key, overHTTP1) })
 	return p, nil
@@ -132,7 +132,7 @@ func (ps *peers) newPeer(key peerKey) (*peer, error) {
 
 // dialLink makes a link. It has no caller's context: who waits for it may leave,
 // and others stay.
-func (ps *peers) dialLink(key peerKey, config *tls.Config) (*link.Conn, error) {
+func (ps *peers) dialLink(key peerKey, config *tls.Config, ended func(*link.Conn)) (*link.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), ps.limits.ConnectTimeout+ps.limits.HandshakeTimeout)
 	defer cancel()
 	conn, err := ps.dial(ctx, key, config)
@@ -144,7 +144,8 @@ func (ps *peers) dialLink(key peerKey, config *tls.Config) (*link.Conn, error) {
 		return nil, &connectError{CodeUnreachable, fmt.Errorf("the peer chose protocol %q, not h2", got)}
 	}
 	conn.gather()
-	bounds := ps.limits.link(ps.limits.UpstreamIdle, nil)
+	bounds := ps.limits.link(ps.limits.UpstreamIdle)
+	bounds.Ended = ended
 	bounds.HeaderBytes, bounds.HeaderFields = 2*bounds.HeaderBytes, 2*bounds.HeaderFields // a response may say more than a request
 	return link.Client(conn, bounds), nil
 }

@@ -281,6 +281,9 @@ func (c *Conn) fail(err error, goAway []byte) {
 	for _, s := range streams {
 		s.abort(err)
 	}
+	if c.cfg.Ended != nil {
+		go c.cfg.Ended(c)
+	}
 	if goAway == nil {
 		_ = c.conn.Close() // what it was for is over
 		return
