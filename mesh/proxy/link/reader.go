@@ -98,6 +98,7 @@ func (c *Conn) fill() error {
 			r.buf = getBuffer(readBytes)
 			r.from, r.to = 0, copy(r.buf.b[:n], r.first[:n])
 			c.mu.Lock()
+			c.clock.quiet = false
 			c.arm()
 			c.mu.Unlock()
 		}
