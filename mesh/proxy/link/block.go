@@ -44,7 +44,9 @@ type block struct {
 	length   int64 // Content-Length, or -1
 	size     int   // decoded, as RFC 7541 section 4.1 counts
 	pseudo   uint8
-	cookieAt int // index of the cookie field, or -1
+	count    int    // regular fields
+	cookieAt int    // index of the cookie field, or -1
+	cookies  []byte // its value, if it came in several fields
 	host     string
 	hasHost  bool
 
@@ -58,14 +60,15 @@ func (b *block) begin(k blockKind, id uint32, end bool) {
 	b.frames, b.bytes, b.size = 0, 0, 0
 	b.head = Head{}
 	b.fields = b.fields[:0]
-	b.length, b.pseudo, b.cookieAt = -1, 0, -1
+	b.length, b.pseudo, b.count, b.cookieAt = -1, 0, 0, -1
+	b.cookies = b.cookies[:0]
 	b.host, b.hasHost = "", false
 	b.tooLarge, b.bad = false, ""
 }
 
 // rest gives back what is needed only while there are streams.
 func (b *block) rest() {
-	b.names, b.head, b.fields, b.host = names{}, Head{}, nil, ""
+	b.names, b.head, b.fields, b.host, b.cookies = names{}, Head{}, nil, "", nil
 }
 
 // wants reports whether further fields are of use.
@@ -77,7 +80,7 @@ func (b *block) field(f hpack.HeaderField) {
 		return
 	}
 	b.size += int(f.Size())
-	if b.size > b.maxBytes || len(b.fields) >= b.maxFields {
+	if b.size > b.maxBytes {
 		b.tooLarge = true
 		return
 	}
@@ -118,6 +121,10 @@ func (b *block) pseudoField(spelling, value string) {
 }
 
 func (b *block) regularField(spelling, value string) {
+	if b.count++; b.count > b.maxFields {
+		b.tooLarge = true
+		return
+	}
 	n := b.names.find(spelling)
 	if n.lower != spelling {
 		b.bad = "a field name in upper case"
@@ -147,8 +154,10 @@ func (b *block) regularField(spelling, value string) {
 		b.length = n
 	case cookie:
 		if b.cookieAt >= 0 { // RFC 9113 section 8.2.3
-			f := &b.fields[b.cookieAt]
-			f.Value += "; " + value
+			if len(b.cookies) == 0 {
+				b.cookies = append(b.cookies, b.fields[b.cookieAt].Value...)
+			}
+			b.cookies = append(append(b.cookies, "; "...), value...)
 			return
 		}
 		b.cookieAt = len(b.fields)
@@ -160,6 +169,9 @@ func (b *block) regularField(spelling, value string) {
 func (b *block) finish() {
 	if !b.wants() {
 		return
+	}
+	if len(b.cookies) > 0 {
+		b.fields[b.cookieAt].Value = string(b.cookies)
 	}
 	switch b.kind {
 	case request:

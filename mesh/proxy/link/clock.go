@@ -59,7 +59,7 @@ func (c *Conn) arm() {
 		return
 	}
 	now := time.Now()
-	k.running, k.quiet = true, false
+	k.running = true
 	k.heard, k.batchAt = now, now
 	k.timer.Reset(k.every)
 }
@@ -70,15 +70,18 @@ func (k *clock) pinged() { k.pinging = time.Now() }
 // tick looks after the link.
 func (c *Conn) tick() {
 	now := time.Now()
-	open, begun := c.streams.activity()
 	c.mu.Lock()
 	if c.err != nil {
 		c.mu.Unlock()
 		return
 	}
+	if !c.clock.running { // it slept until now
+		c.clock.running, c.clock.heard, c.clock.batchAt = true, now, now
+	}
+	open, begun, workers := c.streams.activity()
 	err := c.overdue(now, open)
 	if err == nil {
-		c.lookAfter(now, open, begun)
+		c.lookAfter(now, open, begun, workers)
 	}
 	c.mu.Unlock()
 	if err != nil {
@@ -109,7 +112,7 @@ func (c *Conn) overdue(now time.Time, open int) error {
 }
 
 // lookAfter does what is due. mu is held.
-func (c *Conn) lookAfter(now time.Time, open int, begun uint64) {
+func (c *Conn) lookAfter(now time.Time, open int, begun uint64, workers int) {
 	k := &c.clock
 	if c.said == announced && now.Sub(k.drained) >= c.cfg.PingTimeout {
 		c.sayFinal()
@@ -125,17 +128,14 @@ func (c *Conn) lookAfter(now time.Time, open int, begun uint64) {
 	}
 	idle := now.Sub(k.idleAt)
 	if c.cfg.IdleTimeout > 0 && idle >= c.cfg.IdleTimeout {
-		c.finish = true
-		c.kick()
-		return
+		c.drain() // a stream may be on its way
 	}
 	switch {
-	case k.quiet && c.said != announced && k.pinging.IsZero():
+	case k.quiet && !c.draining && k.pinging.IsZero() && workers == 0 && !c.writing && !c.work():
 		c.rest()
+		k.running = false
 		if c.cfg.IdleTimeout > 0 {
 			k.timer.Reset(c.cfg.IdleTimeout - idle)
-		} else {
-			k.running = false
 		}
 		return
 	case !k.quiet && !k.interrupted && k.greeted && now.Sub(k.heard) >= k.every:

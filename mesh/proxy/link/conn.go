@@ -1,6 +1,8 @@
 package link
 
 import (
+	"errors"
+	"fmt"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -180,11 +182,13 @@ func (c *Conn) Open(head *Head, body []byte, end bool) (*Stream, error) {
 		return nil, err
 	}
 	s := c.streams.take(c)
+	s.mu.Lock() // the reader may still look at what s was before
 	s.id, s.local = c.nextID, true
 	s.headRequest = head.Method == "HEAD"
+	c.streams.insert(s)
+	s.mu.Unlock()
 	s.window = c.peerWindow
 	c.nextID += 2
-	c.streams.insert(s)
 	c.open.Add(1)
 	c.arm()
 
@@ -215,6 +219,11 @@ func (c *Conn) Open(head *Head, body []byte, end bool) (*Stream, error) {
 func (c *Conn) Drain() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.drain()
+}
+
+// drain is Drain. mu is held.
+func (c *Conn) drain() {
 	if c.err != nil || c.draining {
 		return
 	}
@@ -244,6 +253,7 @@ func (c *Conn) finishIfDone() {
 	ending := c.draining && (c.said == final || !c.accepts()) || c.goAway && c.client
 	if ending && !c.finish && c.err == nil && c.streams.len() == 0 {
 		c.finish = true
+		c.streams.freeze() // what arrives from now on is not acted on
 		c.kick()
 	}
 }
@@ -251,7 +261,10 @@ func (c *Conn) finishIfDone() {
 // Close ends the link at once. Every stream fails.
 func (c *Conn) Close() error {
 	c.fail(ErrClosed, nil)
-	return c.conn.Close()
+	if err := c.conn.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+		return fmt.Errorf("close link: %w", err)
+	}
+	return nil
 }
 
 // lingerTimeout is how long a link that was ended with GOAWAY still takes bytes:

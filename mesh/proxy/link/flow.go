@@ -95,6 +95,8 @@ func (c *Conn) resizeWindows(window int64) *ConnError {
 // the windows of streams are what they say.
 func (c *Conn) settingsTaken() *ConnError {
 	t := &c.streams
+	c.mu.Lock() // no stream comes or goes meanwhile
+	defer c.mu.Unlock()
 	t.mu.Lock()
 	by := int64(c.cfg.StreamWindow) - t.window
 	t.window += by

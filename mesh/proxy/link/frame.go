@@ -9,6 +9,7 @@ import (
 // What RFC 9113 fixes, and what this package does not negotiate.
 const (
 	frameHeaderBytes = 9
+	resetBytes       = frameHeaderBytes + 4
 	maxFrameBytes    = 16 << 10  // SETTINGS_MAX_FRAME_SIZE stays at its default both ways
 	maxWindow        = 1<<31 - 1 // section 6.9.1
 	initialWindow    = 65535     // section 6.9.2

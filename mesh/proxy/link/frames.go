@@ -268,11 +268,16 @@ func (c *Conn) request(id uint32) *ConnError {
 	s.mu.Lock()
 	s.id, s.local = id, false
 	s.takeRequest(b)
+	c.streams.insert(s)
 	s.mu.Unlock()
 	s.window = c.peerWindow
-	c.streams.insert(s)
 	c.arm()
+	err := c.flooded()
 	c.mu.Unlock()
+	if err != nil {
+		r.arrived = append(r.arrived, s) // to be let go
+		return err
+	}
 	if b.end {
 		c.dispatch(s)
 	} else {
@@ -365,7 +370,6 @@ func (c *Conn) ping(h frameHeader, p []byte) *ConnError {
 			c.sayFinal()
 		}
 		c.mu.Unlock()
-		return nil
 	}
 	return c.didNothing()
 }

@@ -99,6 +99,7 @@ func (c *Conn) fill() error {
 			r.buf = getBuffer(smallBytes)
 			r.from, r.to = 0, copy(r.buf.b[:n], r.first[:n])
 			c.mu.Lock()
+			c.clock.quiet = false
 			c.arm()
 			c.mu.Unlock()
 		}

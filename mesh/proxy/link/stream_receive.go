@@ -111,7 +111,7 @@ func (s *Stream) takeData(id uint32, p []byte, total int, end bool) (credit int,
 	switch {
 	case s.state.Load()&receivedEnd != 0:
 		return 0, false, &StreamError{Code: http2.ErrCodeStreamClosed, Reason: "DATA after the end"}
-	case s.recvWindow < 0:
+	case s.recvWindow < 0 && total > 0: // it may be negative since our SETTINGS lowered it
 		return 0, false, &StreamError{Code: http2.ErrCodeFlowControl, Reason: "more DATA than the stream's window"}
 	case !s.hasHead:
 		return 0, false, &StreamError{Code: http2.ErrCodeProtocol, Reason: "DATA before the head"}

@@ -150,6 +150,9 @@ func (s *Stream) resetSending(code http2.ErrCode, err error) {
 	if s.advance(wasReset) && s.c.err == nil {
 		s.c.needOut()
 		s.c.out.b = appendReset(s.c.out.b, s.id, code)
+		if !s.local {
+			s.c.owed += resetBytes // who opens streams may make us reset them
+		}
 	}
 }
 

@@ -19,6 +19,7 @@ type table struct {
 	frozen    bool   // no later one will be
 
 	slots   int       // streams of the peer that are being handled
+	workers int       // goroutines that handle them, or wait for more
 	jobs    []*Stream // to be handled by idle workers
 	idle    int       // workers that wait, with jobs or without
 	least   int       // the fewest of them since the last trim
@@ -149,9 +150,9 @@ func (t *table) shut() []*Stream {
 	return t.all()
 }
 
-// activity returns how many streams there are, and how many there were ever. It
-// sends home the workers that had nothing to do since it was called before.
-func (t *table) activity() (open int, begun uint64) {
+// activity returns how many streams there are, how many there were ever, and how
+// many workers there are. It sends home the workers that had nothing to do since it was called before.
+func (t *table) activity() (open int, begun uint64, workers int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.least > 0 {
@@ -159,7 +160,7 @@ func (t *table) activity() (open int, begun uint64) {
 		t.wake.Broadcast()
 	}
 	t.least = t.idle - t.dismiss
-	return len(t.byID), t.begun
+	return len(t.byID), t.begun, t.workers
 }
 
 // rest gives back the memory of past streams, if there are none now.
@@ -171,10 +172,11 @@ func (t *table) rest() {
 	}
 }
 
-// hand gives s to an idle worker, if there is one.
+// hand gives s to an idle worker. If there is none, a new one must take it.
 func (t *table) hand(s *Stream) bool {
 	t.mu.Lock()
 	if t.idle-t.dismiss <= len(t.jobs) {
+		t.workers++
 		t.mu.Unlock()
 		return false
 	}
@@ -192,11 +194,9 @@ func (t *table) next() *Stream {
 	t.idle++
 	defer func() { t.idle-- }()
 	for len(t.jobs) == 0 {
-		if t.ended {
-			return nil
-		}
-		if t.dismiss > 0 {
-			t.dismiss--
+		if t.ended || t.dismiss > 0 {
+			t.dismiss = max(t.dismiss-1, 0)
+			t.workers--
 			return nil
 		}
 		t.wake.Wait()

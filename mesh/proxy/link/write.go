@@ -229,7 +229,8 @@ func (c *Conn) collect() *buffer {
 	if b == nil && c.ring.first != nil {
 		b = getBuffer(batchBytes)
 	}
-	for c.ring.first != nil && c.window > 0 && len(b.b) < batchLimit {
+	// One turn at least: else header sections alone could fill every batch.
+	for turns := 0; c.ring.first != nil && c.window > 0 && (turns == 0 || len(b.b) < batchLimit); turns++ {
 		b.b = c.turn(c.ring.pop(), b.b)
 	}
 	if b != nil && len(b.b) == 0 {
