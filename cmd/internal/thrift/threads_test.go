@@ -1,4 +1,4 @@
-package threads
+package thrift
 
 import (
 	"context"
@@ -36,13 +36,16 @@ func TestGovernor(t *testing.T) {
 	}
 }
 
-func TestRun(t *testing.T) {
+func TestThreads(t *testing.T) {
 	before := runtime.GOMAXPROCS(4)
 	defer runtime.GOMAXPROCS(before)
 	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error)
+	ended := make(chan struct{})
 	t.Setenv("GOMAXPROCS", "")
-	go func() { ended <- Run(ctx) }()
+	go func() {
+		defer close(ended)
+		threads(ctx)
+	}()
 	wait := func(what string, ok func() bool) {
 		deadline := time.After(5 * time.Second)
 		tick := time.NewTicker(time.Millisecond)
@@ -69,9 +72,7 @@ func TestRun(t *testing.T) {
 	wait("another thread under load", func() bool { return runtime.GOMAXPROCS(0) > 1 })
 	close(stop)
 	cancel()
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
+	<-ended
 	if n := runtime.GOMAXPROCS(0); n != 4 {
 		t.Errorf("%d threads afterwards, want 4", n)
 	}
@@ -83,7 +84,8 @@ func TestEnvironmentDecides(t *testing.T) {
 	t.Setenv("GOMAXPROCS", "3")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := Run(ctx); err != nil || runtime.GOMAXPROCS(0) != 3 {
-		t.Errorf("%d threads, %v", runtime.GOMAXPROCS(0), err)
+	threads(ctx)
+	if n := runtime.GOMAXPROCS(0); n != 3 {
+		t.Errorf("%d threads, want the 3 of the environment", n)
 	}
 }

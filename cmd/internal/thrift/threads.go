@@ -1,11 +1,4 @@
-// Package threads gives a process as many threads that run Go code as its load
-// needs: one while that is enough, more as it is not.
-//
-// Goroutines that hand work to each other across threads pay for it with system
-// calls and idle spinning, which at low load is a large part of what a proxy
-// costs. It sets runtime.GOMAXPROCS and nothing else: no affinity, no priority,
-// no memory limit. A GOMAXPROCS that the environment sets stays.
-package threads
+package thrift
 
 import (
 	"context"
@@ -17,6 +10,7 @@ import (
 
 // Bounds of the governor, in cores that the process uses.
 const (
+	// every is how often it looks.
 	every = 100 * time.Millisecond
 	// busy is the share of its threads that a process uses when it gets one more.
 	busy = 0.8
@@ -26,11 +20,12 @@ const (
 	calmFor = 3 * time.Second
 )
 
-// Run governs until ctx ends, and gives all threads back then.
-func Run(ctx context.Context) error {
+// threads governs how many threads run Go code until ctx ends, and gives all back
+// then.
+func threads(ctx context.Context) {
 	if os.Getenv("GOMAXPROCS") != "" {
 		<-ctx.Done()
-		return nil
+		return
 	}
 	g := governor{most: runtime.GOMAXPROCS(0), threads: 1}
 	runtime.GOMAXPROCS(1)
@@ -41,7 +36,7 @@ func Run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case now := <-tick.C:
 			next := cpuTime()
 			before := g.threads
