@@ -109,8 +109,12 @@ func (c *h1Client) awaitRequest() error {
 	err := c.r.Fill()
 	if errors.Is(err, os.ErrDeadlineExceeded) && !c.reads.interrupted() && c.reads.idle > restlessFor {
 		c.w.Release()
+		c.r.Release()
 		c.reads.phase(phaseQuiet)
-		err = c.r.FillQuietly()
+		if err = c.reads.wait(c.raw); err == nil {
+			c.reads.phase(phaseIdle)
+			err = c.r.Fill()
+		}
 	}
 	return err
 }
@@ -392,6 +396,14 @@ func (t *timedReader) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	return t.conn.Read(p)
+}
+
+// wait waits until there is something to read on the connection below.
+func (t *timedReader) wait(raw *net.TCPConn) error {
+	if err := t.arm(); err != nil {
+		return err
+	}
+	return waitReadable(raw)
 }
 
 func (t *timedReader) arm() error {

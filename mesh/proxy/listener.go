@@ -243,6 +243,7 @@ func (l *listener) greet(accepted net.Conn) (goesOn bool) {
 // serveLink begins to serve a link and reports whether there is one.
 func (l *listener) serveLink(conn *meshConn, state *tls.ConnectionState) bool {
 	s, info, ok := l.door.enter(state, conn.RemoteAddr().String())
+	clear(state.PeerCertificates) // several KiB, and nobody asks for them again
 	if !ok {
 		_ = conn.Close() // as above
 		return false
@@ -277,6 +278,9 @@ func (l *listener) linkEnded(c *link.Conn) {
 
 func (l *listener) serveHTTP1(raw *net.TCPConn, conn halfCloser, deadlines deadliner, state *tls.ConnectionState) {
 	s, info, ok := l.door.enter(state, raw.RemoteAddr().String())
+	if state != nil {
+		clear(state.PeerCertificates) // as in serveLink
+	}
 	if !ok {
 		_ = raw.Close()
 		return

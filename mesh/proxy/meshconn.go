@@ -43,6 +43,24 @@ func (c *meshConn) Close() error {
 	return c.Conn.Close()
 }
 
+// Wait waits until there is something to read, the other side has ended, or the read
+// deadline has passed.
+func (c *meshConn) Wait() error { return waitReadable(c.tcp()) }
+
+// waitReadable waits until conn can be read. A goroutine that waits so, and not in
+// TLS's Read, keeps a small stack.
+func waitReadable(conn syscall.Conn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return raw.Read(func(fd uintptr) bool {
+		var b [1]byte
+		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		return !errors.Is(err, syscall.EAGAIN)
+	})
+}
+
 // tcp returns the connection below.
 func (c *meshConn) tcp() syscall.Conn {
 	tcp, _ := c.under.Conn.(syscall.Conn)

@@ -10,8 +10,11 @@ import (
 
 // When memory is given back.
 const (
-	// lookEvery is how often a process looks, and how long it must have been calm.
+	// lookEvery is how often a process looks.
 	lookEvery = 3 * time.Second
+	// calmLooks is how often in a row it must have been calm: connections give
+	// their buffers back in the first seconds.
+	calmLooks = 2
 	// calm is the share of a core below which it is.
 	calm = 0.03
 	// worth is how many bytes must have been allocated since the last time.
@@ -42,13 +45,19 @@ func memory(ctx context.Context) {
 
 // trimmer decides when.
 type trimmer struct {
-	seen uint64 // bytes allocated until the last time
+	seen  uint64 // bytes allocated until the last time
+	quiet int    // calm looks since there was load
 }
 
 // due takes how many cores were used of late, and how many bytes were allocated
 // ever.
 func (t *trimmer) due(cores float64, bytes uint64) bool {
-	if cores >= calm || bytes-t.seen < worth {
+	if cores >= calm {
+		t.quiet = 0
+		return false
+	}
+	t.quiet++
+	if t.quiet < calmLooks || bytes-t.seen < worth {
 		return false
 	}
 	t.seen = bytes

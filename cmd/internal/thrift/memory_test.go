@@ -16,11 +16,15 @@ func TestTrimmer(t *testing.T) {
 		want  bool
 	}{
 		{0.5, 8 << 20, false},          // under load
-		{0.01, 8 << 20, true},          // after it
+		{0.01, 8 << 20, false},         // just after it
+		{0.01, 8 << 20, true},          // when it is calm
 		{0.01, 8<<20 + 1<<20, false},   // too little since
 		{0.01, 8<<20 + worth, true},    // enough
 		{0.2, 64 << 20, false},         // the next burst
-		{calm - 0.001, 64 << 20, true}, // and its end
+		{0.01, 64 << 20, false},        // a moment of calm
+		{calm, 64 << 20, false},        // and on it goes
+		{0.01, 64 << 20, false},        // the end
+		{calm - 0.001, 64 << 20, true}, // of it
 		{0, 64 << 20, false},           // nothing since
 	} {
 		if got := tr.due(step.cores, step.bytes); got != step.want {
@@ -46,7 +50,7 @@ func TestMemoryIsGivenBack(t *testing.T) {
 			defer close(ended)
 			memory(ctx)
 		}()
-		time.Sleep(2 * lookEvery)
+		time.Sleep((calmLooks + 1) * lookEvery)
 		synctest.Wait()
 		cancel()
 		<-ended

@@ -23,7 +23,6 @@ type Reader struct {
 
 	buf    []byte // what was read is buf[at:end]
 	pooled *[bufferBytes]byte
-	quiet  *[quietBytes]byte // made when first needed
 	at     int
 	end    int
 	kept   int // buf[:kept] is a head that views point into
@@ -85,29 +84,6 @@ func (r *Reader) Fill() error {
 		return nil
 	}
 	return r.more()
-}
-
-// quietBytes are read of what ends a silence.
-const quietBytes = 256
-
-// FillQuietly is Fill for a connection that has been silent: it holds no buffer
-// while it waits.
-func (r *Reader) FillQuietly() error {
-	if r.at < r.end {
-		return nil
-	}
-	r.Release()
-	if r.quiet == nil {
-		r.quiet = new([quietBytes]byte)
-	}
-	n, err := r.src.Read(r.quiet[:])
-	if n == 0 {
-		return err // without an error another call tries again
-	}
-	r.pooled, _ = buffers.Get().(*[bufferBytes]byte)
-	r.buf = r.pooled[:]
-	r.end = copy(r.buf, r.quiet[:n])
-	return nil
 }
 
 // more reads once into the buffer, which it makes room in. What lies in front of

@@ -95,7 +95,13 @@ func (c *Conn) fill() error {
 	var n int
 	var err error
 	if r.buf == nil {
-		if n, err = c.conn.Read(r.first[:]); n > 0 {
+		if c.waiter != nil {
+			err = c.waiter.Wait()
+		}
+		if err == nil {
+			n, err = c.conn.Read(r.first[:])
+		}
+		if n > 0 {
 			r.buf = getBuffer(smallBytes)
 			r.from, r.to = 0, copy(r.buf.b[:n], r.first[:n])
 			c.mu.Lock()

@@ -216,7 +216,7 @@ func (c *Conn) send(frames []byte) error {
 func (c *Conn) collect() *buffer {
 	b := c.out
 	c.out, c.owed = nil, 0
-	if len(c.control) > 0 {
+	if len(c.control) > 0 && c.batches > 0 { // SETTINGS, which are in the first batch, precede all
 		first := getBuffer(len(c.control) + smallBytes)
 		first.b = append(first.b, c.control...)
 		c.control = c.control[:0]
