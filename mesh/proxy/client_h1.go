@@ -110,6 +110,8 @@ func (c *h1Client) awaitRequest() error {
 	if errors.Is(err, os.ErrDeadlineExceeded) && !c.reads.interrupted() && c.reads.idle > restlessFor {
 		c.w.Release()
 		c.r.Release()
+		c.req = h1.Request{} // its views would keep the buffer
+		c.x.rest()
 		c.reads.phase(phaseQuiet)
 		if err = c.reads.wait(c.raw); err == nil {
 			c.reads.phase(phaseIdle)

@@ -179,6 +179,13 @@ func (x *exchange) reset(s *server, c client) {
 	x.current, x.cause, x.ctx, x.cancel = nil, nil, nil, nil
 }
 
+// rest gives back what x holds between requests that are far apart.
+func (x *exchange) rest() {
+	x.in, x.out, x.request, x.decision = incoming{}, outgoing{}, Request{}, Decision{}
+	x.resp, x.sent, x.respKept = responseHead{}, responseHead{}, nil
+	x.whole, x.body, x.tried, x.overLink = nil, nil, nil, linkAnswer{}
+}
+
 // local reports whether x goes to our own workload.
 func (x *exchange) local() bool { return x.s.local != nil }
 
