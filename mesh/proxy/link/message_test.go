@@ -237,7 +237,9 @@ var responses = []struct {
 	}, "unexpected EOF"},
 	{"a stream of the server", func(p *raw) { p.request(2, true, "GET", "/") }, "link closed: PROTOCOL_ERROR"},
 	{"a response to nothing", func(p *raw) { p.headers(3, true, ":status", "200") }, "link closed: PROTOCOL_ERROR"},
-	{"push", func(p *raw) { _ = p.WritePushPromise(http2.PushPromiseParam{StreamID: 1, PromiseID: 2, EndHeaders: true}) }, "link closed: PROTOCOL_ERROR"},
+	{"push", func(p *raw) {
+		_ = p.WritePushPromise(http2.PushPromiseParam{StreamID: 1, PromiseID: 2, EndHeaders: true})
+	}, "link closed: PROTOCOL_ERROR"},
 	{"SETTINGS_ENABLE_PUSH from a server", func(p *raw) {
 		_ = p.WriteSettings(http2.Setting{ID: http2.SettingEnablePush, Val: 1})
 	}, "link closed: PROTOCOL_ERROR"},

@@ -250,9 +250,9 @@ func (p *raw) settled() {
 // sync waits until all that was sent is processed.
 func (p *raw) sync() {
 	p.t.Helper()
+	before := p.count("PONG in order")
 	_ = p.WritePing(false, [8]byte([]byte("in order")))
 	p.flush()
-	before := p.count("PONG in order")
 	eventually(p.t, "PONG", func() bool {
 		return p.count("PONG in order") > before || p.has("END")
 	})
