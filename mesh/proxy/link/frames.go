@@ -74,11 +74,9 @@ func (c *Conn) data(h frameHeader, p []byte) *ConnError {
 	if h.id == 0 {
 		return protocolError("DATA without a stream")
 	}
-	if len(p) > r.window {
-		return &ConnError{Code: http2.ErrCodeFlowControl, Reason: "more DATA than the link's window"}
-	}
-	// What arrives is in a stream's buffer, whose own window bounds it, or gone: so
-	// the link's window is only there to be full again.
+	// What arrives is in a stream's buffer, whose own window bounds it, or gone. So
+	// the link's window is given back as it is used; it bounds nothing that is kept,
+	// and is never less than a frame.
 	r.window -= len(p)
 	if n := r.windowSize - r.window; n >= r.windowSize/2 {
 		r.control = appendWindowUpdate(r.control, 0, n)
@@ -143,7 +141,6 @@ func (c *Conn) streamError(s *Stream, id uint32, err *StreamError) {
 }
 
 func (c *Conn) headers(h frameHeader, p []byte) *ConnError {
-	r := &c.rd
 	if h.id == 0 {
 		return protocolError("HEADERS without a stream")
 	}
@@ -163,7 +160,9 @@ func (c *Conn) headers(h frameHeader, p []byte) *ConnError {
 		if idle {
 			return protocolError("HEADERS on an idle stream")
 		}
-		r.block.begin(s.expects(h.id), h.id, end)
+		if err := c.beginLate(s, h.id, end); err != nil {
+			return err
+		}
 	} else {
 		if !c.accepts() {
 			return protocolError("a stream of the server, which was not allowed")
@@ -192,13 +191,20 @@ func (c *Conn) beginPeer(id uint32, end bool) *ConnError {
 		r.block.begin(discarded, id, end)
 	case late:
 		s, _ := c.streams.find(id, false)
-		r.block.begin(s.expects(id), id, end)
-		if s == nil {
-			return c.didNothing()
-		}
-		return nil
+		return c.beginLate(s, id, end)
 	}
 	c.didSomething()
+	return nil
+}
+
+// beginLate begins a header block on a stream that was opened before; s is nil if
+// it is closed.
+func (c *Conn) beginLate(s *Stream, id uint32, end bool) *ConnError {
+	kind := s.expects(id)
+	c.rd.block.begin(kind, id, end)
+	if kind == discarded {
+		return c.didNothing()
+	}
 	return nil
 }
 
@@ -333,7 +339,7 @@ func (c *Conn) rstStream(h frameHeader, p []byte) *ConnError {
 	if idle {
 		return protocolError("RST_STREAM on an idle stream")
 	}
-	if s == nil {
+	if s == nil || s.state.Load()&wasReset != 0 {
 		return c.didNothing()
 	}
 	c.stop(s, h.id, &StreamError{Code: http2.ErrCode(binary.BigEndian.Uint32(p)), Remote: true})

@@ -17,6 +17,7 @@ type reader struct {
 	from, to int     // what of buf is there
 	busy     bool    // the last read filled it: more is there
 	first    [quietBytes]byte
+	nothing  [1]byte // an HPACK field of the static table
 
 	preface            int  // bytes of the client's preface that are to come
 	greeted            bool // SETTINGS came
@@ -43,6 +44,7 @@ const (
 func (c *Conn) initReader() {
 	r := &c.rd
 	r.block.maxBytes, r.block.maxFields = c.cfg.HeaderBytes, c.cfg.HeaderFields
+	r.nothing[0] = indexed | 2
 	r.dec = hpack.NewDecoder(tableBytes, r.block.field)
 }
 
@@ -161,6 +163,10 @@ func (c *Conn) quiet() bool {
 	putBuffer(r.buf)
 	r.buf, r.control, r.wakes, r.arrived = nil, nil, nil, nil
 	r.block.rest()
+	// The decoder still points to the last block; this is one without effect.
+	r.dec.SetEmitEnabled(false)
+	_, _ = r.dec.Write(r.nothing[:])
+	_ = r.dec.Close()
 	c.clock.quiet = true
 	return true
 }

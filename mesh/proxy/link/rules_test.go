@@ -1,0 +1,502 @@
+package link
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+
+	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/header"
+)
+
+// TestOrderOfStreams opens and resets many streams at once: ids and HPACK's state
+// leave in order, and RST_STREAM never before HEADERS.
+func TestOrderOfStreams(t *testing.T) {
+	t.Parallel()
+	p, c := rawServer(t, Config{})
+	_ = p.WriteSettings(http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 10_000})
+	p.flush()
+	eventually(t, "the limit", func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.peerStreams == 10_000
+	})
+	const each, routines = 50, 32
+	var wg sync.WaitGroup
+	for i := range routines {
+		wg.Go(func() {
+			for j := range each {
+				h := get(fmt.Sprintf("/%d", j%7))
+				h.Fields = header.List{{Name: "X-Item", Value: fmt.Sprint(j % 5)}, {Name: "Authorization", Value: fmt.Sprint(i)}}
+				s, err := c.Open(h, nil, j%2 == 0)
+				if err != nil {
+					t.Errorf("open: %v", err)
+					return
+				}
+				s.Reset(http2.ErrCodeCancel)
+				s.Close()
+			}
+		})
+	}
+	wg.Wait()
+	eventually(t, "all resets", func() bool { return p.count("RST ") == each*routines || p.has("END") })
+	next := 1
+	for _, line := range p.drainLines() {
+		var id int
+		switch kind, rest, _ := strings.Cut(line, " "); kind {
+		case "HEADERS":
+			_, _ = fmt.Sscan(rest, &id)
+			if id != next || !strings.Contains(line, "x-item=") {
+				t.Fatalf("got %q, want stream %d", line, next)
+			}
+			next += 2
+		case "RST":
+			_, _ = fmt.Sscan(rest, &id)
+			if id >= next {
+				t.Fatalf("%q before its HEADERS", line)
+			}
+		case "BAD", "END":
+			t.Fatalf("the peer is at odds: %s", line)
+		}
+	}
+}
+
+// TestDiscardedBlocksAreDecoded has blocks that are not kept add to HPACK's table,
+// which a later request then refers to.
+func TestDiscardedBlocksAreDecoded(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	p, s := rawClient(t, Config{MaxStreams: 1, HeaderBytes: 4 << 10, HeaderFields: 20, Handle: func(s *Stream) {
+		if s.Request().Path == "/stay" {
+			<-release
+		}
+		list := ""
+		for _, name := range []string{"A", "B", "C", "D"} {
+			v, _ := s.Request().Fields.Get(name)
+			list += v
+		}
+		ok(s, list)
+	}})
+	p.request(1, true, "GET", "/stay")
+	p.request(3, true, "GET", "/refused", "a", "1")
+	p.flush()
+	p.await("RST 3 REFUSED_STREAM")
+	close(release)
+	p.await("HEADERS 1 :status=200 END")
+	eventually(t, "the slot", func() bool { return s.streams.len() == 0 })
+	p.headers(1, true, "b", "22") // trailers on a closed stream
+	p.request(5, true, "GET", "/large", "large", strings.Repeat("x", 5<<10), "c", "333")
+	p.request(7, true, "GET", "no path", "d", "4444")
+	p.flush()
+	p.await("HEADERS 5 :status=431 END")
+	p.await("RST 7 PROTOCOL_ERROR")
+	p.request(9, true, "GET", "/", "a", "1", "b", "22", "c", "333", "d", "4444")
+	p.flush()
+	p.await("DATA 9 10 END")
+}
+
+// TestCredit follows what a peer may send: on a stream as its body is taken, on
+// the link as it comes, whatever becomes of it.
+func TestCredit(t *testing.T) {
+	t.Parallel()
+	read := make(chan struct{})
+	p, _ := rawClient(t, Config{MaxStreams: 2, StreamWindow: 64 << 10, Handle: func(s *Stream) {
+		switch s.Request().Path {
+		case "/take":
+			<-read
+			_, _ = io.Copy(io.Discard, s)
+		case "/padding":
+			_, _ = s.Next()
+		}
+		ok(s, "")
+	}})
+	p.settled()
+	p.request(1, false, "POST", "/take")
+	for range 3 {
+		_ = p.WriteData(1, false, make([]byte, 16<<10))
+	}
+	p.sync()
+	if p.has("WINDOW_UPDATE 1") {
+		t.Error("credit for a body that nobody took")
+	}
+	close(read)
+	p.await("WINDOW_UPDATE 1 49152")
+
+	// 64 KiB, half of the link's window.
+	p.drainLines()
+	_ = p.WriteData(1, true, make([]byte, 16<<10))
+	p.flush()
+	p.await("WINDOW_UPDATE 0 65536")
+
+	// Of a stream that is closed, and of padding.
+	p.await("HEADERS 1 :status=200 END")
+	p.drainLines()
+	for range 4 {
+		_ = p.WriteData(1, false, make([]byte, 16<<10))
+	}
+	p.flush()
+	p.await("WINDOW_UPDATE 0 65536")
+	p.request(3, false, "POST", "/padding")
+	for range 129 {
+		_ = p.WriteDataPadded(3, false, nil, make([]byte, 255))
+	}
+	p.flush()
+	p.await("WINDOW_UPDATE 3 32768")
+	_ = p.WriteData(3, true, nil)
+	p.flush()
+	p.await("HEADERS 3")
+}
+
+// TestNegativeWindow lowers a window below what was sent already (RFC 9113 section
+// 6.9.2).
+func TestNegativeWindow(t *testing.T) {
+	t.Parallel()
+	p, _ := rawClient(t, Config{Handle: func(s *Stream) {
+		_ = s.Respond(&Head{Status: 200}, pattern(100_000), true)
+	}})
+	_ = p.WriteWindowUpdate(0, 1<<20)
+	p.request(1, true, "GET", "/")
+	p.flush()
+	eventually(t, "the first window", func() bool { return p.dataBytes(1) == initialWindow })
+	_ = p.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 10})
+	_ = p.WriteWindowUpdate(1, initialWindow-10)
+	p.sync()
+	if n := p.dataBytes(1); n != initialWindow {
+		t.Errorf("got %d bytes at a window of 0", n)
+	}
+	_ = p.WriteWindowUpdate(1, 5)
+	p.sync()
+	eventually(t, "5 bytes more", func() bool { return p.dataBytes(1) == initialWindow+5 })
+	_ = p.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 17})
+	p.sync()
+	eventually(t, "7 bytes more", func() bool { return p.dataBytes(1) == initialWindow+12 })
+	_ = p.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 20})
+	p.flush()
+	eventually(t, "the rest", func() bool { return p.dataBytes(1) == 100_000 })
+}
+
+// TestLinkWindow holds back DATA at the link's window though streams have theirs.
+func TestLinkWindow(t *testing.T) {
+	t.Parallel()
+	p, _ := rawClient(t, Config{Handle: func(s *Stream) {
+		_ = s.Respond(&Head{Status: 200}, pattern(50_000), true)
+	}})
+	p.request(1, true, "GET", "/")
+	p.request(3, true, "GET", "/")
+	p.flush()
+	sum := func() int { return p.dataBytes(1) + p.dataBytes(3) }
+	eventually(t, "the window", func() bool { return sum() == initialWindow })
+	p.sync()
+	if n := sum(); n != initialWindow {
+		t.Errorf("got %d bytes beyond the link's window", n-initialWindow)
+	}
+	_ = p.WriteWindowUpdate(0, 1<<20)
+	p.flush()
+	eventually(t, "the rest", func() bool { return sum() == 100_000 })
+}
+
+// TestRapidReset opens and resets far more streams than there are slots, while
+// nobody cares for the resets.
+func TestRapidReset(t *testing.T) {
+	t.Parallel()
+	const slots, n = 10, 10_000
+	var handlers counter
+	release := make(chan struct{})
+	p, s := rawClient(t, Config{MaxStreams: slots, Handle: func(*Stream) {
+		handlers.enter()
+		defer handlers.leave()
+		<-release
+	}})
+	for i := range n {
+		id := uint32(2*i + 1)
+		p.request(id, true, "GET", "/")
+		_ = p.WriteRSTStream(id, http2.ErrCodeCancel)
+	}
+	p.sync()
+	if _, most, total := handlers.counts(); most > slots || total != slots {
+		t.Errorf("%d handlers, %d at once, want %d", total, most, slots)
+	}
+	if n := p.count("RST "); n != 10_000-slots {
+		t.Errorf("%d streams were refused", n)
+	}
+	close(release)
+	eventually(t, "free slots", func() bool { return s.streams.len() == 0 })
+	p.request(2*n+1, true, "GET", "/")
+	p.flush()
+	p.await(fmt.Sprintf("RST %d INTERNAL_ERROR", 2*n+1)) // the handler says nothing
+	if p.has("GOAWAY") || p.has("END") {
+		t.Error("the link ended")
+	}
+}
+
+// TestManyAtOnce is a burst that is no flood.
+func TestManyAtOnce(t *testing.T) {
+	t.Parallel()
+	p, _ := rawClient(t, Config{Handle: func(s *Stream) { ok(s, "x") }})
+	for i := range 1000 {
+		p.request(uint32(2*i+1), true, "GET", "/")
+	}
+	p.flush()
+	eventually(t, "all answers", func() bool {
+		return p.count("DATA ")+p.count("RST ") == 1000 || p.has("END")
+	})
+	if p.has("GOAWAY") || p.has("END") || p.has("RST") {
+		t.Errorf("got %s", shorten(p.drainLines()))
+	}
+}
+
+// TestReplayable is RFC 9113 section 8.7.
+func TestReplayable(t *testing.T) {
+	t.Parallel()
+	p, c := rawServer(t, Config{})
+	p.flush()
+	var streams []*Stream
+	for range 5 {
+		s, err := c.Open(post("/"), nil, false)
+		if err != nil {
+			t.Fatalf("open: %v", err)
+		}
+		defer s.Close()
+		streams = append(streams, s)
+	}
+	p.await("HEADERS 9")
+	_ = p.WriteRSTStream(1, http2.ErrCodeRefusedStream)
+	_ = p.WriteRSTStream(3, http2.ErrCodeCancel)
+	_ = p.WriteGoAway(7, http2.ErrCodeNo, nil)
+	p.flush()
+	for i, want := range []struct{ replayable, local bool }{{true, false}, {false, false}, {false, true}, {}, {true, false}} {
+		if i == 3 {
+			continue // goes on
+		}
+		if want.local {
+			streams[i].Reset(http2.ErrCodeRefusedStream)
+		}
+		_, err := streams[i].Response()
+		var e *StreamError
+		if !errors.As(err, &e) || e.Replayable() != want.replayable {
+			t.Errorf("stream %d: %v", 2*i+1, err)
+		}
+	}
+	if _, err := c.Open(get("/"), nil, true); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("open after GOAWAY: %v", err)
+	}
+	p.headers(7, true, ":status", "204")
+	p.flush()
+	if h, err := streams[3].Response(); err != nil || h.Status != 204 {
+		t.Errorf("the stream that goes on got %v %v", h, err)
+	}
+}
+
+// TestUnavailable has every reason why no stream is opened.
+func TestUnavailable(t *testing.T) {
+	t.Parallel()
+	t.Run("limit of the peer", func(t *testing.T) {
+		t.Parallel()
+		p, c := rawServer(t, Config{})
+		_ = p.WriteSettings(http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 1})
+		p.flush()
+		p.await("SETTINGS ACK")
+		s, err := c.Open(get("/"), nil, true)
+		if err != nil {
+			t.Fatalf("open: %v", err)
+		}
+		if _, err := c.Open(get("/"), nil, true); !errors.Is(err, ErrUnavailable) || c.Available() {
+			t.Errorf("second open: %v", err)
+		}
+		s.Close()
+		if s, err = c.Open(get("/"), nil, true); err != nil {
+			t.Fatalf("open after close: %v", err)
+		}
+		s.Close()
+	})
+	t.Run("ids used up", func(t *testing.T) {
+		t.Parallel()
+		_, c := rawServer(t, Config{})
+		c.mu.Lock()
+		c.nextID = maxWindow
+		c.mu.Unlock()
+		s, err := c.Open(get("/"), nil, true)
+		if err != nil {
+			t.Fatalf("open the last: %v", err)
+		}
+		defer s.Close()
+		if _, err := c.Open(get("/"), nil, true); !errors.Is(err, ErrUnavailable) {
+			t.Errorf("open: %v", err)
+		}
+	})
+	t.Run("closed", func(t *testing.T) {
+		t.Parallel()
+		_, c := rawServer(t, Config{})
+		_ = c.Close()
+		if _, err := c.Open(get("/"), nil, true); !errors.Is(err, ErrClosed) {
+			t.Errorf("open: %v", err)
+		}
+	})
+}
+
+// TestReverse uses a link in both directions at once.
+func TestReverse(t *testing.T) {
+	t.Parallel()
+	for _, tr := range transports {
+		t.Run(tr.name, func(t *testing.T) {
+			t.Parallel()
+			name := func(n string) func(*Stream) {
+				return func(s *Stream) { ok(s, n+s.Request().Path) }
+			}
+			c, s := links(t, tr.pair, Config{Reverse: true, Handle: name("client")}, Config{Handle: name("server")})
+			eventually(t, "SETTINGS", s.Available)
+			var wg sync.WaitGroup
+			for _, end := range []struct {
+				c    *Conn
+				peer string
+			}{{c, "server"}, {s, "client"}} {
+				for range 20 {
+					wg.Go(func() {
+						for i := range 20 {
+							path := fmt.Sprintf("/%d", i)
+							_, body, _, err := exchange(end.c, get(path), nil)
+							if err != nil || string(body) != end.peer+path {
+								t.Errorf("got %q %v", body, err)
+							}
+						}
+					})
+				}
+			}
+			wg.Wait()
+			s.Drain()
+			_ = closed(t, c)
+			_ = closed(t, s)
+		})
+	}
+	c, s := links(t, tcpPair, Config{}, Config{Handle: func(s *Stream) { ok(s, "") }})
+	if _, _, _, err := exchange(c, get("/"), nil); err != nil {
+		t.Errorf("get: %v", err)
+	}
+	if _, err := s.Open(get("/"), nil, true); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("open without the setting: %v", err)
+	}
+}
+
+// TestDrainAnnounces is RFC 9113 section 6.8: streams that were on their way when
+// the server said GOAWAY first are still taken, those after the second are not.
+func TestDrainAnnounces(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	p, s := rawClient(t, Config{Handle: func(s *Stream) {
+		<-release
+		ok(s, "x")
+	}})
+	p.request(1, true, "GET", "/")
+	p.sync()
+	s.Drain()
+	p.await("GOAWAY 2147483647 NO_ERROR")
+	p.await("PING hr-drain")
+	p.request(3, true, "GET", "/")
+	_ = p.WritePing(true, [8]byte([]byte("hr-drain")))
+	p.flush()
+	p.await("GOAWAY 3 NO_ERROR")
+	p.request(5, true, "GET", "/")
+	p.sync()
+	close(release)
+	p.await("DATA 1 1 END")
+	p.await("DATA 3 1 END")
+	p.await("END")
+	if p.has("HEADERS 5") || p.has("RST 5") {
+		t.Error("a stream above the last one was answered")
+	}
+	if err := closed(t, s); !errors.Is(err, ErrClosed) {
+		t.Errorf("the link ended with %v", err)
+	}
+}
+
+// TestFirstBytes is about peers that do not begin as they must.
+func TestFirstBytes(t *testing.T) {
+	t.Parallel()
+	for name, begin := range map[string]string{
+		"other protocol":     "GET / HTTP/1.1\r\n\r\n",
+		"preface cut":        http2.ClientPreface[:10] + strings.Repeat("x", 30),
+		"no SETTINGS":        http2.ClientPreface + "\x00\x00\x08\x06\x00\x00\x00\x00\x0012345678",
+		"SETTINGS ACK first": http2.ClientPreface + "\x00\x00\x00\x04\x01\x00\x00\x00\x00",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a, b := tcpPair(t)
+			s := Server(b, Config{})
+			p := newRaw(t, a)
+			p.listen()
+			t.Cleanup(func() { p.close(s) })
+			for _, c := range []byte(begin) { // in the smallest pieces
+				p.out.WriteByte(c)
+				p.flush()
+			}
+			p.await("GOAWAY 0 PROTOCOL_ERROR")
+			var e *ConnError
+			if err := closed(t, s); !errors.As(err, &e) || e.Code != http2.ErrCodeProtocol {
+				t.Errorf("the link ended with %v", err)
+			}
+		})
+	}
+}
+
+// TestFramesInPieces sends every frame byte by byte.
+func TestFramesInPieces(t *testing.T) {
+	t.Parallel()
+	p, _ := rawClient(t, Config{Handle: echo})
+	p.request(1, false, "POST", "/")
+	_ = p.WriteData(1, false, []byte("abc"))
+	p.headers(1, true, "sum", "7")
+	all := p.out.Bytes()
+	for i := range all {
+		if _, err := p.conn.Write(all[i : i+1]); err != nil {
+			t.Fatalf("write: %v", err)
+		}
+	}
+	p.await("DATA 1 3")
+	p.await("HEADERS 1 sum=7 END")
+}
+
+// TestInterrupt has Reset end whatever waits on a stream.
+func TestInterrupt(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name string
+		wait func(*Stream) error
+	}{
+		{"Response", func(s *Stream) error {
+			_, err := s.Response()
+			return err
+		}},
+		{"Read", func(s *Stream) error {
+			_, err := s.Read(make([]byte, 1))
+			return err
+		}},
+		{"Write", func(s *Stream) error {
+			_, err := s.Write(make([]byte, 1<<20))
+			return err
+		}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			p, c := rawServer(t, Config{})
+			p.flush()
+			s, err := c.Open(post("/"), nil, false)
+			if err != nil {
+				t.Fatalf("open: %v", err)
+			}
+			defer s.Close()
+			time.AfterFunc(20*time.Millisecond, func() { s.Reset(http2.ErrCodeCancel) })
+			within(t, test.name, func() { err = test.wait(s) })
+			var e *StreamError
+			if !errors.As(err, &e) || e.Code != http2.ErrCodeCancel || e.Remote {
+				t.Errorf("got %v", err)
+			}
+			p.await("RST 1 CANCEL")
+		})
+	}
+}
