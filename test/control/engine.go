@@ -188,7 +188,7 @@ func engineRetries() []control {
 		without("the route's time is not tried again", "upstream.go", " && errors.Is(failed.err, errTryTimeout)", "", again),
 		without("stale tries are counted", "upstream.go", "if n < mostStale && errors.As", "if n < 9 && errors.As", "TestStaleTriesAreBounded"),
 		without("a stale try is begun anew on a fresh connection", "upstream.go", "t.send(x, n > 0)", "t.send(x, false)", "TestStaleTriesAreBounded"),
-		without("tries are counted", "upstream_mesh.go", "n < retry.Attempts && ", "", conditions).orHangs(),
+		without("tries are counted", "upstream_mesh.go", "n < retry.Attempts && ", "", "TestTriesAreCounted"),
 		without("another try is of another endpoint", "upstream_mesh.go", "Pick(set, x.decision.Subset, x.tried, rand.Uint64())", "Pick(set, x.decision.Subset, nil, rand.Uint64())", "TestRetryHidesADeadEndpoint"),
 	}
 }
