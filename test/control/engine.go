@@ -171,7 +171,7 @@ func engineLimits() []control {
 			and("spare > 0 && o.inFlight.Load()*requestBytes > spare", "false && spare > 0"),
 		without("the route's timeout ends an exchange", "serve.go", "return x.decision.Rule.Timeout", "return 0", "TestTimeouts").orHangs(),
 		without("silence ends an exchange without timeout", "watch.go", "w.idle, timeout = idle, idle", "w.idle, timeout = idle, time.Hour", "TestSilenceEndsAnExchangeWithoutTimeout").orHangs(),
-		without("a client that sends too slowly is answered 408", "exchange.go", "case errors.Is(cause, errClientSlow), errors.Is(clientErr, os.ErrDeadlineExceeded):", "case cause == os.ErrDeadlineExceeded:", "TestTimeouts"),
+		without("a client that sends too slowly is answered 408", "exchange.go", "case errors.Is(cause, errClientSlow), errors.Is(clientErr, os.ErrDeadlineExceeded):", "case cause == os.ErrDeadlineExceeded:", "TestTimeouts").orHangs(),
 		without("a try has its own timeout", "upstream.go", "if perTry > 0 {", "if false {", "TestTimeouts").orHangs(),
 	}
 }
