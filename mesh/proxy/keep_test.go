@@ -52,6 +52,7 @@ func TestConnectionsThatAreNotKept(t *testing.T) {
 	}{
 		{"an answer that was read", okAnswer, read, 1},
 		{"a body that was not read", okAnswer, nothing, 0},
+		{"a body that did not come", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", nothing, 0},
 		{"bytes behind the answer", okAnswer + "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison", read, 0},
 		{"one byte behind an answer without a body", "HTTP/1.1 204 No Content\r\n\r\nH", nothing, 0},
 		{"an answer without a body", "HTTP/1.1 204 No Content\r\n\r\n", nothing, 1},

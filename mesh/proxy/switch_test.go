@@ -48,26 +48,28 @@ func (h *half) CloseWrite() error {
 }
 
 func TestTunnelEndsWhenNothingMoves(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		client, clientEnd := net.Pipe()
-		upstream, upstreamEnd := net.Pipe()
-		ts := tunnels{open: map[*tunnel]struct{}{}}
-		begin := time.Now()
-		go func() {
-			for range 3 { // moves: the time begins anew
-				time.Sleep(40 * time.Second)
-				_, _ = io.WriteString(client, "x")
-				_, _ = io.ReadFull(upstream, make([]byte, 1))
+	for moves, want := range map[int]time.Duration{0: time.Minute, 3: 3 * time.Minute} {
+		synctest.Test(t, func(t *testing.T) {
+			client, clientEnd := net.Pipe()
+			upstream, upstreamEnd := net.Pipe()
+			ts := tunnels{open: map[*tunnel]struct{}{}}
+			begin := time.Now()
+			go func() {
+				for range moves { // the time begins anew
+					time.Sleep(40 * time.Second)
+					_, _ = io.WriteString(client, "x")
+					_, _ = io.ReadFull(upstream, make([]byte, 1))
+				}
+			}()
+			ts.run(&tunnel{client: &half{clientEnd, make(chan struct{})}, upstream: &half{upstreamEnd, make(chan struct{})}, idle: time.Minute}, nil, nil)
+			if took := time.Since(begin); took != want {
+				t.Errorf("ended after %v, want %v", took, want)
 			}
-		}()
-		ts.run(&tunnel{client: &half{clientEnd, make(chan struct{})}, upstream: &half{upstreamEnd, make(chan struct{})}, idle: time.Minute}, nil, nil)
-		if took := time.Since(begin); took != 3*time.Minute {
-			t.Errorf("ended after %v, want 3 minutes", took)
-		}
-		if len(ts.list()) > 0 {
-			t.Error("a tunnel that is over is on the list")
-		}
-	})
+			if len(ts.list()) > 0 {
+				t.Error("a tunnel that is over is on the list")
+			}
+		})
+	}
 }
 
 func TestTunnelHandsOnTheEndOfOneDirection(t *testing.T) {

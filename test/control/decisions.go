@@ -76,7 +76,7 @@ func enginePolicies() []control {
 		without("only these methods", "policy.go", "if len(t.methods) > 0 && !slices.Contains(t.methods, method) {", "if false {", "TestPolicyRules"),
 		without("only these paths", "policy.go", "if len(t.paths) > 0 && !matchesPath(t.paths, path, deny) {", "if false {", "TestPolicyRules"),
 		without("not these paths", "policy.go", "if matchesPath(t.notPaths, path, !deny) {", "if false {", "TestPolicyRules"),
-		without("what is denied is refused", "decide.go", "if d.Authorization.Decision != mesh.Deny {", "if true {", "TestPathAuthorizationSpellings"),
+		without("what is denied is refused", "decide.go", "if d.Authorization.Decision != mesh.Deny {", "if d.Authorization.Decision != mesh.Audit {", "TestHostilePaths"),
 		without("without policies the mesh's default decides", "policy.go", "\tif allow {\n\t\treturn Authorization{Decision: mesh.Allow", "\tif true {\n\t\treturn Authorization{Decision: mesh.Allow", order),
 	}
 }
@@ -88,9 +88,9 @@ func enginePeers() []control {
 		without("only addresses of dialCidrs are dialled", "upstream_peers.go", "if !ps.allowed(key.node, addr.Addr()) {", "if false {", refusals),
 		without("an endpoint proves its identity", "upstream_peers.go", "want, err := mesh.ServiceID(ps.trustDomain, key.service, key.node)", `want, err := mesh.ServiceID(ps.trustDomain, "evil", key.node)`, "TestAnEndpointMustProveItsIdentity"),
 		without("a connection is of one service", "upstream_peers.go", "serverName := identity.ServerName(key.service, key.node, ps.mesh)", `serverName := identity.ServerName("real", "n4", ps.mesh)`, refusals),
-		without("who knows no name here is refused", "listener.go", "return nil, identity.ErrUnknownServerName", "for _, s := range in.sources {\n\t\treturn s, nil\n\t}\n\treturn nil, identity.ErrUnknownServerName", "TestInboundRefusesWhoIsNoPeer"),
+		without("who knows no name here is refused", "listener.go", "return nil, identity.ErrUnknownServerName", "for _, s := range in.sources {\n\t\treturn s, nil\n\t}\n\treturn nil, identity.ErrUnknownServerName", "TestPeerMustNameAServiceThatIsHere"),
 		without("a handshake that failed is no connection", "listener.go", "\tif err != nil {\n\t\tl.e.metrics.listener.Inc()\n\t\tl.e.opt.Log.Debug()", "\tif false {\n\t\tl.e.metrics.listener.Inc()\n\t\tl.e.opt.Log.Debug()", "TestInboundRefusesWhoIsNoPeer"),
-		without("Hedgerow-* is believed of the bridge only", "serve.go", "own: service == bridgeService", "own: true", "TestInboundBelievesPeersOnlyWhatIsTheirs"),
+		without("Hedgerow-* is believed of the bridge only", "serve.go", "own: service == bridgeService", `own: service != ""`, "TestInboundBelievesPeersOnlyWhatIsTheirs"),
 		without("X-Forwarded-* is believed of gateways only", "serve.go", "trust{forwarded: gateway, ", "trust{forwarded: true || gateway, ", "TestInboundBelievesPeersOnlyWhatIsTheirs"),
 	}
 }

@@ -12,12 +12,11 @@ func engineRequests() []control {
 		without("a body's length is bounded", "serve.go", "case in.length > l.BodyBytes && l.BodyBytes > 0:", "case false:", "TestScreen"),
 		without("a target without a path is refused", "serve.go", "target, ok := originForm(in.target)\n\tif !ok {", "target, ok := originForm(in.target)\n\tif false && !ok {", h1),
 		without("a target has no fragment", "serve.go", `if strings.ContainsAny(target, "# ") {`, "if false {", "TestOriginForm"),
-		without("a target's scheme is http or https", "serve.go", `if !ok || !strings.EqualFold(scheme, "http") && !strings.EqualFold(scheme, "https") {`, "if !ok {", "TestOriginForm"),
+		without("a target's scheme is http or https", "serve.go", `if !ok || !strings.EqualFold(scheme, "http") && !strings.EqualFold(scheme, "https") {`, `if !ok || strings.EqualFold(scheme, "-") {`, "TestOriginForm"),
 		without("a target has no user information", "serve.go", `case strings.Contains(rest[:at], "@"):`, "case false:", "TestScreen"),
 		without("a Host that is none is refused", "serve.go", "host, err := CanonicalHost(x.in.host)\n\tif err != nil {", "host, err := CanonicalHost(x.in.host)\n\tif false {", "TestScreen"),
 		without("a path with two readings is refused", "serve.go", "path, err := CanonicalPath(rawPath)\n\tif err != nil {", "path, err := CanonicalPath(rawPath)\n\tif false {", bytes),
 		without("the path that was decided about is the one that is sent", "serve.go", "x.out.target = path + escaped", "x.out.target = rawPath + escaped", "TestTargetIsTheOneThatWasDecidedAbout"),
-		without("a request that could not be read is the last", "client_h1.go", "c.final, c.head = true, false", "c.head = false", bytes),
 		without("a request that is refused as malformed is the last", "refuse.go", "f.kind == failedClient || f.Status == http.StatusBadRequest || ", "f.kind == failedClient || ", bytes),
 		without("a CONNECT is the last request", "refuse.go", " || x.in.method == http.MethodConnect)", ")", bytes),
 		without("without a configuration nothing is forwarded", "serve.go", "if state == nil {", "if false {", "TestNothingIsForwardedWithoutADecision"),
@@ -33,10 +32,10 @@ func engineFields() []control {
 		without("a name with . for - is misspelled", "headers.go", "case c == '_' || c == '.':", "case c == '_':", "TestHostileBytesAreUnseen"),
 		without("Transfer_Encoding is refused", "headers.go", `return exactly(name, "transfer-encoding", connection)`, "return connection", clean),
 		without("Content_Length is refused", "headers.go", `return exactly(name, "content-length", ordinary)`, "return ordinary", clean),
-		without("the fields that Connection names stay here", "headers.go", `if header.Equal(f.Name, "Content-Length") || namedIn(named, f.Name) {`, `if header.Equal(f.Name, "Content-Length") {`, clean),
+		without("the fields that Connection names stay here", "headers.go", `if header.Equal(f.Name, "Content-Length") || namedIn(named, f.Name) {`, `if header.Equal(f.Name, "Content-Length") || namedIn(named[:0], f.Name) {`, clean),
 		without("the length travels apart", "headers.go", `if header.Equal(f.Name, "Content-Length") || namedIn(named, f.Name) {`, "if namedIn(named, f.Name) {", "TestLengthTravelsApart"),
 		without("Connection stays here", "headers.go", `case folds(name, "connection"):`, "case false:", clean),
-		without("Upgrade stays here", "headers.go", `if folds(name, "upgrade") {`, "if false {", "TestOtherUpgradesAreDropped"),
+		without("Upgrade stays here", "headers.go", `if folds(name, "upgrade") {`, "if false {", clean),
 		without("HTTP2-Settings stays here", "headers.go", `case folds(name, "http2-settings"):`, "case false:", clean),
 		without("Keep-Alive stays here", "headers.go", `if folds(name, "keep-alive") {`, "if false {", clean),
 		without("Proxy-Authorization stays here", "headers.go", ` || folds(name, "proxy-authorization")`, "", clean),
@@ -55,8 +54,8 @@ func engineFields() []control {
 		without("a workload does not speak for the mesh", "headers.go", ` || fromWorkload && foldsPrefix(f.Name, "hedgerow-")`, "", "TestInformationalResponsesAreHandedOn"),
 		without("trailers are only what a header may be changed to", "headers.go", "if classify(f.Name) == ordinary && ", "if ", "TestCleanTrailer"),
 		without("trailers authorize nobody", "headers.go", ` && !folds(f.Name, "authorization")`, "", "TestCleanTrailer"),
+		without("the workload learns who calls", "serve.go", "l = l.Set(clientCertHeader, x.in.clientCert)", "", "TestWorkloadSeesOneIdentityAndItIsOurs"),
 		without("a query is ASCII", "serve.go", "if query[i] >= 0x80 {", "if false {", "TestTargetIsTheOneThatWasDecidedAbout"),
-		without("the caller's certificate is the one of the handshake", "serve.go", "l = l.Set(clientCertHeader, x.in.clientCert)", "l = l.Add(clientCertHeader, x.in.clientCert)", "TestWorkloadSeesOneIdentityAndItIsOurs"),
 	}
 }
 
@@ -70,17 +69,17 @@ func engineUpgrades() []control {
 		without("a handshake has one Upgrade", "tunnel.go", `in.fields.Count("Upgrade") != 1 || `, "", parse),
 		without("a handshake is a GET", "tunnel.go", "case in.method != http.MethodGet:", "case false:", parse),
 		without("a handshake has no body", "tunnel.go", "case in.length != 0:", "case false:", parse),
-		without("a handshake is of version 13", "tunnel.go", `case version != "13" || `, "case ", parse),
+		without("a handshake is of version 13", "tunnel.go", `case version != "13" || `, `case version == "" || `, parse),
 		without("a handshake has one key", "tunnel.go", `case in.fields.Count("Sec-WebSocket-Key") != 1:`, "case false:", parse),
-		without("a key is 16 bytes", "tunnel.go", "err != nil || len(nonce) != 16 {", "err != nil {", parse),
-		without("a 101 answers the key", "tunnel.go", "case got != want || ", "case ", accept),
-		without("a 101 switches to WebSocket", "tunnel.go", `case head.fields.Count("Upgrade") != 1 || !header.Equal(protocol, "websocket"):`, "case false:", "TestSwitchingIsTheAnswerToTheHandshake"),
+		without("a key is 16 bytes", "tunnel.go", "err != nil || len(nonce) != 16 {", "err != nil || len(nonce) == 0 {", parse),
+		without("a 101 answers the key", "tunnel.go", "case got != want || ", "case want == \"\" || got == \"\" || ", accept),
+		without("a 101 switches to WebSocket", "tunnel.go", `case head.fields.Count("Upgrade") != 1 || !header.Equal(protocol, "websocket"):`, `case protocol == "":`, "TestSwitchingIsTheAnswerToTheHandshake"),
 		without("a 101 answers once", "tunnel.go", ` || head.fields.Count("Sec-WebSocket-Accept") != 1:`, ":", "TestSwitchingIsTheAnswerToTheHandshake"),
 		without("a 101 was asked for", "tunnel.go", "case !u.wanted():", "case false:", "TestSwitchingIsTheAnswerToTheHandshake"),
 		without("a 101 that does not answer opens no tunnel", "tunnel.go", "if err := x.wish.accepted(&x.resp); err != nil {", "if err := x.wish.accepted(&x.resp); false {", whole+"|TestSwitchingWithoutBeingAsked"),
 		without("a round trip does not switch", "roundtrip.go", "failed == nil && x.resp.status == http.StatusSwitchingProtocols", "false", "TestRoundTripThatIsSwitched"),
+		without("a tunnel in which something moves is not cut", "tunnel.go", "r.t.timer.Reset(r.t.idle)", "", "TestTunnelEndsWhenNothingMoves"),
 		without("a tunnel in which nothing moves is cut", "tunnel.go", "t.timer = time.AfterFunc(t.idle, t.cut)", "t.timer = time.AfterFunc(time.Hour, t.cut)", "TestTunnelEndsWhenNothingMoves"),
-		without("a tunnel that outlives the drain is cut", "tunnel.go", "\t\t\tt.cut()\n\t\t\t<-t.done", "\t\t\t<-t.done", "TestDrainCutsWhatOutlivesIt").orHangs(),
 		without("who half closes is heard on the other side", "tunnel.go", "err == nil && dst.CloseWrite() == nil {", "err == nil {", "TestTunnelHandsOnTheEndOfOneDirection"),
 	}
 }
@@ -108,16 +107,16 @@ func engineBodies() []control {
 func engineAnswers() []control {
 	const one = "TestOneResponsePerRequest"
 	return []control{
-		without("a response that breaks off looks broken", "client_h1.go", "\tcase !complete:\n\t\tc.final = false\n\t\tc.abort()\n", "\tcase !complete:\n", "TestTruncatedResponsesLookTruncated"),
+		without("a response that breaks off looks broken", "client_h1.go", "c.final = false\n\t\tc.abort()", "", "TestTruncatedResponsesLookTruncated|TestResponseUntilCloseLooksTruncated").orHangs(),
 		without("a response that breaks off looks broken over HTTP/2", "client_http.go", "panic(http.ErrAbortHandler)", "_ = complete", "TestTruncatedResponsesLookTruncated"),
 		without("an error of reading a response is no end", "serve.go", "return &readError{err}", "break", "TestTruncatedResponsesLookTruncated"),
-		without("a connection that is broken off is reset", "client_h1.go", "_ = c.raw.SetLinger(0) // or", "// or", "TestTruncatedResponsesLookTruncated"),
+		without("a connection that is broken off is reset", "client_h1.go", "_ = c.raw.SetLinger(0) // or", "// or", "TestResponseUntilCloseLooksTruncated"),
 		without("a HEAD, a 204 and a 304 are sent no body", "client_h1.go", "case c.head || head.status == http.StatusNoContent || head.status == http.StatusNotModified:", "case false:", one),
 		without("a 204 tells no length", "serve.go", " && head.status != http.StatusNoContent || ", " || ", "TestLengthOfAnAnswerWithoutABody"),
 		without("HTTP/1.0 gets no informational response", "upstream.go", "if x.in.http1 && x.in.minor == 0 {", "if false {", "TestHTTP10"),
 		without("HTTP/1.0 gets no chunks", "client_h1.go", "framing, c.final = h1.UntilClose, true", "", "TestHTTP10"),
 		without("an informational response is cleaned", "upstream.go", "head.fields = cleanResponse(x.respKept[:0], x.resp.fields, x.local())", "head.fields = x.resp.fields", "TestInformationalResponsesAreHandedOn"),
-		without("a client that cannot ask again is told to close", "client_h1.go", `w.Field("Connection", "close")`, `w.Field("X-Connection", "close")`, "TestHTTP10"),
+		without("a client that cannot ask again is told to close", "client_h1.go", `w.Field("Connection", "close")`, `w.Field("X-Close", "close")`, "TestHTTP10"),
 		without("behind a body that nobody reads is no request", "client_h1.go", "if c.x.body == nil && !c.r.Ended() || c.leave", "if c.leave", "TestHostileBytesAreUnseen"),
 		without("behind a body that was not read is no request", "client_h1.go", "\tif !c.r.Ended() {\n\t\tc.final = true\n\t}", "", "TestRestOfABodyIsNoRequest"),
 	}
@@ -130,7 +129,7 @@ func enginePool() []control {
 		without("bytes that nobody asked for are no response to the next request", "upstream_pool.go", condition, "if c.broken || !sent || c.cut.Load() || !c.resp.KeepAlive || !c.r.Ended() {", "TestConnectionsThatAreNotKept"),
 		without("a connection that the other side closes is not kept", "upstream_pool.go", condition, "if c.broken || !sent || c.cut.Load() || !c.r.Ended() || c.r.Buffered() > 0 {", "TestConnectionsThatAreNotKept"),
 		without("a connection with a body that was not read is not kept", "upstream_pool.go", condition, "if c.broken || !sent || c.cut.Load() || !c.resp.KeepAlive || c.r.Buffered() > 0 {", "TestConnectionsThatAreNotKept"),
-		without("a connection with a body that was not sent is not kept", "upstream_pool.go", condition, "if c.broken || c.cut.Load() || !c.resp.KeepAlive || !c.r.Ended() || c.r.Buffered() > 0 {", "TestConnectionsThatAreNotKept"),
+		without("a connection with a body that was not sent is not kept", "upstream_pool.go", condition, "if c.broken || !sent && false || c.cut.Load() || !c.resp.KeepAlive || !c.r.Ended() || c.r.Buffered() > 0 {", "TestConnectionsThatAreNotKept"),
 		without("a connection that was interrupted is not kept", "upstream_pool.go", condition, "if c.broken || !sent || !c.resp.KeepAlive || !c.r.Ended() || c.r.Buffered() > 0 {", "TestConnectionsThatAreNotKept"),
 		without("a connection that failed is not kept", "upstream_pool.go", condition, "if !sent || c.cut.Load() || !c.resp.KeepAlive || !c.r.Ended() || c.r.Buffered() > 0 {", "TestConnectionsThatAreNotKept"),
 		without("a connection that waited long is looked at", "upstream_pool.go", "waited < restless || waited < p.idle && c.alive()", "waited < p.idle", "TestFreshTryTakesNoConnectionThatWaited"),
@@ -152,12 +151,12 @@ func engineClients() []control {
 		without("a header that comes too slowly is answered 408", "client_h1.go", "t.deadlines.SetReadDeadline(now.Add(t.head))", "t.deadlines.SetReadDeadline(time.Time{})", slow),
 		without("sending on buys no time", "client_h1.go", "if !first && t.set == t.now && t.now != phaseIdle {", "if false {", slow),
 		without("a connection without requests is closed", "client_h1.go", "t.deadlines.SetReadDeadline(now.Add(t.idle))", "t.deadlines.SetReadDeadline(time.Time{})", "TestIdleConnectionIsClosed"),
-		without("a client that leaves is noticed", "client_h1.go", "c.x.watch.cut(errClientGone)", "", "TestClientThatLeavesIsNoticed"),
+		without("a client that leaves is noticed", "client_h1.go", "c.x.watch.cut(errClientGone)", "", "TestClientThatLeavesIsNoticed").orHangs(),
 		without("a drain does not wait for silence", "listener.go", "if c.idle.Load() {", "if false {", "TestDrainDoesNotWaitForSilence"),
 		without("a drain cuts what outlives it", "listener.go", "\t\t\tc.cutOff()\n", "", "TestDrainCutsWhatOutlivesIt").orHangs(),
-		without("a drain lets requests under way finish", "listener.go", "if c.idle.Load() {", "if true {", "TestDrain"),
+		without("a drain lets requests under way finish", "listener.go", "if c.idle.Load() {", "if true {", "TestDrainLetsAnUploadFinish"),
 		without("a round trip frees its body", "roundtrip.go", "\t\t_ = c.r.Body.Close() // what", "\t\t// what", "TestRoundTripOfAnEarlyAnswer"),
-		without("a client that still sends reads the answer", "client_h1.go", "\tc.linger()\n", "", "TestHostileBytesAreUnseen|TestBodiesAreLimited|TestSlowHeaderIsAnswered408"),
+		without("a client that still sends reads the answer", "client_h1.go", "\tc.linger()\n", "", "TestRefusalIsReadToItsEnd"),
 	}
 }
 
@@ -172,20 +171,24 @@ func engineLimits() []control {
 			and("spare > 0 && o.inFlight.Load()*requestBytes > spare", "false && spare > 0"),
 		without("the route's timeout ends an exchange", "serve.go", "return x.decision.Rule.Timeout", "return 0", "TestTimeouts").orHangs(),
 		without("silence ends an exchange without timeout", "watch.go", "w.idle, timeout = idle, idle", "w.idle, timeout = idle, time.Hour", "TestSilenceEndsAnExchangeWithoutTimeout").orHangs(),
-		without("a client that sends too slowly is answered 408", "watch.go", "cause = errClientSlow", "_ = cause", "TestTimeouts"),
+		without("a client that sends too slowly is answered 408", "exchange.go", "case errors.Is(cause, errClientSlow), errors.Is(clientErr, os.ErrDeadlineExceeded):", "case cause == os.ErrDeadlineExceeded:", "TestTimeouts").orHangs(),
 		without("a try has its own timeout", "upstream.go", "if perTry > 0 {", "if false {", "TestTimeouts").orHangs(),
 	}
 }
 
 // engineRetries is what is sent twice.
 func engineRetries() []control {
-	const conditions = "TestRetryConditions"
+	const conditions, again = "TestRetryConditions", "TestWhatIsTriedAgain"
 	return []control{
 		without("a POST is not sent again after 503", "upstream.go", "return x.idempotent() && (p.OnGatewayError", "return (p.OnGatewayError", conditions),
 		without("a 503 is tried again only if that is asked for", "upstream.go", "p.OnGatewayError && gateway", "gateway", conditions),
-		without("what is not kept is not sent again", "upstream.go", "\tif !x.replayable() {\n\t\treturn false\n\t}", "", conditions),
+		without("what is not kept is not sent again", "upstream.go", "\tif !x.replayable() {\n\t\treturn false\n\t}", "", again),
 		without("a POST is not sent again after a reset", "upstream.go", "return p.OnReset && x.idempotent()", "return p.OnReset", "TestResetIsNotRetriedForPost"),
-		without("tries are counted", "upstream_mesh.go", "n < retry.Attempts && ", "", conditions).orHangs(),
+		without("a POST is not sent again after a try's time", "upstream.go", "p.OnGatewayError && x.idempotent() && errors.Is", "p.OnGatewayError && errors.Is", again),
+		without("the route's time is not tried again", "upstream.go", " && errors.Is(failed.err, errTryTimeout)", "", again),
+		without("stale tries are counted", "upstream.go", "if n < mostStale && errors.As", "if n < 9 && errors.As", "TestStaleTriesAreBounded"),
+		without("a stale try is begun anew on a fresh connection", "upstream.go", "t.send(x, n > 0)", "t.send(x, false)", "TestStaleTriesAreBounded"),
+		without("tries are counted", "upstream_mesh.go", "n < retry.Attempts && ", "", "TestTriesAreCounted"),
 		without("another try is of another endpoint", "upstream_mesh.go", "Pick(set, x.decision.Subset, x.tried, rand.Uint64())", "Pick(set, x.decision.Subset, nil, rand.Uint64())", "TestRetryHidesADeadEndpoint"),
 	}
 }
