@@ -71,7 +71,10 @@ const serveVerb = "serve"
 // run, 2 if the command line is wrong.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if len(args) == 2 && args[0] == serveVerb {
-		return complain(stderr, 1, stream.Serve(ctx, args[1]))
+		if err := stream.Serve(ctx, args[1]); err != nil {
+			return complain(stderr, 1, err)
+		}
+		return 0
 	}
 	b, s, err := parse(benches(), args)
 	switch {
@@ -84,10 +87,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		return complain(stderr, 1, err)
 	}
-	out := &printer{w: stdout}
-	out.print(about.text())
 	// A second thread of ours would only take the other core from the proxies.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	return perform(ctx, b, s, about, stdout, stderr)
+}
+
+// perform plays a bench, prints what it found and returns the exit code.
+func perform(ctx context.Context, b bench, s settings, about machine, stdout, stderr io.Writer) int {
+	out := &printer{w: stdout}
+	out.print(about.text())
 	r, err := playOn(ctx, b, s, stderr)
 	if r == nil {
 		r = &report{}
@@ -95,11 +103,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		_ = complain(stderr, 1, err) // in full; the last line has it in brief
 		r.void, _, _ = strings.Cut(err.Error(), "\n")
+	} else if s.markdown != "" {
+		out.err = writeMarkdown(s.markdown, b.name, about.markdown()+r.markdown())
 	}
 	out.print(r.text())
-	if s.markdown != "" && err == nil {
-		out.err = errors.Join(out.err, writeMarkdown(s.markdown, b.name, about.markdown()+r.markdown()))
-	}
 	out.print(r.lastLine())
 	if out.err != nil || err != nil {
 		return complain(stderr, 1, out.err)

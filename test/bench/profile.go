@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -16,23 +15,23 @@ import (
 )
 
 // profile has each of our processes of a system write its CPU profile of the
-// measurement that begins after warm, and returns what waits for that. A point
-// that has its files already is left alone.
-func (w *world) profile(s *system, label string, warm time.Duration) func() error {
-	if w.profiles == "" {
+// measurement that begins after warm, and returns what waits for that. Only the
+// first measurement of a label has one: later rounds go without what it costs.
+func (w *world) profile(s *system, label string, warm time.Duration) (wait func() error) {
+	if w.profiles == "" || w.profiled[label] || len(s.planes) == 0 {
 		return func() error { return nil }
 	}
+	if w.profiled == nil {
+		w.profiled = map[string]bool{}
+	}
+	w.profiled[label] = true
 	var running sync.WaitGroup
 	errs := make([]error, len(s.planes))
 	for i, p := range s.planes {
 		running.Go(func() {
-			path := filepath.Join(w.profiles, fmt.Sprintf("%s-%s.pprof", label, p.Name))
-			if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
-				errs[i] = err
-				return
-			}
 			select {
 			case <-time.After(warm):
+				path := filepath.Join(w.profiles, fmt.Sprintf("%s-%s.pprof", label, p.Name))
 				errs[i] = writeProfile(w.t.Context(), p, path, w.duration)
 			case <-w.t.Context().Done():
 			}

@@ -40,6 +40,7 @@ type world struct {
 	settings
 	t        *stage.T
 	progress io.Writer
+	profiled map[string]bool // by label
 
 	mesh *rig.Mesh
 	tls  servers.TLSFiles // of the peers, and of the gateway's listener
@@ -66,11 +67,11 @@ func (s *system) pids() []int {
 	return pids
 }
 
-// open starts Redis, Vault and the control plane. more is further objects.
-func (w *world) open(more ...string) {
+// open starts Redis, Vault and the control plane.
+func (w *world) open() {
 	w.mesh = rig.New(w.t, rig.Options{
 		Binaries: w.binaries,
-		Objects:  strings.Join(append([]string{objects}, more...), "---\n"),
+		Objects:  objects,
 		Nodes: []servers.PKINode{
 			rig.SidecarNode("caller", "client"), rig.SidecarNode("callee", "shop"), rig.SidecarNode("callee-2", "shop"), rig.GatewayNode("edge", "edge"),
 		},
