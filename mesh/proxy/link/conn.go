@@ -77,7 +77,7 @@ func Client(conn net.Conn, cfg Config) *Conn {
 		settings = append(settings, http2.Setting{ID: settingReverse, Val: 1})
 	}
 	c.out.b = c.greet(c.out.b, settings)
-	go c.receive()
+	go c.start()
 	return c
 }
 
@@ -88,7 +88,7 @@ func Server(conn net.Conn, cfg Config) *Conn {
 	c.nextID = 2
 	c.rd.preface = len(http2.ClientPreface)
 	c.out.b = c.greet(c.out.b, nil)
-	go c.receive()
+	go c.start()
 	return c
 }
 
