@@ -2,6 +2,7 @@ package link
 
 import (
 	"encoding/binary"
+	"runtime"
 
 	"golang.org/x/net/http2"
 )
@@ -122,6 +123,12 @@ func (c *Conn) lead(own *Stream) {
 		return
 	}
 	c.writing = true
+	if c.streams.len() > 1 {
+		// Who is about to send too gets into the same batch.
+		c.mu.Unlock()
+		runtime.Gosched()
+		c.mu.Lock()
+	}
 	for {
 		c.writeBatch()
 		if !c.work() {
