@@ -16,7 +16,7 @@ TOOL := go tool -modfile=tools/go.mod
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 # The go command stamps the version, or the commit, into the programs itself,
 # also where GOFLAGS say otherwise.
@@ -43,8 +43,8 @@ test: deps ## run every test under the race detector (ARGS=-v)
 e2e: deps ## run the end-to-end scripts alone, in words
 	go test -race -timeout 25m -count=1 -v $(ARGS) ./test/e2e/...
 
-# These two start real processes, need root for a cgroup, and take about an hour
-# in full; ARGS=-short is a few seconds a row.
+# These two start real processes. In full they take twenty minutes and ten;
+# ARGS=-short is three and four. F28 makes a cgroup, for which it needs root.
 .PHONY: chaos-proxy
 chaos-proxy: build ## play the proxy's faults on real processes (ARGS=-short)
 	@./test/chaos/deps
@@ -57,10 +57,29 @@ slow: build ## let slow clients loose on a gateway and a sidecar (ARGS=-short)
 	@go build -o bin/chaos ./test/chaos
 	@exec bin/chaos $(ARGS) slow
 
+# HAProxy and nginx are measured beside ours in the same run; docs/performance.md
+# says how to read it. ARGS=-short only shows that it works.
+BENCHES := bench-chain bench-gateway bench-stream bench-memory
+.PHONY: $(BENCHES)
+bench-chain: ## measure two sidecars: CPU, throughput, latency (ARGS=...)
+bench-gateway: ## measure a gateway that ends TLS, and the sidecar behind it
+bench-stream: ## measure long bodies through two sidecars, and their memory
+bench-memory: ## measure a sidecar that idles, holds connections, knows many endpoints
+$(BENCHES): build
+	@./test/bench/deps
+	@go build -o bin/bench ./test/bench
+	@exec bin/bench $(@:bench-%=%) $(ARGS)
+
 # Under the race detector pools forget, so that this is counted without it.
 .PHONY: allocs
 allocs: ## hold that forwarding allocates nothing
 	go test -count=1 -run 'Allocat' ./mesh/proxy/...
+
+# Each control compiles its package anew; all of them take a quarter of an hour.
+.PHONY: control
+control: ## take the checks out of the code, one at a time: a test must fail (ARGS=-short)
+	@go build -o bin/control ./test/control
+	@exec bin/control $(ARGS)
 
 .PHONY: lint
 lint: ## go vet and golangci-lint

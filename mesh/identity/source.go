@@ -20,6 +20,7 @@ type Source struct {
 	id      mesh.ID
 	metrics *Metrics
 	current atomic.Pointer[Credential]
+	accept  *tls.Config // of every handshake as a server: it asks for what is current
 }
 
 // Credential is a certificate and the bundle that came with it. It is immutable.
@@ -31,7 +32,9 @@ type Credential struct {
 
 // NewSource returns a Source for id that has no certificate yet.
 func NewSource(id mesh.ID, metrics *Metrics) *Source {
-	return &Source{id: id, metrics: metrics}
+	s := &Source{id: id, metrics: metrics}
+	s.accept = s.serverConfig()
+	return s
 }
 
 // ID returns whose source it is.

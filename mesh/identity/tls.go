@@ -65,12 +65,12 @@ func ServerConfig(pick func(serverName string) (*Source, error)) *tls.Config {
 			if err != nil {
 				return nil, err
 			}
-			return src.serverConfig(), nil
+			return src.accept, nil
 		},
 	}
 }
 
-// serverConfig is for one handshake.
+// serverConfig is for handshakes in which s is the server.
 func (s *Source) serverConfig() *tls.Config {
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,

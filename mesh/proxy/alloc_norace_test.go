@@ -2,5 +2,9 @@
 
 package proxy_test
 
-// tlsAllocs is what crypto/tls allocates for a request and its response.
-const tlsAllocs = 2
+// What is allocated for a request and its response: by crypto/tls, and over a link
+// by HPACK too.
+const (
+	tlsAllocs  = 2
+	linkAllocs = 3
+)

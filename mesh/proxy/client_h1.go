@@ -70,11 +70,10 @@ func (c *h1Client) serve() {
 // next handles one request and reports whether another may follow.
 func (c *h1Client) next() bool {
 	c.idle.Store(true)
-	c.reads.phase(phaseIdle)
 	if c.leave.Load() { // what began to wait too late to be told so
 		c.reads.idle = leaveGrace
 	}
-	err := c.r.Fill()
+	err := c.awaitRequest()
 	c.idle.Store(false)
 	if err != nil {
 		return false // it left, was silent for too long, or the listener drains
@@ -101,6 +100,25 @@ func (c *h1Client) next() bool {
 		c.final = true
 	}
 	return !c.final && !c.reads.interrupted()
+}
+
+// awaitRequest waits for the first bytes of a request. Who waits long gives the
+// buffers back first.
+func (c *h1Client) awaitRequest() error {
+	c.reads.phase(phaseIdle)
+	err := c.r.Fill()
+	if errors.Is(err, os.ErrDeadlineExceeded) && !c.reads.interrupted() && c.reads.idle > restlessFor {
+		c.w.Release()
+		c.r.Release()
+		c.req = h1.Request{} // its views would keep the buffer
+		c.x.rest()
+		c.reads.phase(phaseQuiet)
+		if err = c.reads.wait(c.raw); err == nil {
+			c.reads.phase(phaseIdle)
+			err = c.r.Fill()
+		}
+	}
+	return err
 }
 
 // fill gives the exchange the request that was read.
@@ -344,9 +362,10 @@ type deadliner interface {
 type readPhase uint8
 
 const (
-	phaseIdle readPhase = iota // between requests
-	phaseHead                  // in a request's head
-	phaseBody                  // in an exchange, which has its watch
+	phaseIdle  readPhase = iota // between requests
+	phaseQuiet                  // likewise, for longer than restlessFor
+	phaseHead                   // in a request's head
+	phaseBody                   // in an exchange, which has its watch
 )
 
 // timedReader reads a client's connection under the deadline of the phase. A
@@ -367,6 +386,9 @@ type timedReader struct {
 	paused  bool
 }
 
+// restlessFor is about how long a connection is idle before it is quiet.
+const restlessFor = 3 * time.Second
+
 // phase begins a phase.
 func (t *timedReader) phase(p readPhase) { t.now = p }
 
@@ -376,6 +398,14 @@ func (t *timedReader) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	return t.conn.Read(p)
+}
+
+// wait waits until there is something to read on the connection below.
+func (t *timedReader) wait(raw *net.TCPConn) error {
+	if err := t.arm(); err != nil {
+		return err
+	}
+	return waitReadable(raw)
 }
 
 func (t *timedReader) arm() error {
@@ -395,7 +425,9 @@ func (t *timedReader) arm() error {
 	t.set, t.since = t.now, now
 	switch t.now {
 	case phaseIdle:
-		return t.deadlines.SetReadDeadline(now.Add(t.idle))
+		return t.deadlines.SetReadDeadline(now.Add(min(t.idle, restlessFor)))
+	case phaseQuiet:
+		return t.deadlines.SetReadDeadline(now.Add(max(t.idle-restlessFor, 0)))
 	case phaseHead:
 		return t.deadlines.SetReadDeadline(now.Add(t.head))
 	}

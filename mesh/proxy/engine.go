@@ -47,9 +47,10 @@ type Engine struct {
 	tunnels tunnels
 	buffers sync.Pool // of *[copyBytes]byte
 	// exchanges are those of clients that keep none of their own.
-	exchanges sync.Pool // of *exchange
-	overload  overload
-	slots     chan struct{} // one for each connection that may be open
+	exchanges   sync.Pool // of *exchange
+	linkClients sync.Pool // of *linkClient
+	overload    overload
+	slots       chan struct{} // one for each connection that may be open
 	// handlers counts the requests under way, which outlive their servers for
 	// a moment when they are cut.
 	handlers sync.WaitGroup

@@ -141,12 +141,15 @@ type exchange struct {
 	isWhole  bool
 	body     *bodySource // or where it is read from; nil if there is none
 	uploads  sync.WaitGroup
+	uploaded chan struct{} // closed when the last upload has ended; nil if there was none
 	watch    watch
 	resp     responseHead
 	sent     responseHead // what the client gets of it
 	respKept header.List  // room for its fields
 	tried    []*Endpoint
 	held     held
+	overLink linkAnswer // of the try under way, if it is over a link
+	digits   [20]byte   // of a length
 
 	decisionID string
 	parent     context.Context //nolint:containedctx // of a client that has one: a handler's or a caller's
@@ -167,13 +170,20 @@ func (x *exchange) reset(s *server, c client) {
 	x.caller = nil
 	x.out = outgoing{fields: x.out.fields[:0]}
 	x.wish = upgrade{}
-	x.whole, x.isWhole, x.body = nil, false, nil
+	x.whole, x.isWhole, x.body, x.uploaded = nil, false, nil, nil
 	x.resp, x.sent = responseHead{}, responseHead{}
 	x.respKept = x.respKept[:0]
 	x.tried = x.tried[:0]
-	x.held = held{}
+	x.held, x.overLink = held{}, linkAnswer{}
 	x.decisionID, x.parent = "", nil
 	x.current, x.cause, x.ctx, x.cancel = nil, nil, nil, nil
+}
+
+// rest gives back what x holds between requests that are far apart.
+func (x *exchange) rest() {
+	x.in, x.out, x.request, x.decision = incoming{}, outgoing{}, Request{}, Decision{}
+	x.resp, x.sent, x.respKept = responseHead{}, responseHead{}, nil
+	x.whole, x.body, x.tried, x.overLink = nil, nil, nil, linkAnswer{}
 }
 
 // local reports whether x goes to our own workload.

@@ -116,16 +116,26 @@ func TestHostileChunksBreakOff(t *testing.T) {
 	}
 }
 
-// The order and the case of header fields are kept from one HTTP/1.1 hop to the
-// next.
+// The order of header fields is kept all the way, and their case from one HTTP/1.1
+// hop to the next. HTTP/2 knows lower case only: after a link names are canonical.
 func TestHeaderOrderAndCaseAreKept(t *testing.T) {
-	rec, en := recorded(t, overH1, "HTTP/1.1 200 OK\r\nx-RESP: 1\r\nContent-Length: 2\r\nX-a: 2\r\nx-A: 3\r\n\r\nok")
-	reply := raw(t, en.addr, "GET /a HTTP/1.1\r\nx-ONE: 1\r\nHost: shop.test\r\nX-two: 2\r\nx-One: 3\r\nConnection: close\r\n\r\n")
-	if got := rec.bytes.String(); !strings.Contains(got, "\r\nx-ONE: 1\r\nX-two: 2\r\nx-One: 3\r\n") {
-		t.Errorf("the workload got %q", got)
-	}
-	if !strings.Contains(reply, "\r\nx-RESP: 1\r\nX-a: 2\r\nx-A: 3\r\n") {
-		t.Errorf("the client got %q", reply)
+	for name, tt := range map[string]struct {
+		options   []option
+		got, sent string
+	}{
+		"pooled": {[]option{pooled}, "\r\nx-ONE: 1\r\nX-two: 2\r\nx-One: 3\r\n", "\r\nx-RESP: 1\r\nX-a: 2\r\nx-A: 3\r\n"},
+		"link":   {[]option{linked}, "\r\nX-One: 1\r\nX-Two: 2\r\nX-One: 3\r\n", "\r\nX-Resp: 1\r\nX-A: 2\r\nX-A: 3\r\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			rec, en := recorded(t, overH1, "HTTP/1.1 200 OK\r\nx-RESP: 1\r\nContent-Length: 2\r\nX-a: 2\r\nx-A: 3\r\n\r\nok", tt.options...)
+			reply := raw(t, en.addr, "GET /a HTTP/1.1\r\nx-ONE: 1\r\nHost: shop.test\r\nX-two: 2\r\nx-One: 3\r\nConnection: close\r\n\r\n")
+			if got := rec.bytes.String(); !strings.Contains(got, tt.got) {
+				t.Errorf("the workload got %q", got)
+			}
+			if !strings.Contains(reply, tt.sent) {
+				t.Errorf("the client got %q", reply)
+			}
+		})
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"log"
 	"net/http"
 	"time"
+
+	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/link"
 )
 
 // Limits bounds what one listener, and the connections opened on its behalf,
@@ -60,6 +62,12 @@ type Limits struct {
 	// UpstreamConns is the number of pooled idle HTTP/1.1 connections to one
 	// endpoint.
 	UpstreamConns int `yaml:"upstreamConns" help:"unused connections that are kept for one endpoint"`
+	// PooledRequests is up to how many requests under way to one endpoint go
+	// over pooled HTTP/1.1 connections. Where there are more, they go as
+	// streams of a mesh link, whose writes are batched. A link saves nothing
+	// where there is nothing to batch: few requests cost less without. 0 is
+	// always a link, a large number never.
+	PooledRequests int `yaml:"pooledRequests" help:"requests under way to an endpoint that go by pooled HTTP/1.1; where there are more, they share a link"`
 	// ReplayBytes is how much of a request body is kept for a second try. A
 	// longer body is sent once.
 	ReplayBytes int `yaml:"replayBytes" help:"size of a request body that is kept for a second try"`
@@ -88,6 +96,7 @@ func EdgeLimits() Limits {
 		HandshakeTimeout: 5 * time.Second,
 		UpstreamIdle:     55 * time.Second,
 		UpstreamConns:    128,
+		PooledRequests:   2,
 		ReplayBytes:      64 << 10,
 		FirstUse:         time.Second,
 	}
@@ -135,6 +144,7 @@ func (l *Limits) Validate() error {
 	atLeast("streamWindow", int64(l.StreamWindow), 16<<10)
 	atLeast("connWindow", int64(l.ConnWindow), int64(l.StreamWindow))
 	atLeast("upstreamConns", int64(l.UpstreamConns), 0)
+	atLeast("pooledRequests", int64(l.PooledRequests), 0)
 	atLeast("replayBytes", int64(l.ReplayBytes), 0)
 	positive("headerTimeout", l.HeaderTimeout)
 	positive("idleTimeout", l.IdleTimeout)
@@ -170,6 +180,14 @@ func (l Limits) Server(h http.Handler, tlsConfig *tls.Config, errorLog *log.Logg
 		// "OPTIONS *" is not for this proxy to answer: it is refused as every
 		// other target without a path.
 		DisableGeneralOptionsHandler: true,
+	}
+}
+
+// link returns the bounds of a mesh link that closes after idle without streams.
+func (l Limits) link(idle time.Duration) link.Config {
+	return link.Config{
+		MaxStreams: l.Streams, StreamWindow: l.StreamWindow, HeaderBytes: l.HeaderBytes, HeaderFields: l.HeaderCount,
+		IdleTimeout: idle, SettingsTimeout: l.HandshakeTimeout,
 	}
 }
 

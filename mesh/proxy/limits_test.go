@@ -180,8 +180,8 @@ func TestHTTP10(t *testing.T) {
 	w := newWorld(t)
 	w.sidecar("orders", "n1", w.workload(func(rw http.ResponseWriter, r *http.Request) {
 		rw.WriteHeader(http.StatusEarlyHints) // which HTTP/1.0 does not know
-		if r.URL.Path == "/stream" {
-			_ = http.NewResponseController(rw).Flush() // a body of unknown length
+		if r.URL.Path == "/stream" {          // of unknown length, and too long to be known at once
+			_, _ = io.WriteString(rw, strings.Repeat("\r\n", 64<<10))
 		}
 		_, _ = io.WriteString(rw, "hello")
 	}), nil)
@@ -276,7 +276,7 @@ func TestRoundTripOfAnEarlyAnswer(t *testing.T) {
 // A peer that switches protocols without being asked.
 func TestRoundTripThatIsSwitched(t *testing.T) {
 	w := newWorld(t)
-	e, reg := w.engine(proxy.MeshLimits())
+	e, reg := w.engine(proxy.MeshLimits(), pooled)
 	_, config, err := e.Inbound(proxy.Workload{Service: "orders", Node: "n1", Address: "127.0.0.1:1", Source: w.source("/svc/orders/n/n1")})
 	if err != nil {
 		t.Fatal(err)

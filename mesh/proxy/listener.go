@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/rs/xid"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh/identity"
+	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/link"
 )
 
 // door is a handler whose connections the engine serves itself. By net/http it
@@ -100,7 +102,7 @@ func (in *inbound) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 const leaveGrace = 250 * time.Millisecond
 
 // listener accepts connections and serves them: HTTP/1.1 by the engine's own
-// codec, HTTP/2 by net/http.
+// codec, HTTP/2 of peers as mesh links, and of everybody else by net/http.
 type listener struct {
 	e       *Engine
 	site    Site
@@ -112,18 +114,19 @@ type listener struct {
 	handed  *handed
 	all     sync.WaitGroup // connections
 
-	// mu guards open. Nothing is called under it that blocks.
-	mu   sync.Mutex
-	open map[*h1Client]struct{}
-	cut  bool
+	// mu guards what follows. Nothing is called under it that blocks.
+	mu    sync.Mutex
+	open  map[*h1Client]struct{}
+	links map[*link.Conn]struct{}
+	cut   bool
 }
 
 func newListener(ctx context.Context, e *Engine, s Site, d door) *listener {
 	l := &listener{
 		e: e, site: s, door: d, left: make(chan struct{}), slots: make(chan struct{}, e.opt.Limits.Connections),
-		open: map[*h1Client]struct{}{},
+		open: map[*h1Client]struct{}{}, links: map[*link.Conn]struct{}{},
 	}
-	if s.TLS != nil {
+	if _, mesh := d.(*inbound); s.TLS != nil && !mesh {
 		l.handed = &handed{conns: make(chan net.Conn), done: make(chan struct{}), addr: s.Listener.Addr()}
 		l.web = newWebSite(ctx, e, Site{Listener: l.handed, Handler: d, TLS: s.TLS})
 		l.web.srv.TLSConfig = nil // the handshake is over when it gets a connection
@@ -168,10 +171,7 @@ func (l *listener) serve() error {
 			continue
 		}
 		pause = firstPause
-		l.all.Go(func() {
-			defer l.release()
-			l.serveConn(conn)
-		})
+		l.all.Go(func() { l.serveConn(conn) })
 	}
 }
 
@@ -196,19 +196,29 @@ func (l *listener) release() {
 	<-l.e.slots
 }
 
-// serveConn serves one connection to its end.
+// serveConn serves one connection to its end, but a link only until it is one:
+// it goes on by itself, without the stack that the handshake needed. The
+// connection's place is free when it has ended.
 func (l *listener) serveConn(accepted net.Conn) {
+	if !l.greet(accepted) {
+		l.release()
+	}
+}
+
+// greet is serveConn. It reports whether the connection goes on as a link.
+func (l *listener) greet(accepted net.Conn) (goesOn bool) {
 	raw, ok := accepted.(*net.TCPConn)
 	if !ok {
 		_ = accepted.Close() // listeners are TCP's; how closing went cannot matter to anybody
-		return
+		return false
 	}
 	if l.site.TLS == nil {
 		l.serveHTTP1(raw, raw, raw, nil)
-		return
+		return false
 	}
 	watched := &watchedConn{TCPConn: raw, closed: make(chan struct{})}
-	secure := tls.Server(watched, l.site.TLS)
+	secure := newMeshConn(watched)
+	secure.Conn = tls.Server(secure.under, l.site.TLS)
 	ctx, cancel := context.WithTimeout(context.Background(), l.e.opt.Limits.HandshakeTimeout)
 	err := secure.HandshakeContext(ctx)
 	cancel()
@@ -216,20 +226,61 @@ func (l *listener) serveConn(accepted net.Conn) {
 		l.e.metrics.listener.Inc()
 		l.e.opt.Log.Debug().Err(err).Msg("connection failed")
 		_ = raw.Close()
-		return
+		return false
 	}
 	state := secure.ConnectionState()
-	if state.NegotiatedProtocol == identity.ProtocolH2 {
-		if l.handed.give(secure) {
-			<-watched.closed // it counts as one of the listener's until then
-		}
-		return
+	switch {
+	case state.NegotiatedProtocol != identity.ProtocolH2:
+		l.serveHTTP1(raw, secure, secure, &state)
+	case l.web == nil:
+		return l.serveLink(secure, &state)
+	case l.handed.give(secure.Conn):
+		<-watched.closed // it counts as one of the listener's until then
 	}
-	l.serveHTTP1(raw, secure, secure, &state)
+	return false
+}
+
+// serveLink begins to serve a link and reports whether there is one.
+func (l *listener) serveLink(conn *meshConn, state *tls.ConnectionState) bool {
+	s, info, ok := l.door.enter(state, conn.RemoteAddr().String())
+	clear(state.PeerCertificates) // several KiB, and nobody asks for them again
+	if !ok {
+		_ = conn.Close() // as above
+		return false
+	}
+	conn.gather()
+	limits := &l.e.opt.Limits
+	bounds := limits.link(limits.IdleTimeout)
+	bounds.Handle = func(stream *link.Stream) { s.serveLink(stream, &info) }
+	bounds.Ended = l.linkEnded
+	l.all.Add(1)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := link.Server(conn, bounds)
+	l.links[c] = struct{}{}
+	switch {
+	case l.cut:
+		_ = c.Close() // as above
+	case l.leaving.Load():
+		go c.Drain()
+	}
+	return true
+}
+
+// linkEnded frees the place of a link.
+func (l *listener) linkEnded(c *link.Conn) {
+	l.mu.Lock()
+	delete(l.links, c)
+	l.mu.Unlock()
+	l.release()
+	l.all.Done()
 }
 
 func (l *listener) serveHTTP1(raw *net.TCPConn, conn halfCloser, deadlines deadliner, state *tls.ConnectionState) {
 	s, info, ok := l.door.enter(state, raw.RemoteAddr().String())
+	if state != nil {
+		clear(state.PeerCertificates) // as in serveLink
+	}
 	if !ok {
 		_ = raw.Close()
 		return
@@ -266,11 +317,20 @@ func (l *listener) clients() []*h1Client {
 	return out
 }
 
+func (l *listener) peers() []*link.Conn {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Collect(maps.Keys(l.links))
+}
+
 // drain implements running.
 func (l *listener) drain(ctx context.Context) (bool, error) {
 	l.leaving.Store(true)
 	close(l.left)
 	err := l.site.Listener.Close()
+	for _, c := range l.peers() {
+		c.Drain()
+	}
 	ended := make(chan struct{})
 	web := make(chan bool, 1)
 	go func() {
@@ -304,6 +364,10 @@ func (l *listener) drain(ctx context.Context) (bool, error) {
 		for _, c := range l.clients() {
 			cut = !c.gone.Load() || cut
 			c.cutOff()
+		}
+		for _, c := range l.peers() {
+			cut = true
+			_ = c.Close() // as above
 		}
 		<-ended
 	}

@@ -5,6 +5,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -72,6 +73,9 @@ func (s *server) exchange(x *exchange) int {
 		return s.fail(x, failed)
 	}
 	status := s.respond(x, a)
+	if status != 0 {
+		x.lastBytes()
+	}
 	x.attach(nil)
 	a.close()
 	return status
@@ -292,7 +296,7 @@ func (s *server) outgoing(x *exchange) {
 	if te, ok := x.in.fields.Get("TE"); ok && header.HasToken(te, "trailers") {
 		l = l.Add("TE", "trailers")
 	}
-	x.out.fields = l
+	x.out.fields = slices.Grow(l, 1) // a transport may add the length
 	x.out.method, x.out.host, x.out.length = x.in.method, x.in.host, x.in.length
 }
 
@@ -352,6 +356,7 @@ func (s *server) responseHead(x *exchange) responseHead {
 			head.fields = head.fields.Add("Content-Length", length)
 		}
 	}
+	head.fields = slices.Grow(head.fields, 1) // a client may add the length
 	x.respKept = head.fields[:0]
 	return head
 }

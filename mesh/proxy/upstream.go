@@ -129,7 +129,10 @@ func (x *exchange) upload(to sink) error {
 	if !ok {
 		return errNotReplayable
 	}
+	ended := make(chan struct{})
+	x.uploaded = ended
 	x.uploads.Go(func() {
+		defer close(ended)
 		defer func() { _ = body.Close() }()
 		buf := x.s.e.buffer()
 		defer x.s.e.buffers.Put(buf)
@@ -149,6 +152,28 @@ func (x *exchange) upload(to sink) error {
 		}
 	})
 	return nil
+}
+
+// uploadGrace is how long an upload may go on after its response: who answered
+// early mostly takes the rest too, and the connections on both sides can be kept.
+const uploadGrace = 250 * time.Millisecond
+
+// lastBytes waits a moment for an upload that is under way.
+func (x *exchange) lastBytes() {
+	if x.uploaded == nil {
+		return
+	}
+	select {
+	case <-x.uploaded:
+		return
+	default:
+	}
+	timer := time.NewTimer(uploadGrace)
+	defer timer.Stop()
+	select {
+	case <-x.uploaded:
+	case <-timer.C:
+	}
 }
 
 // copyBytes is the size of a copy buffer: what one upload holds in memory

@@ -63,12 +63,16 @@ func (f *toMesh) again(x *exchange, n int, failed *failure) (reason string, agai
 // try sends x to the endpoint. What it holds is given back when the answer is
 // closed, or here if there is none.
 func (f *toMesh) try(x *exchange, endpoint *Endpoint) (answer, *failure) {
-	p, err := f.e.peers.acquire(peerKey{x.caller, endpoint.Service, endpoint.Node, endpoint.Address})
+	p, underWay, err := f.e.peers.acquire(peerKey{x.caller, endpoint.Service, endpoint.Node, endpoint.Address})
 	if err != nil {
 		return nil, x.classify(err)
 	}
 	endpoint.Acquire()
-	a, failed := x.try(p.http1, x.decision.Rule.Retry.PerTryTimeout)
+	var t transport = &p.links
+	if x.wish.wanted() || underWay <= f.e.opt.Limits.PooledRequests {
+		t = p.http1
+	}
+	a, failed := x.try(t, x.decision.Rule.Retry.PerTryTimeout)
 	if failed != nil {
 		endpoint.Release()
 		f.e.peers.release(p)

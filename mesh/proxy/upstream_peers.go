@@ -12,6 +12,7 @@ import (
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 	"github.com/hedgerow-mesh/hedgerow/mesh/identity"
+	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/link"
 )
 
 // peerKey is everything that makes connections to an endpoint differ: as whom
@@ -40,32 +41,33 @@ type peers struct {
 	closed bool
 }
 
-// peer is the connections to one endpoint as one caller.
+// peer is the connections to one endpoint as one caller: links, and a pool of
+// HTTP/1.1 ones for what a link does not carry.
 type peer struct {
-	key     peerKey
-	all     *peers
+	links   links
 	http1   *connPool
 	users   int  // exchanges that hold it; guarded by peers.mu
 	retired bool // the endpoint left: close once nobody holds it; likewise
 }
 
-// acquire returns the peer for key, which release gives back.
-func (ps *peers) acquire(key peerKey) (*peer, error) {
+// acquire returns the peer for key, which release gives back, and how many hold it
+// now.
+func (ps *peers) acquire(key peerKey) (*peer, int, error) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	p := ps.byKey[key]
 	if p == nil {
 		if ps.closed {
-			return nil, &connectError{CodeUnreachable, errProxyClosed}
+			return nil, 0, &connectError{CodeUnreachable, errProxyClosed}
 		}
 		var err error
 		if p, err = ps.newPeer(key); err != nil {
-			return nil, &connectError{CodeUnreachable, err}
+			return nil, 0, &connectError{CodeUnreachable, err}
 		}
 		ps.byKey[key] = p
 	}
 	p.users++
-	return p, nil
+	return p, p.users, nil
 }
 
 func (ps *peers) release(p *peer) {
@@ -108,6 +110,7 @@ func (ps *peers) close() {
 }
 
 func (p *peer) close() {
+	p.links.close()
 	p.http1.close()
 }
 
@@ -117,16 +120,39 @@ func (ps *peers) newPeer(key peerKey) (*peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &peer{key: key, all: ps}
+	p := &peer{}
 	serverName := identity.ServerName(key.service, key.node, ps.mesh)
+	overH2 := identity.ClientConfig(key.caller, want, serverName, identity.ProtocolH2)
+	p.links.open = ps.open
+	p.links.dial = func() (*link.Conn, error) { return ps.dialLink(key, overH2, p.links.remove) }
 	overHTTP1 := identity.ClientConfig(key.caller, want, serverName, identity.ProtocolHTTP1)
 	p.http1 = newPool(ps.limits, ps.open, func(ctx context.Context) (net.Conn, error) { return ps.dial(ctx, key, overHTTP1) })
 	return p, nil
 }
 
+// dialLink makes a link. It has no caller's context: who waits for it may leave,
+// and others stay.
+func (ps *peers) dialLink(key peerKey, config *tls.Config, ended func(*link.Conn)) (*link.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), ps.limits.ConnectTimeout+ps.limits.HandshakeTimeout)
+	defer cancel()
+	conn, err := ps.dial(ctx, key, config)
+	if err != nil {
+		return nil, err
+	}
+	if got := conn.ConnectionState().NegotiatedProtocol; got != identity.ProtocolH2 {
+		_ = conn.Close() // how closing went cannot matter any more
+		return nil, &connectError{CodeUnreachable, fmt.Errorf("the peer chose protocol %q, not h2", got)}
+	}
+	conn.gather()
+	bounds := ps.limits.link(ps.limits.UpstreamIdle)
+	bounds.Ended = ended
+	bounds.HeaderBytes, bounds.HeaderFields = 2*bounds.HeaderBytes, 2*bounds.HeaderFields // a response may say more than a request
+	return link.Client(conn, bounds), nil
+}
+
 // dial connects and finishes the handshake, so that every failure up to here is
 // known to have sent nothing.
-func (ps *peers) dial(ctx context.Context, key peerKey, config *tls.Config) (net.Conn, error) {
+func (ps *peers) dial(ctx context.Context, key peerKey, config *tls.Config) (*meshConn, error) {
 	if _, err := key.caller.Certificate(); err != nil {
 		return nil, &connectError{CodeNoCertificate, err}
 	}
@@ -144,7 +170,8 @@ func (ps *peers) dial(ctx context.Context, key peerKey, config *tls.Config) (net
 	}
 	ctx, cancel := context.WithTimeout(ctx, ps.limits.HandshakeTimeout)
 	defer cancel()
-	conn := &meshConn{tls.Client(raw, config), raw}
+	conn := newMeshConn(raw)
+	conn.Conn = tls.Client(conn.under, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		code := CodeUnreachable
 		if kind := mesh.KindOf(err); kind == mesh.Denied || kind == mesh.Unauthentic {

@@ -35,7 +35,7 @@ const (
 // world is a mesh on real sockets: a CA, engines behind listeners, workloads,
 // and the configuration that publish hands to every engine.
 type world struct {
-	t         *testing.T
+	t         testing.TB
 	ca        *localca.CA
 	metrics   *identity.Metrics
 	config    *mesh.Config
@@ -71,7 +71,7 @@ func (b *syncBuffer) String() string {
 	return b.buf.String()
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	leaks := goleak.IgnoreCurrent()
 	t.Cleanup(func() { goleak.VerifyNone(t, leaks) })
@@ -122,10 +122,17 @@ func (w *world) source(path string) *identity.Source {
 // option changes the options of an engine.
 type option func(*proxy.Options)
 
+// How other proxies are reached: by pooled HTTP/1.1 connections, by links, or as
+// the default has it. Where a test does not say, it is by links.
+func pooled(o *proxy.Options) { o.Limits.PooledRequests = 1 << 30 }
+func linked(o *proxy.Options) { o.Limits.PooledRequests = 0 }
+func either(o *proxy.Options) { o.Limits.PooledRequests = proxy.MeshLimits().PooledRequests }
+
 func (w *world) engine(l proxy.Limits, options ...option) (*proxy.Engine, *prometheus.Registry) {
 	w.t.Helper()
 	reg := prometheus.NewRegistry()
 	opt := proxy.Options{Mesh: testMesh, TrustDomain: testDomain, Limits: l, Log: zerolog.New(w.logs), Registerer: reg}
+	linked(&opt)
 	for _, o := range options {
 		o(&opt)
 	}
@@ -270,7 +277,7 @@ func (w *world) gatewayWith(m mode, l proxy.Limits, drain time.Duration, options
 }
 
 // publicCert returns httptest's certificate for 127.0.0.1.
-func publicCert(t *testing.T) (tls.Certificate, *x509.CertPool) {
+func publicCert(t testing.TB) (tls.Certificate, *x509.CertPool) {
 	t.Helper()
 	srv := httptest.NewUnstartedServer(nil)
 	srv.StartTLS()
@@ -377,7 +384,7 @@ func (w *world) recorder(reply string) *recorder {
 
 // accepting gives each connection to an address to serve. When the test ends it
 // closes them all and waits for every serve.
-func accepting(t *testing.T, serve func(net.Conn)) string {
+func accepting(t testing.TB, serve func(net.Conn)) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -409,13 +416,13 @@ func accepting(t *testing.T, serve func(net.Conn)) string {
 
 // recorded starts a sidecar beside a recorder that answers with reply, and a
 // gateway that routes to it.
-func recorded(t *testing.T, m mode, reply string) (*recorder, *entry) {
+func recorded(t *testing.T, m mode, reply string, options ...option) (*recorder, *entry) {
 	t.Helper()
 	w := newWorld(t)
 	rec := w.recorder(reply)
 	w.sidecar("orders", "n1", rec.addr, nil)
 	w.route("orders", nil)
-	en := w.gateway(m)
+	en := w.gateway(m, options...)
 	w.publish()
 	return rec, en
 }

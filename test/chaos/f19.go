@@ -39,13 +39,12 @@ func playCalleeDrain(t *stage.T, r *row, s settings) {
 			t.Fatalf("%s: %v", p.Name, err)
 		}
 		fewest = min(fewest, int(under))
-		took, err := end(t, p)
+		took, err := end(p)
 		longest = max(longest, took)
 		if err != nil {
 			ends = append(ends, fmt.Sprintf("%s: %v; its output:\n%s", p.Name, err, p.Output()))
 		}
 		p.Start(stage.Limits{})
-		p.Ready()
 		m.Reached(m.Out())
 	}
 	finished, broken := slow.Finish()
@@ -67,12 +66,9 @@ func playCalleeDrain(t *stage.T, r *row, s settings) {
 
 // end sends SIGTERM and waits. It returns how long the process took, and an
 // error if its exit code was not 0.
-func end(t *stage.T, p *stage.Plane) (time.Duration, error) {
+func end(p *stage.Plane) (time.Duration, error) {
 	began := time.Now()
-	if err := p.Terminate(); err != nil {
-		t.Fatalf("end %s: %v", p.Name, err)
-	}
-	err := p.Wait()
+	err := p.Stop()
 	return time.Since(began), err
 }
 
@@ -99,7 +95,7 @@ func playGatewayDrain(t *stage.T, r *row, s settings) {
 		for _, transfer := range slow {
 			transfer.Stop() // so that none begins at a gateway that ends
 		}
-		took, err := end(t, m.Gateway)
+		took, err := end(m.Gateway)
 		for i, transfer := range slow {
 			finished, broken := transfer.Finish()
 			whole += finished
@@ -112,7 +108,6 @@ func playGatewayDrain(t *stage.T, r *row, s settings) {
 			drained++
 		}
 		m.Gateway.Start(stage.Limits{})
-		m.Gateway.Ready()
 	}
 	want := times * len(ways) * (underWay / len(ways))
 	r.atLeast("drains", drained, times)

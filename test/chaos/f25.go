@@ -26,7 +26,7 @@ func playBreaks(t *stage.T, r *row, s settings) {
 	}{
 		{"sidecar", out}, {"gateway-http1", edge}, {"gateway-https1", https1}, {"gateway-h2", h2},
 	}
-	asked, detected, controls := 0, 0, 0
+	asked, detected, controls, reached := 0, 0, 0, 0
 	for _, way := range ways {
 		way.target.Host = stage.Broken
 		m.Answers(way.target, "/break/whole-length")
@@ -36,7 +36,12 @@ func playBreaks(t *stage.T, r *row, s settings) {
 			if t.Context().Err() != nil {
 				t.Fatalf("given up")
 			}
-			if seen := m.Breaker.Hits(b.Name) - hits; seen < each {
+			// A proxy may fail a request that is not idempotent before it gets
+			// there, on a kept connection that the last answer has broken. That
+			// is no whole answer either, but few are enough to ask what happened.
+			seen := m.Breaker.Hits(b.Name) - hits
+			reached += seen
+			if seen*10 < each*9 {
 				r.blame("void", fmt.Sprintf("%s of %s: only %d of %d requests reached the workload", b.Name, way.name, seen, each))
 			}
 			if b.Whole {
@@ -53,6 +58,7 @@ func playBreaks(t *stage.T, r *row, s settings) {
 	r.limit("detected", fmt.Sprintf("%d/%d", detected, asked), "100%", detected == asked)
 	want := len(ways) * each * 2
 	r.limit("whole_answers", fmt.Sprintf("%d/%d", controls, want), "100%", controls == want)
+	r.note("reached_the_workload", fmt.Sprintf("%d/%d", reached, asked+want))
 	r.note("ways_to_break", len(workload.Breaks())-2)
 	r.note("protocols", len(ways))
 }

@@ -53,7 +53,7 @@ func playSlowReaders(t *stage.T, r *row, s settings) {
 	defer readers.close()
 	// That so many come at all takes the time of this machine, not the proxies'
 	// patience: the others ask once they are there.
-	t.Until(2*time.Minute, "every reader has its answer", func(context.Context) error { return readers.opened(count) })
+	m.Caller.Until(2*time.Minute, "has answered every reader", func(context.Context) error { return readers.opened(count) })
 	run := load.Start(t.Context(), load.Plan{Target: m.Out(), Rate: rate})
 	t.Pause(length)
 	report := run.Stop()

@@ -32,7 +32,7 @@ func playOutboundFiles(t *stage.T, r *row, s settings) {
 	defer kept.close()
 	t.Pause(time.Second)
 	flood := floodWith(t, m.Caller, m.Caller.Outbound, pick(s, 20*time.Second, 5*time.Second))
-	resumed := resumes(t, func(ctx context.Context) error {
+	resumed := resumes(t, m.Caller, func(ctx context.Context) error {
 		fresh := m.Out().Client(0, 0)
 		return get(ctx, fresh, m.Out(), "/echo?i=0")
 	})
@@ -55,7 +55,7 @@ func playInboundFiles(t *stage.T, r *row, s settings) {
 	run := load.Start(t.Context(), load.Plan{Target: m.Out(), Rate: min(s.rate, 200), Fresh: -1})
 	t.Pause(time.Second)
 	flood := floodWith(t, p, p.Inbound, pick(s, 20*time.Second, 5*time.Second))
-	resumed := resumes(t, func(ctx context.Context) error {
+	resumed := resumes(t, p, func(ctx context.Context) error {
 		_, err := dialLeaf(ctx, p.Inbound, "shop."+p.Name+".default")
 		return err
 	})
@@ -69,11 +69,10 @@ func playInboundFiles(t *stage.T, r *row, s settings) {
 // restart ends a process and starts it under limits.
 func restart(t *stage.T, p *stage.Plane, limits stage.Limits) {
 	t.Helper()
-	if _, err := end(t, p); err != nil {
+	if _, err := end(p); err != nil {
 		t.Fatalf("end %s: %v", p.Name, err)
 	}
 	p.Start(limits)
-	p.Ready()
 }
 
 // flood is what a flood of connections came to.
@@ -131,10 +130,10 @@ func (f flood) judge(r *row, p *stage.Plane, resumed time.Duration) {
 
 // resumes returns how long it takes until try succeeds. It gives up after a
 // minute.
-func resumes(t *stage.T, try func(context.Context) error) time.Duration {
+func resumes(t *stage.T, p *stage.Plane, try func(context.Context) error) time.Duration {
 	t.Helper()
 	began := time.Now()
-	t.Until(time.Minute, "a new connection is served", func(ctx context.Context) error {
+	p.Until(time.Minute, "serves a new connection", func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
 		return try(ctx)

@@ -79,13 +79,13 @@ func playMemory(t *stage.T, r *row, s settings) {
 		r.blame("h2load", err.Error())
 	}
 	if !running || peakErr != nil {
-		r.blame("the gateway ended", fmt.Sprintf("%v; its output:\n%s", m.Gateway.Wait(), m.Gateway.Output()))
+		r.blame("the gateway ended", fmt.Sprintf("%v; its output:\n%s", m.Gateway.Stop(), m.Gateway.Output()))
 		return
 	}
 	if strings.HasPrefix(out, "0 2xx") {
 		r.blame("void", "h2load was never served")
 	}
-	r.atMost("serves_again_after", resumes(t, func(ctx context.Context) error {
+	r.atMost("serves_again_after", resumes(t, m.Gateway, func(ctx context.Context) error {
 		return get(ctx, m.Edge().Client(0, 0), m.Edge(), "/echo?i=0")
 	}), recoverWithin)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/rs/zerolog"
 
+	"github.com/hedgerow-mesh/hedgerow/cmd/internal/thrift"
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 	"github.com/hedgerow-mesh/hedgerow/mesh/identity"
 	"github.com/hedgerow-mesh/hedgerow/mesh/registry"
@@ -182,6 +183,9 @@ func (p *plane) run(ctx context.Context, deps Deps, parts ...namedPart) error {
 	}
 	p.group.Go("registry watch", p.watcher.Run)
 	p.group.Go("proxy", p.face.Run)
+	if deps.Issuer == nil { // with others in one process it has no say
+		p.group.Go("thrift", thrift.Run)
+	}
 	for _, part := range parts {
 		p.group.Go(part.name, part.run)
 	}

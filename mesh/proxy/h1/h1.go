@@ -10,8 +10,6 @@
 package h1
 
 import (
-	"unsafe"
-
 	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/header"
 )
 
@@ -75,10 +73,6 @@ func (e *Error) Error() string { return "malformed HTTP/1.1: " + e.Reason }
 
 // bad returns an Error that a server answers with 400.
 func bad(reason string) *Error { return &Error{400, reason} }
-
-// view returns the bytes of b as a string without copying them. Whoever keeps it
-// longer than the buffer's next use must clone it.
-func view(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 
 // Classes of bytes.
 const (

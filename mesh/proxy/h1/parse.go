@@ -34,7 +34,7 @@ func (req *Request) parseLine(line []byte, targetBytes int) error {
 	case len(target) > targetBytes:
 		return &Error{414, "the request target is too long"}
 	}
-	req.Method, req.Target, req.Minor = view(method), view(target), minor
+	req.Method, req.Target, req.Minor = header.View(method), header.View(target), minor
 	return nil
 }
 
@@ -73,7 +73,7 @@ func (resp *Response) parseLine(line []byte) error {
 		if !all(line[13:], isValueByte) {
 			return bad("the reason phrase has a control character")
 		}
-		resp.Reason = view(line[13:])
+		resp.Reason = header.View(line[13:])
 	}
 	resp.Status, resp.Minor = status, minor
 	return nil
@@ -115,7 +115,7 @@ func parseFields(dst header.List, section []byte, f *framing) (header.List, erro
 		if !all(value, isValueByte) {
 			return dst, bad("a field's value has a control character")
 		}
-		field := header.Field{Name: view(name), Value: view(value)}
+		field := header.Field{Name: header.View(name), Value: header.View(value)}
 		if err := f.note(field); err != nil {
 			return dst, err
 		}

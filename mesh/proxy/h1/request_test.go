@@ -60,13 +60,17 @@ func framingRows() []requestRow {
 	return []requestRow{
 		{"a GET", get(""), 200},
 		{"a POST with a length", post("Content-Length: 3\r\n", "abc"), 200},
+		{"a length in lower case", post("content-length: 3\r\n", "abc"), 200},
+		{"a length with white space around", post("Content-Length: \t3 \r\n", "abc"), 200},
 		{"chunks", chunked("3\r\nabc\r\n0\r\n\r\n"), 200},
+		{"chunks in other cases", post("TRANSFER-encoding: CHUNKED\r\n", "A\r\n0123456789\r\na\r\n0123456789\r\n0\r\n\r\n"), 200},
 		{"chunks with extensions and trailers", chunked("3;a=b\r\nabc\r\n0;x\r\nX-Sum: 1\r\n\r\n"), 200},
 		{"one empty line in front", "\r\n" + get(""), 200},
 		{"HTTP/1.0 without a Host", "GET / HTTP/1.0\r\n\r\n", 200},
 
 		// 1. Two lengths.
 		{"length and coding", post("Content-Length: 3\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"), 400},
+		{"length and coding in other cases", post("content-length: 3\r\nTRANSFER-ENCODING: chunked\r\n", "0\r\n\r\n"), 400},
 		{"coding and length", post("Transfer-Encoding: chunked\r\nContent-Length: 3\r\n", "0\r\n\r\n"), 400},
 		// 2. Lengths that are not one number.
 		{"two lengths that differ", post("Content-Length: 1\r\nContent-Length: 2\r\n", "ab"), 400},
@@ -113,10 +117,14 @@ func chunkRows() []requestRow {
 		{"only an extension", chunked(";a\r\nabc\r\n0\r\n\r\n"), 400},
 		{"a chunk longer than its size", chunked("3\r\nabcd\r\n0\r\n\r\n"), 400},
 		{"LF behind a size", chunked("3\nabc\r\n0\r\n\r\n"), 400},
+		{"another byte and LF behind a size", chunked("30\nabc\r\n0\r\n\r\n"), 400},
+		{"LF behind an extension", chunked("3;a\nabc\r\n0\r\n\r\n"), 400},
+		{"another byte and LF behind a chunk", chunked("3\r\nabcd\n0\r\n\r\n"), 400},
 		{"LF behind a chunk", chunked("3\r\nabc\n0\r\n\r\n"), 400},
 		{"LF behind the last chunk", chunked("0\n\r\n"), 400},
 		{"LF as the end of the trailers", chunked("0\r\n\n"), 400},
 		{"CR in an extension", chunked("3;a\rb\r\nabc\r\n0\r\n\r\n"), 400},
+		{"5 KiB of extensions", chunked("3;" + strings.Repeat("a", 5<<10) + "\r\nabc\r\n0\r\n\r\n"), 400},
 		{"64 KiB of extensions", chunked("3;" + strings.Repeat("a", 64<<10) + "\r\nabc\r\n0\r\n\r\n"), 400},
 		{"a trailer without a name", chunked("0\r\n: x\r\n\r\n"), 400},
 		{"a trailer with LF", chunked("0\r\nX: 1\n\r\n"), 400},
@@ -156,6 +164,7 @@ func targetRows() []requestRow {
 		// 7. Hosts.
 		{"no Host", "GET / HTTP/1.1\r\n\r\n", 400},
 		{"two Hosts", "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400},
+		{"two Hosts in other cases", "GET / HTTP/1.1\r\nHost: a\r\nHOST: b\r\n\r\n", 400},
 		{"an empty Host", "GET / HTTP/1.1\r\nHost:\r\n\r\n", 400},
 		{"user information in Host", "GET / HTTP/1.1\r\nHost: u@a\r\n\r\n", 400},
 		{"a path in Host", "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", 400},
@@ -174,6 +183,10 @@ func targetRows() []requestRow {
 		{"http/1.1", line("GET / http/1.1"), 400},
 		{"HTTP/1.10", line("GET / HTTP/1.10"), 400},
 		{"HTTP/11", line("GET / HTTP/11"), 400},
+		{"HTTP/1x1", line("GET / HTTP/1x1"), 400},
+		{"HTTP/x.1", line("GET / HTTP/x.1"), 400},
+		{"HTTP/1.-", line("GET / HTTP/1.-"), 400},
+		{"another protocol", line("GET / HTTQ/1.1"), 400},
 		{"no version", line("GET /"), 400},
 		{"two spaces", line("GET  / HTTP/1.1"), 400},
 		{"a space in the target", line("GET /a b HTTP/1.1"), 400},
@@ -254,40 +267,48 @@ func TestRequestIsSplitAnywhere(t *testing.T) {
 
 func TestPersistence(t *testing.T) {
 	for _, tt := range []struct {
-		version, connection string
-		keep, upgrade       bool
+		version, connection   string
+		keep, upgrade, expect bool
 	}{
-		{"1.1", "", true, false},
-		{"1.1", "close", false, false},
-		{"1.1", "x, CLOSE", false, false},
-		{"1.1", "keep-alive, Upgrade", true, true},
-		{"1.0", "", false, false},
-		{"1.0", "Keep-Alive", true, false},
-		{"1.0", "upgrade", false, false},
+		{"1.1", "", true, false, true},
+		{"1.1", "close", false, false, true},
+		{"1.1", "x, CLOSE", false, false, true},
+		{"1.1", "close\r\nConnection: keep-alive", false, false, true},
+		{"1.1", "keep-alive, Upgrade", true, true, true},
+		{"1.1", "upgrade\r\nConnection: x", true, true, true},
+		{"1.0", "", false, false, false},
+		{"1.0", "Keep-Alive", true, false, false},
+		{"1.0", "keep-alive\r\nConnection: close", false, false, false},
+		{"1.0", "upgrade", false, false, false},
 	} {
-		r := NewReader(strings.NewReader("GET / HTTP/"+tt.version+"\r\nHost: a\r\nConnection: "+tt.connection+"\r\n\r\n"), edge)
+		r := NewReader(strings.NewReader("GET / HTTP/"+tt.version+"\r\nHost: a\r\nExpect: 100-continue\r\nConnection: "+tt.connection+"\r\n\r\n"), edge)
 		var req Request
-		if err := r.ReadRequest(&req); err != nil || req.KeepAlive != tt.keep || req.Upgrade != tt.upgrade {
-			t.Errorf("%s %q: %v %v, %v", tt.version, tt.connection, req.KeepAlive, req.Upgrade, err)
+		if err := r.ReadRequest(&req); err != nil || req.KeepAlive != tt.keep || req.Upgrade != tt.upgrade || req.ExpectContinue != tt.expect {
+			t.Errorf("%s %q: %v %v %v, %v", tt.version, tt.connection, req.KeepAlive, req.Upgrade, req.ExpectContinue, err)
 		}
 	}
 }
 
 func TestLargeHeadGivesItsBufferBack(t *testing.T) {
 	large := "GET / HTTP/1.1\r\nHost: a\r\nX: " + strings.Repeat("a", 20<<10) + "\r\n\r\n"
-	r := NewReader(strings.NewReader(large+second), edge)
-	var req Request
-	for i := range 2 {
-		if err := r.ReadRequest(&req); err != nil {
-			t.Fatal(i, err)
+	for name, src := range map[string]io.Reader{
+		"with the next behind it": strings.NewReader(large + second),
+		"alone":                   io.MultiReader(strings.NewReader(large), strings.NewReader(second)),
+	} {
+		r := NewReader(src, edge)
+		var req Request
+		for i := range 2 {
+			if err := r.ReadRequest(&req); err != nil {
+				t.Fatal(name, i, err)
+			}
 		}
-	}
-	if req.Target != "/second" {
-		t.Errorf("got %q", req.Target)
-	}
-	r.Release()
-	if r.buf != nil {
-		t.Error("an idle reader holds a buffer")
+		if req.Target != "/second" || len(r.buf) != bufferBytes {
+			t.Errorf("%s: got %q in %d bytes", name, req.Target, len(r.buf))
+		}
+		r.Release()
+		if r.buf != nil {
+			t.Errorf("%s: an idle reader holds a buffer", name)
+		}
 	}
 }
 

@@ -23,6 +23,7 @@ func TestResponses(t *testing.T) {
 		{"to a HEAD", "HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nHTTP/", 200, "", NoBody, true},
 		{"204 with a length", "GET", "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\nHTTP/", 204, "", NoBody, true},
 		{"304 with a length", "GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\nHTTP/", 304, "", NoBody, true},
+		{"an informational one with a length", "GET", "HTTP/1.1 103 Early Hints\r\nContent-Length: 5\r\n\r\nHTTP/", 103, "", NoBody, true},
 		{"an informational one", "GET", "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", 103, "", NoBody, true},
 		{"no reason", "GET", "HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n", 200, "", Length, true},
 		{"an empty reason", "GET", "HTTP/1.1 200 \r\nContent-Length: 0\r\n\r\n", 200, "", Length, true},
@@ -34,6 +35,11 @@ func TestResponses(t *testing.T) {
 		{"chunks in HTTP/1.0", "GET", "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 0, "", 0, false},
 		{"no number", "GET", "HTTP/1.1 2x0 OK\r\n\r\n", 0, "", 0, false},
 		{"a number of four digits", "GET", "HTTP/1.1 2000 OK\r\n\r\n", 0, "", 0, false},
+		{"a number with a colon", "GET", "HTTP/1.1 1:0 OK\r\n\r\n", 0, "", 0, false},
+		{"only a version", "GET", "HTTP/1.1\r\n\r\n", 0, "", 0, false},
+		{"a number of two digits", "GET", "HTTP/1.1 20\r\n\r\n", 0, "", 0, false},
+		{"no space before the number", "GET", "HTTP/1.1_200 OK\r\n\r\n", 0, "", 0, false},
+		{"status 099", "GET", "HTTP/1.1 099 OK\r\n\r\n", 0, "", 0, false},
 		{"status 600", "GET", "HTTP/1.1 600 OK\r\n\r\n", 0, "", 0, false},
 		{"HTTP/2", "GET", "HTTP/2.0 200 OK\r\n\r\n", 0, "", 0, false},
 		{"a bare LF", "GET", "HTTP/1.1 200 OK\nContent-Length: 0\n\n", 0, "", 0, false},
@@ -133,6 +139,26 @@ func TestWriter(t *testing.T) {
 			w.StartResponse(200, "")
 			w.Field("X", "a\r\nY: b")
 			return w.End(nil)
+		}, "", errField},
+		{"a CR in a value", func(w *Writer) error {
+			w.StartResponse(200, "")
+			w.Field("X", "a\rb")
+			return w.End(nil)
+		}, "", errField},
+		{"a LF in a value", func(w *Writer) error {
+			w.StartResponse(200, "")
+			w.Field("X", "a\nb")
+			return w.End(nil)
+		}, "", errField},
+		{"a NUL in a value", func(w *Writer) error {
+			w.StartResponse(200, "")
+			w.Field("X", "a\x00b")
+			return w.End(nil)
+		}, "", errField},
+		{"a line break in a trailer", func(w *Writer) error {
+			w.StartResponse(200, "")
+			w.EndHead(Chunked, -1)
+			return w.End(header.List{{Name: "X-Sum", Value: "1\r\nX: 2"}})
 		}, "", errField},
 		{"a name that is no token", func(w *Writer) error {
 			w.StartResponse(200, "")

@@ -7,7 +7,10 @@
 // says how long they are valid; strings.Clone keeps one longer.
 package header
 
-import "strings"
+import (
+	"strings"
+	"unsafe"
+)
 
 // Field is one field line (RFC 9110 section 5.2). Value has no white space
 // around it.
@@ -129,3 +132,7 @@ func Trim(s string) string {
 	}
 	return s
 }
+
+// View returns the bytes of b as a string without copying them. Whoever keeps it
+// longer than b's next use must clone it.
+func View(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }

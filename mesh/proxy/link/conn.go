@@ -23,6 +23,7 @@ type Conn struct {
 	read   chan struct{} // closed when the reader has ended
 
 	flusher interface{ Flush() error } // conn, if it gathers writes; else nil
+	waiter  interface{ Wait() error }  // conn, if it can wait for bytes with less stack than Read; else nil
 
 	rd      reader // belongs to the reader
 	streams table
@@ -103,6 +104,7 @@ func newConn(conn net.Conn, cfg Config, client bool) *Conn {
 	c.streams.window = initialWindow
 	c.space.L = &c.mu
 	c.flusher, _ = conn.(interface{ Flush() error })
+	c.waiter, _ = conn.(interface{ Wait() error })
 	c.streams.wake.L = &c.streams.mu
 	c.initReader()
 	c.startClock()
@@ -293,6 +295,9 @@ func (c *Conn) fail(err error, goAway []byte) {
 	c.mu.Unlock()
 	for _, s := range streams {
 		s.abort(err)
+	}
+	if c.cfg.Ended != nil {
+		go c.cfg.Ended(c)
 	}
 	if goAway == nil {
 		_ = c.conn.Close() // what it was for is over

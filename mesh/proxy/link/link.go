@@ -52,6 +52,9 @@ type Config struct {
 	// if the peer resets it before. The stream must not be used after that. Nil
 	// refuses every stream of the peer.
 	Handle func(*Stream)
+	// Ended is called once when the link has ended, in a goroutine of its own. It
+	// may be nil.
+	Ended func(*Conn)
 	// Reverse, on a client, lets the server open streams. It is offered in a
 	// SETTINGS parameter that servers other than this package's ignore.
 	Reverse bool

@@ -15,6 +15,7 @@ import (
 type reader struct {
 	buf      *buffer // nil while the link is quiet
 	from, to int     // what of buf is there
+	busy     bool    // the last read filled it: more is there
 	first    [quietBytes]byte
 	nothing  [1]byte // an HPACK field of the static table
 
@@ -96,8 +97,14 @@ func (c *Conn) fill() error {
 	var n int
 	var err error
 	if r.buf == nil {
-		if n, err = c.conn.Read(r.first[:]); n > 0 {
-			r.buf = getBuffer(readBytes)
+		if c.waiter != nil {
+			err = c.waiter.Wait()
+		}
+		if err == nil {
+			n, err = c.conn.Read(r.first[:])
+		}
+		if n > 0 {
+			r.buf = getBuffer(smallBytes)
 			r.from, r.to = 0, copy(r.buf.b[:n], r.first[:n])
 			c.mu.Lock()
 			c.clock.quiet = false
@@ -105,8 +112,10 @@ func (c *Conn) fill() error {
 			c.mu.Unlock()
 		}
 	} else {
-		if n, err = c.conn.Read(r.room()); n > 0 {
+		room := r.room()
+		if n, err = c.conn.Read(room); n > 0 {
 			r.to += n
+			r.busy = n == len(room)
 		}
 	}
 	if n > 0 {
@@ -119,8 +128,15 @@ func (c *Conn) fill() error {
 	return err
 }
 
-// room returns the free end of the buffer, where the rest of any frame fits.
+// room returns the free end of the buffer. A small buffer gives way to a large one
+// when it was filled or a frame does not fit.
 func (r *reader) room() []byte {
+	if r.busy && cap(r.buf.b) < readBytes {
+		larger := getBuffer(readBytes)
+		r.from, r.to = 0, copy(larger.b[:cap(larger.b)], r.buf.b[r.from:r.to])
+		putBuffer(r.buf)
+		r.buf = larger
+	}
 	b := r.buf.b[:cap(r.buf.b)]
 	if r.from == r.to {
 		r.from, r.to = 0, 0

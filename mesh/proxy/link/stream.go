@@ -182,12 +182,12 @@ func (s *Stream) fill() error {
 	}
 }
 
-// Complete returns what is left of the body if all of it has come, without waiting.
-// It is valid until the next call of Next or Read, or Close.
+// Complete returns what is left of the body if all of it has come, without waiting,
+// and no trailers, which must not be missed, came with it. It is valid until the next call of Next or Read, or Close.
 func (s *Stream) Complete() ([]byte, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.recvErr != nil || s.state.Load()&receivedEnd == 0 {
+	if s.recvErr != nil || s.state.Load()&receivedEnd == 0 || len(s.trailers) > 0 {
 		return nil, false
 	}
 	more := s.in != nil && len(s.in.b) > 0
@@ -215,6 +215,15 @@ func (s *Stream) Trailers() header.List {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.trailers
+}
+
+// StopReading makes everything that waits to receive on the stream return an error,
+// now and later. The stream can still send. It may be called from any goroutine as
+// long as the stream has its owner.
+func (s *Stream) StopReading() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failReceiving(errStopped)
 }
 
 // OnAbort has f called once if the peer resets the stream or the link ends before

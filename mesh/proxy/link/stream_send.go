@@ -10,6 +10,7 @@ import (
 
 var (
 	errReleased = errors.New("use stream: it was closed")
+	errStopped  = errors.New("read stream: reading was stopped")
 	errEnded    = errors.New("write stream: it was ended")
 )
 

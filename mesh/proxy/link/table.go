@@ -127,6 +127,9 @@ func (t *table) len() int {
 	return len(t.byID)
 }
 
+// busy reports whether there is more than one stream.
+func (t *table) busy() bool { return t.len() > 1 }
+
 // all returns the streams there are.
 func (t *table) all() []*Stream {
 	t.mu.Lock()

@@ -179,8 +179,18 @@ func (c *Conn) closeIfFinished() {
 	c.mu.Lock()
 }
 
+// letOthersIn is the size of a batch below which the one who writes lets the
+// goroutines that are ready run first: a system call costs more than the frames of
+// many streams.
+const letOthersIn = 2 << 10
+
 // writeBatch sends one batch. mu is released meanwhile.
 func (c *Conn) writeBatch() {
+	if c.queued() < letOthersIn && c.streams.busy() {
+		c.mu.Unlock()
+		runtime.Gosched()
+		c.mu.Lock()
+	}
 	b := c.collect()
 	if b == nil {
 		return
@@ -212,7 +222,7 @@ func (c *Conn) send(frames []byte) error {
 func (c *Conn) collect() *buffer {
 	b := c.out
 	c.out, c.owed = nil, 0
-	if len(c.control) > 0 {
+	if len(c.control) > 0 && c.batches > 0 { // SETTINGS, which are in the first batch, precede all
 		first := getBuffer(len(c.control) + smallBytes)
 		first.b = append(first.b, c.control...)
 		c.control = c.control[:0]

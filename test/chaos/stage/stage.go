@@ -1,7 +1,6 @@
-// Package stage starts the mesh on which faults are played: a real Redis and
-// Vault, the control plane, a caller's sidecar, three sidecars of one service,
-// and where a row asks for them a gateway and a service that breaks off. Each
-// of ours is a process of the built programs, configured as an operator would.
+// Package stage starts the mesh on which faults are played, on test/rig: a
+// caller's sidecar, three sidecars of one service, and where a row asks for them
+// a gateway and a service that breaks off.
 //
 // It injects no fault and measures nothing. It is no test framework either: T
 // has what test/servers needs, and no more.
@@ -18,14 +17,13 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	"github.com/hedgerow-mesh/hedgerow/test/chaos/load"
 	"github.com/hedgerow-mesh/hedgerow/test/chaos/proc"
 	"github.com/hedgerow-mesh/hedgerow/test/chaos/workload"
+	"github.com/hedgerow-mesh/hedgerow/test/rig"
 	"github.com/hedgerow-mesh/hedgerow/test/servers"
 )
 
@@ -39,7 +37,7 @@ const (
 )
 
 //go:embed mesh.yaml
-var objects []byte
+var objects string
 
 // Options say what a row needs.
 type Options struct {
@@ -59,28 +57,28 @@ type Mesh struct {
 
 	t        *T
 	opt      Options
-	dir      string
-	ports    []int // that nobody has been told yet
-	redis    string
-	vault    *servers.VaultServer
-	pki      servers.PKI
-	public   servers.TLSFiles
-	publicCA *x509.CertPool
+	rig      *rig.Mesh
+	publicCA *x509.CertPool // of the gateway's certificate
 }
 
 // New starts a mesh and returns when requests of the caller, and of the gateway
 // if there is one, reach every instance. It ends with the row.
 func New(t *T, opt Options) *Mesh {
 	t.Helper()
-	// All at once, or one that is not bound yet might come twice.
-	m := &Mesh{t: t, opt: opt, dir: t.TempDir(), ports: servers.FreePorts(t, mostPorts)}
-	m.redis = servers.Redis(t).Addr
-	m.setUpVault()
-	m.startControl()
+	m := &Mesh{t: t, opt: opt}
+	nodes := []servers.PKINode{rig.SidecarNode("caller", "client"), rig.SidecarNode("broken", "broken"), rig.GatewayNode("edge", "edge")}
+	for i := range Instances {
+		nodes = append(nodes, rig.SidecarNode(instance(i), "shop"))
+	}
+	m.rig = rig.New(t, rig.Options{Binaries: opt.Binaries, Objects: objects, Nodes: nodes})
+	if opt.TTL > 0 {
+		for _, node := range nodes {
+			m.shorten(servers.PKIMount + "/roles/" + node.Name)
+		}
+	}
 	m.Caller = m.sidecar("caller", "client", m.serve("client"), ", upstreams: [shop, broken]")
 	for i := range Instances {
-		name := fmt.Sprintf("shop-%d", i+1)
-		m.Shop = append(m.Shop, m.sidecar(name, "shop", m.serve(name), ""))
+		m.Shop = append(m.Shop, m.sidecar(instance(i), "shop", m.serve(instance(i)), ""))
 	}
 	all := append([]*Plane{m.Caller}, m.Shop...)
 	if opt.Gateway {
@@ -91,10 +89,10 @@ func New(t *T, opt Options) *Mesh {
 		all = append(all, m.broken())
 	}
 	for _, p := range all {
-		p.Start(Limits{})
+		p.launch(Limits{})
 	}
 	for _, p := range all {
-		p.Ready()
+		p.ready()
 	}
 	m.Reached(m.Out())
 	if opt.Gateway {
@@ -102,6 +100,9 @@ func New(t *T, opt Options) *Mesh {
 	}
 	return m
 }
+
+// instance names the i-th instance of the service, its node and its workload.
+func instance(i int) string { return fmt.Sprintf("shop-%d", i+1) }
 
 // Out is the caller's way to the service: through two sidecars.
 func (m *Mesh) Out() load.Target { return load.Target{Address: m.Caller.Outbound, Host: Shop} }
@@ -139,7 +140,7 @@ func (m *Mesh) poll(target load.Target, path, what string, check func(*http.Resp
 	m.t.Helper()
 	client := target.Client(5*time.Second, 1)
 	defer client.CloseIdleConnections()
-	m.t.Until(30*time.Second, target.Address+" "+what, func(ctx context.Context) error {
+	m.Caller.Until(readyMost, "runs and "+target.Address+" "+what, func(ctx context.Context) error {
 		req, err := target.Request(ctx, http.MethodGet, path, nil)
 		if err != nil {
 			return err
@@ -157,15 +158,15 @@ func (m *Mesh) poll(target load.Target, path, what string, check func(*http.Resp
 }
 
 // serve starts a workload and returns its address.
-func (m *Mesh) serve(instance string) string {
+func (m *Mesh) serve(name string) string {
 	m.t.Helper()
-	w, err := workload.Serve(instance)
+	w, err := workload.Serve(name)
 	if err != nil {
-		m.t.Fatalf("start the workload %s: %v", instance, err)
+		m.t.Fatalf("start the workload %s: %v", name, err)
 	}
 	m.t.Cleanup(func() {
 		if err := w.Close(); err != nil {
-			m.t.Errorf("end the workload %s: %v", instance, err)
+			m.t.Errorf("end the workload %s: %v", name, err)
 		}
 	})
 	return w.Addr
@@ -185,74 +186,28 @@ func (m *Mesh) broken() *Plane {
 	return m.sidecar("broken", "broken", m.Breaker.Addr, "")
 }
 
-// setUpVault starts Vault with a role for every node of mesh.yaml.
-func (m *Mesh) setUpVault() {
-	m.t.Helper()
-	m.vault = servers.Vault(m.t)
-	nodes := []servers.PKINode{
-		{Name: "caller", IDs: []string{"spiffe://hedgerow.local/svc/client/n/caller"}},
-		{Name: "broken", IDs: []string{"spiffe://hedgerow.local/svc/broken/n/broken"}},
-		{Name: "edge", IDs: []string{"spiffe://hedgerow.local/gateway/edge"}},
-	}
-	for i := range Instances {
-		name := fmt.Sprintf("shop-%d", i+1)
-		nodes = append(nodes, servers.PKINode{Name: name, IDs: []string{"spiffe://hedgerow.local/svc/shop/n/" + name}})
-	}
-	m.pki = m.vault.SetUpPKI("hedgerow.local", nodes...)
-	if m.opt.TTL == 0 {
-		return
-	}
-	for _, node := range nodes {
-		m.shorten(servers.PKIMount + "/roles/" + node.Name)
-	}
-}
-
 // shorten makes a PKI role sign for Options.TTL, and leaves the rest of it.
 func (m *Mesh) shorten(path string) {
 	m.t.Helper()
-	answer, err := m.vault.Request(m.t.Context(), http.MethodGet, path, nil)
+	answer, err := m.rig.Vault.Request(m.t.Context(), http.MethodGet, path, nil)
 	if err != nil {
 		m.t.Fatalf("%v", err)
 	}
 	role, _ := answer["data"].(map[string]any)
 	role["ttl"], role["max_ttl"] = m.opt.TTL.String(), m.opt.TTL.String()
-	if _, err := m.vault.Request(m.t.Context(), http.MethodPost, path, role); err != nil {
+	if _, err := m.rig.Vault.Request(m.t.Context(), http.MethodPost, path, role); err != nil {
 		m.t.Fatalf("%v", err)
 	}
-}
-
-// startControl starts the control plane and gives it the mesh's objects.
-func (m *Mesh) startControl() {
-	m.t.Helper()
-	address := m.address()
-	p := m.plane("control", "hedgerow", "control", fmt.Sprintf("{address: %q, dataDir: %q, redis: {addresses: [%q]}}",
-		address, filepath.Join(m.dir, "control"), m.redis))
-	p.Start(Limits{})
-	apply := filepath.Join(m.dir, "mesh.yaml")
-	if err := os.WriteFile(apply, objects, 0o600); err != nil {
-		m.t.Fatal(err)
-	}
-	m.t.Until(30*time.Second, "the control plane takes the mesh's objects", func(ctx context.Context) error {
-		if !p.Running() {
-			return p.ended()
-		}
-		cmd := exec.CommandContext(ctx, filepath.Join(m.opt.Binaries, "hedgerow"), "apply", "-f", apply,
-			"--server", "http://"+address, "--token-file", filepath.Join(m.dir, "control", "admin.token"))
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("%w: %s", err, out)
-		}
-		return nil
-	})
 }
 
 // sidecar prepares the sidecar of one service; more is what else its
 // configuration has.
 func (m *Mesh) sidecar(node, service, address, more string) *Plane {
 	m.t.Helper()
-	in, out, admin := m.address(), m.address(), m.address()
+	in, out, admin := m.rig.Address(), m.rig.Address(), m.rig.Address()
 	p := m.plane(node, "hedgerow-edge", "sidecar", fmt.Sprintf(
-		"{%s, inbound: {address: %q}, outbound: {address: %q}, admin: {address: %q}, services: [{service: %s, address: %q}]%s}",
-		m.base(node), in, out, admin, service, address, more))
+		"inbound: {address: %q}, outbound: {address: %q}, admin: {address: %q}, services: [{service: %s, address: %q}]%s",
+		in, out, admin, service, address, more))
 	p.Inbound, p.Outbound, p.Admin = in, out, proc.Admin{Address: admin}
 	return p
 }
@@ -260,45 +215,31 @@ func (m *Mesh) sidecar(node, service, address, more string) *Plane {
 // gateway prepares the gateway, with a listener in clear text and one over TLS.
 func (m *Mesh) gateway() *Plane {
 	m.t.Helper()
-	m.public = servers.LoopbackTLS(m.t)
+	public := servers.LoopbackTLS(m.t)
 	m.publicCA = x509.NewCertPool()
-	if pem, err := os.ReadFile(m.public.CAFile); err != nil || !m.publicCA.AppendCertsFromPEM(pem) {
+	if pem, err := os.ReadFile(public.CAFile); err != nil || !m.publicCA.AppendCertsFromPEM(pem) {
 		m.t.Fatalf("read the CA of the gateway's certificate: %v", err)
 	}
-	public, secure, admin := m.address(), m.address(), m.address()
+	clear, secure, admin := m.rig.Address(), m.rig.Address(), m.rig.Address()
 	p := m.plane("edge", "hedgerow", "gateway", fmt.Sprintf(
-		"{%s, id: edge, listeners: [{address: %q}, {address: %q, tls: {certFile: %q, keyFile: %q}}], admin: {address: %q}}",
-		m.base("edge"), public, secure, m.public.CertFile, m.public.KeyFile, admin))
-	p.Public, p.Secure, p.Admin = public, secure, proc.Admin{Address: admin}
+		"id: edge, listeners: [{address: %q}, {address: %q, tls: {certFile: %q, keyFile: %q}}], admin: {address: %q}",
+		clear, secure, public.CertFile, public.KeyFile, admin))
+	p.Public, p.Secure, p.Admin = clear, secure, proc.Admin{Address: admin}
 	return p
 }
 
-// base is what every data plane is told.
-func (m *Mesh) base(node string) string {
-	login := m.pki.Nodes[node]
-	return fmt.Sprintf("node: %s, dataDir: %q, redis: {addresses: [%q]}, vault: {address: %q, role: %s, appRole: {roleIdFile: %q, secretIdFile: %q}}",
-		node, filepath.Join(m.dir, node), m.redis, m.vault.Address, login.Role, login.RoleIDFile, login.SecretIDFile)
-}
-
-// plane writes the configuration of a process and returns it, not started.
-func (m *Mesh) plane(name, program, verb, config string) *Plane {
+// plane writes the configuration of a data plane and returns it, not started:
+// unlike rig's, it may be started more than once, and under limits.
+func (m *Mesh) plane(node, program, verb, config string) *Plane {
 	m.t.Helper()
-	file := filepath.Join(m.dir, name+".yaml")
-	if err := os.WriteFile(file, []byte(config+"\n"), 0o600); err != nil {
+	login := m.rig.PKI.Nodes[node]
+	text := fmt.Sprintf("{node: %s, dataDir: %q, redis: {addresses: [%q]}, vault: {address: %q, role: %s, appRole: {roleIdFile: %q, secretIdFile: %q}}, %s}\n",
+		node, filepath.Join(m.rig.Dir, node), m.rig.Redis.Addr, m.rig.Vault.Address, login.Role, login.RoleIDFile, login.SecretIDFile, config)
+	file := filepath.Join(m.rig.Dir, node+".yaml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		m.t.Fatal(err)
 	}
-	p := &Plane{Name: name, t: m.t, dir: m.dir, log: filepath.Join(m.dir, name+".log"), args: []string{filepath.Join(m.opt.Binaries, program), verb, "--config", file}}
-	m.t.Cleanup(p.close)
-	return p
-}
-
-// mostPorts is how many ports the processes of a mesh with everything listen at:
-// one of the control plane, three of each sidecar and of the gateway.
-const mostPorts = 1 + 3*(1+Instances+1+1)
-
-// address returns a loopback address that nobody listens at.
-func (m *Mesh) address() string {
-	port := m.ports[0]
-	m.ports = m.ports[1:]
-	return "127.0.0.1:" + strconv.Itoa(port)
+	return &Plane{t: m.t, command: rig.Command{
+		Name: node, Dir: m.rig.Dir, Program: filepath.Join(m.opt.Binaries, program), Args: []string{verb, "--config", file},
+	}}
 }

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"sync"
 	"testing"
+	"time"
 )
 
 // T is what one row of the fault table runs under: it gives back what the row
@@ -128,4 +129,16 @@ func (t *T) TempDir() string {
 		}
 	})
 	return dir
+}
+
+// Pause waits for d, or ends the row if it is given up meanwhile.
+func (t *T) Pause(d time.Duration) {
+	t.Helper()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-t.Context().Done():
+		t.Fatalf("given up: %v", context.Cause(t.Context()))
+	}
 }

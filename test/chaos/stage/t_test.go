@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hedgerow-mesh/hedgerow/test/rig"
 )
 
 func TestRunGivesBackInReverse(t *testing.T) {
@@ -79,6 +82,14 @@ func TestARowThatIsGivenUpEnds(t *testing.T) {
 	}
 }
 
+// output runs a shell with args under limits.
+func output(l Limits, args ...string) ([]byte, error) {
+	c := l.apply(rig.Command{Program: "/bin/sh", Args: args})
+	cmd := exec.Command(c.Program, c.Args...)
+	cmd.Env = append(os.Environ(), c.Env...)
+	return cmd.CombinedOutput()
+}
+
 func TestLimitsAreThoseOfTheProgram(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -92,7 +103,7 @@ func TestLimitsAreThoseOfTheProgram(t *testing.T) {
 		{"arguments", Limits{Files: 100}, `echo "$0"`, "a b\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			out, err := tt.limits.command("/bin/sh", "-c", tt.script, "a b").CombinedOutput()
+			out, err := output(tt.limits, "-c", tt.script, "a b")
 			if err != nil || string(out) != tt.want {
 				t.Errorf("got %q, %v, want %q", out, err, tt.want)
 			}
@@ -100,7 +111,7 @@ func TestLimitsAreThoseOfTheProgram(t *testing.T) {
 	}
 	t.Run("group", func(t *testing.T) {
 		procs := t.TempDir() + "/cgroup.procs"
-		out, err := Limits{Group: procs}.command("/bin/sh", "-c", "echo $$").Output()
+		out, err := output(Limits{Group: procs}, "-c", "echo $$")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -37,7 +37,7 @@ type Server struct {
 //
 //	/echo?i=N           GET: "i=N\n"; POST: the body
 //	/ticks?n=N&every=D  the lines "tick 0" to "tick N-1", one every D; endless without n
-//	/bytes?n=N          N bytes with a Content-Length
+//	/bytes?n=N&mib=R    N bytes with a Content-Length; with R, at R MiB a second
 //	/hold?for=D         reads the body, waits, answers
 //	/ws                 a WebSocket that echoes
 func Serve(instance string) (*Server, error) {
@@ -111,7 +111,19 @@ func ticks(w http.ResponseWriter, r *http.Request) {
 func zeros(w http.ResponseWriter, r *http.Request) {
 	n := number(r, "n", 0)
 	w.Header().Set("Content-Length", strconv.FormatInt(n, 10))
-	_, _ = io.Copy(w, io.LimitReader(zeroReader{}, n))
+	body := io.LimitReader(zeroReader{}, n)
+	rate := number(r, "mib", 0)
+	if rate <= 0 {
+		_, _ = io.Copy(w, body) // the client that left notices itself
+		return
+	}
+	const every = 10 * time.Millisecond
+	piece := rate << 20 * int64(every) / int64(time.Second)
+	for left := n; left > 0; left -= piece {
+		if _, err := io.CopyN(w, body, min(piece, left)); err != nil || !pause(r.Context(), every) {
+			return
+		}
+	}
 }
 
 type zeroReader struct{}

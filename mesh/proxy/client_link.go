@@ -1,0 +1,116 @@
+package proxy
+
+import (
+	"errors"
+	"net/http"
+	"strconv"
+	"sync"
+
+	"golang.org/x/net/http2"
+
+	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/header"
+	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/link"
+)
+
+// linkClient is a peer's stream on a mesh link, and the request on it.
+type linkClient struct {
+	s        *link.Stream
+	x        exchange
+	head     link.Head // of the response: here, so that it costs no allocation
+	digits   [20]byte  // of a length
+	bodyless bool      // what the response has no body for
+	aborted  func()    // c.gone
+	leaving  sync.WaitGroup
+}
+
+var _ = client{(*linkClient)(nil), (*linkClient)(nil), (*linkClient)(nil)}
+
+// serveLink handles the request on a stream.
+func (s *server) serveLink(stream *link.Stream, info *callerInfo) {
+	s.e.handlers.Add(1)
+	defer s.e.handlers.Done()
+	c, _ := s.e.linkClients.Get().(*linkClient)
+	if c == nil {
+		c = &linkClient{}
+		c.aborted = c.gone
+	}
+	c.s = stream
+	x := &c.x
+	x.reset(s, client{c, c, c})
+	req := stream.Request()
+	x.in = incoming{
+		method: req.Method, target: req.Path, host: req.Authority, fields: req.Fields, length: stream.Length(),
+		secure: info.secure, remote: info.remote, peer: info.peer, clientCert: info.clientCert,
+	}
+	c.bodyless = req.Method == http.MethodHead
+	stream.OnAbort(c.aborted)
+	complete := s.serve(x)
+	stream.OnAbort(nil)
+	c.leaving.Wait()
+	if !complete {
+		stream.Reset(http2.ErrCodeInternal) // to return would be to say that it is complete
+	}
+	c.s = nil
+	x.in, x.client = incoming{}, client{}
+	s.e.linkClients.Put(c)
+}
+
+// gone ends the exchange because the peer does not wait for it any more. It must
+// not block, nor end the exchange itself: the stream is locked.
+func (c *linkClient) gone() {
+	c.leaving.Go(func() { c.x.watch.cut(errClientGone) })
+}
+
+// Read is a client's.
+func (c *linkClient) Read(p []byte) (int, error) { return c.s.Read(p) }
+
+// whole returns the body if it has arrived already.
+func (c *linkClient) whole() ([]byte, bool) { return c.s.Complete() }
+
+func (c *linkClient) bodyTrailers() header.List { return c.s.Trailers() }
+
+// inform is a client's.
+func (c *linkClient) inform(head *responseHead) error {
+	c.head = link.Head{Status: head.status, Fields: head.fields}
+	return c.s.Respond(&c.head, nil, false)
+}
+
+// begin is a client's.
+func (c *linkClient) begin(head *responseHead, first []byte, end bool) error {
+	c.head = link.Head{Status: head.status, Fields: head.fields}
+	c.bodyless = c.bodyless || head.status == http.StatusNoContent || head.status == http.StatusNotModified
+	length := head.length
+	if end {
+		length = int64(len(first))
+	}
+	switch {
+	case c.bodyless:
+		first = nil
+	case length >= 0:
+		c.head.Fields = c.head.Fields.Add("Content-Length", header.View(strconv.AppendInt(c.digits[:0], length, 10)))
+	}
+	return c.s.Respond(&c.head, first, end)
+}
+
+// write is a client's.
+func (c *linkClient) write(p []byte) error {
+	if c.bodyless {
+		return nil
+	}
+	_, err := c.s.Write(p)
+	return err
+}
+
+// end is a client's.
+func (c *linkClient) end(trailers header.List) error { return c.s.End(trailers) }
+
+// hijack is a client's.
+func (c *linkClient) hijack(header.List) (halfCloser, []byte, error) {
+	return nil, nil, errors.New("a stream of a link cannot be hijacked")
+}
+
+// interruptRead is a client's.
+func (c *linkClient) interruptRead() { c.s.StopReading() }
+
+// interruptWrite is a client's.
+func (c *linkClient) interruptWrite() { c.s.Reset(http2.ErrCodeCancel) }

@@ -1,0 +1,60 @@
+package proxy_test
+
+import (
+	"bufio"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hedgerow-mesh/hedgerow/mesh/proxy"
+)
+
+// A refusal reaches its client though there is more that nobody reads: to close
+// at once would reset the connection.
+func TestRefusalIsReadToItsEnd(t *testing.T) {
+	en := limited(t, func(*proxy.Limits) {})
+	for name, request := range map[string]string{
+		"a malformed request": "GET /a b HTTP/1.1\r\nHost: shop.test\r\n\r\n",
+		"a body too long":     "POST /a HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 16777217\r\n\r\n",
+	} {
+		conn := dial(t, en.addr)
+		say(t, conn, request+strings.Repeat("x", 64<<10))
+		if got := rest(t, conn); !strings.Contains(got, "Connection: close\r\n") || strings.Count(got, "HTTP/1.1 4") != 1 {
+			t.Errorf("%s: got %q", name, got)
+		}
+	}
+}
+
+// What a client still sends of a request is waited for while the listener drains.
+func TestDrainLetsAnUploadFinish(t *testing.T) {
+	en := limited(t, func(*proxy.Limits) {})
+	const pieces = 10
+	upload, quiet := dial(t, en.addr), dial(t, en.addr)
+	say(t, quiet, plainGet)
+	if _, err := http.ReadResponse(bufio.NewReader(quiet), nil); err != nil {
+		t.Fatal(err)
+	}
+	say(t, upload, "POST /a HTTP/1.1\r\nHost: shop.test\r\nContent-Length: "+strconv.Itoa(pieces)+"\r\n\r\n")
+	eventually(t, "the upload is under way", func() bool { return counted(t, en.registry, "hedgerow_requests_in_flight", nil) == 1 })
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		en.stop()
+	}()
+	_, _ = io.Copy(io.Discard, quiet) // until the idle ones are closed
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for range pieces {
+		<-tick.C
+		if _, err := io.WriteString(upload, "x"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := rest(t, upload); statusOf(t, got) != 200 {
+		t.Errorf("got %q", got)
+	}
+	<-stopped
+}

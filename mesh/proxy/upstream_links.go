@@ -1,0 +1,138 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/link"
+)
+
+// mostLinks is how many links to one peer take streams at a time; as many again may
+// be full or on their way out. busyLink is how many streams make another worth its
+// handshake.
+const (
+	mostLinks = 4
+	busyLink  = 256
+)
+
+// links are the mesh links to one endpoint. One carries the streams of many
+// clients; others are added as it becomes busy, and close when they are idle.
+type links struct {
+	dial func() (*link.Conn, error)
+	open prometheus.Gauge // connections, of all peers
+
+	// mu guards what follows. Nothing is called under it that blocks.
+	mu      sync.Mutex
+	conns   []*link.Conn
+	dialing *dialing
+	closed  bool
+}
+
+// dialing is a link in the making, which several may wait for.
+type dialing struct {
+	done chan struct{}
+	err  error // once done is closed
+}
+
+var errLinksFull = errors.New("every link to the endpoint carries as many streams as it may")
+
+// get returns a link that takes streams. Who finds none waits for one; who finds
+// a busy one uses it while another is made.
+func (l *links) get(x *exchange) (*link.Conn, error) {
+	for {
+		l.mu.Lock()
+		conn, another := l.best()
+		var wait *dialing
+		switch {
+		case l.closed:
+			l.mu.Unlock()
+			return nil, &connectError{CodeUnreachable, errProxyClosed}
+		case another && l.dialing == nil:
+			l.dialing = &dialing{done: make(chan struct{})}
+			go l.add(l.dialing)
+		}
+		wait = l.dialing
+		l.mu.Unlock()
+		if conn != nil {
+			return conn, nil
+		}
+		if wait == nil {
+			return nil, &connectError{CodeUnreachable, errLinksFull}
+		}
+		ctx := x.context()
+		select {
+		case <-wait.done:
+			if wait.err != nil {
+				return nil, wait.err
+			}
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// best returns the link with the fewest streams among those that take more, or
+// nil, and whether there should be another. mu is held.
+func (l *links) best() (conn *link.Conn, another bool) {
+	usable := 0
+	for _, c := range l.conns {
+		if !c.Available() {
+			continue // full, or on its way out
+		}
+		usable++
+		if conn == nil || c.Streams() < conn.Streams() {
+			conn = c
+		}
+	}
+	return conn, conn == nil && len(l.conns) < 2*mostLinks || conn != nil && usable < mostLinks && conn.Streams() >= busyLink
+}
+
+// add makes a link.
+func (l *links) add(d *dialing) {
+	c, err := l.dial()
+	l.mu.Lock()
+	l.dialing = nil
+	switch {
+	case err != nil:
+		d.err = err
+	case l.closed:
+		l.open.Inc() // as remove expects
+		d.err = errors.Join(&connectError{CodeUnreachable, errProxyClosed}, c.Close())
+	default:
+		l.open.Inc()
+		if c.Err() == nil { // or remove has been here before
+			l.conns = append(l.conns, c)
+		}
+	}
+	l.mu.Unlock()
+	close(d.done)
+}
+
+// remove forgets a link that has ended.
+func (l *links) remove(ended *link.Conn) {
+	l.open.Dec()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	kept := l.conns[:0]
+	for _, c := range l.conns {
+		if c != ended {
+			kept = append(kept, c)
+		}
+	}
+	clear(l.conns[len(kept):])
+	l.conns = kept
+}
+
+// close lets the streams under way end, and the links with them.
+func (l *links) close() {
+	l.mu.Lock()
+	l.closed = true
+	conns := append([]*link.Conn(nil), l.conns...)
+	l.mu.Unlock()
+	for _, c := range conns {
+		c.Drain()
+	}
+}

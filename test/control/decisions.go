@@ -1,0 +1,96 @@
+package main
+
+// enginePaths is that a path has one reading.
+func enginePaths() []control {
+	const paths = "TestCanonicalPath"
+	return []control{
+		without("an escaped slash is refused", "path.go", `case c == '\\' || c == '/' && escaped:`, `case c == '\\':`, paths),
+		without("a backslash is refused", "path.go", `case c == '\\' || c == '/' && escaped:`, `case c == '/' && escaped:`, paths),
+		without("a control character is refused", "path.go", "case c < 0x20 || c == 0x7f:", "case c == 0x7f:", paths),
+		without("DEL is refused", "path.go", "case c < 0x20 || c == 0x7f:", "case c < 0x20:", paths),
+		without("a query is no part of a path", "path.go", "case !escaped && (c == '?' || c == '#' || c == ' '):", "case !escaped && (c == '#' || c == ' '):", paths),
+		without("a fragment is no part of a path", "path.go", "case !escaped && (c == '?' || c == '#' || c == ' '):", "case !escaped && (c == '?' || c == ' '):", paths),
+		without("a space is refused", "path.go", "case !escaped && (c == '?' || c == '#' || c == ' '):", "case !escaped && (c == '?' || c == '#'):", paths),
+		without("a broken escape is refused", "path.go", "if i+2 >= len(raw) || !isHex(raw[i+1]) || !isHex(raw[i+2]) {", "if i+2 >= len(raw) {", paths),
+		without("a cut escape is refused", "path.go", "if i+2 >= len(raw) || !isHex", "if !isHex", paths),
+		without("what is no UTF-8 is refused", "path.go", "if !utf8.Valid(plain) {", "if false && !utf8.Valid(plain) {", paths),
+		without("an escape of an escape is refused", "path.go", "if out[i] == '%' && out[i+1] == '2' && out[i+2] == '5' && isHex(out[i+3]) && isHex(out[i+4]) {", "if false {", paths),
+		without("a dot segment has no parameters", "path.go", "(dots || len(name) == 0):", "len(name) == 0:", paths),
+		without("an empty segment has no parameters", "path.go", "(dots || len(name) == 0):", "dots:", paths),
+		without("dot-dot removes the segment before it", "path.go", "out = out[:max(n-1, 0)]", "out = out[:len(out)+0*n]", paths),
+		without("empty segments vanish", "path.go", "case len(name) == 0 || dots:", "case dots:", paths),
+		without("single dots vanish", "path.go", "case len(name) == 0 || dots:", "case len(name) == 0:", paths),
+		without("what looks canonical has no dot segments", "path.go", "if after == '/' && (c == '/' || c == '.') || ", "if after == '/' && c == '/' || ", paths),
+		without("what looks canonical has no empty segments", "path.go", "if after == '/' && (c == '/' || c == '.') || ", "if after == '/' && c == '.' || ", paths),
+		without("escapes have upper-case digits", "path.go", "case '/', '-', '.', '_', '~',", "case '/', '%', '-', '.', '_', '~',", paths),
+		without("a path begins with a slash", "path.go", "if raw[0] != '/' {", "if false {", paths),
+		without("parameters end where the segment does", "path.go", "if c == ';' || c == '%' && ", "if c == ';' || false && ", "TestWithoutParameters"),
+		without("parameters that would change the route are refused", "decide.go", `if c.stripped != "" && won != t.lookup(index, face, r, c.stripped) {`, "if false {", "TestPathParametersThatWouldChangeTheRouteAre400"),
+	}
+}
+
+// engineHosts is that a host has one reading.
+func engineHosts() []control {
+	const hosts = "TestCanonicalHost"
+	return []control{
+		without("a port is a number", "host.go", "if s[i] < '0' || s[i] > '9' || i > 4 {", "if i > 4 {", hosts),
+		without("a port has at most five digits", "host.go", "if s[i] < '0' || s[i] > '9' || i > 4 {", "if s[i] < '0' || s[i] > '9' {", hosts),
+		without("a port is at most 65535", "host.go", "return n <= 65535", "return true", hosts),
+		without("a port of a name is looked at", "host.go", "if !validPort(hostport[i+1:]) {", "if false {", hosts),
+		without("a port of an address is looked at", "host.go", `rest != "" && (!isPort || !validPort(port))`, `rest != "" && (!isPort || port == "")`, hosts),
+		without("behind an address is a port or nothing", "host.go", `rest != "" && (!isPort || !validPort(port))`, "isPort && !validPort(port)", hosts),
+		without("a host is not empty", "host.go", `if host == "" || len(host) > maxHostBytes {`, "if len(host) > maxHostBytes {", hosts).
+			and("\tif label == 0 {\n\t\treturn \"\", badHost(hostport, \"has an empty label\")\n\t}\n\tif upper", "\tif upper"),
+		without("a host is at most 253 bytes", "host.go", `if host == "" || len(host) > maxHostBytes {`, `if host == "" {`, hosts),
+		without("a label is at most 63 bytes", "host.go", "if label++; label > maxLabelBytes {", "if label++; false {", hosts),
+		without("a label is not empty", "host.go", "\t\t\tif label == 0 {", "\t\t\tif false {", hosts),
+		without("the last label is not empty", "host.go", "\tif label == 0 {\n\t\treturn \"\", badHost(hostport, \"has an empty label\")\n\t}\n\tif upper", "\tif upper", hosts),
+		without("a host has no other characters", "host.go", `return "", badHost(hostport, "has a character that no host name has")`, "", hosts),
+		without("a host is in lower case", "host.go", "if upper {", "if false {", hosts).and("upper = true", "_ = upper"),
+		without("a final dot means nothing", "host.go", `host = strings.TrimSuffix(host, ".")`, "", hosts),
+		without("an address has no zone", "host.go", ` || addr.Zone() != ""`, "", hosts),
+		without("an address in brackets is IPv6", "host.go", "!addr.Is6() || ", "", hosts),
+		without("a bracket is closed", "host.go", "if !ok || err != nil || ", "if err != nil || ", hosts).and("inside, rest, ok :=", "inside, rest, _ :="),
+	}
+}
+
+// enginePolicies is that policies fail closed, and cannot be walked around.
+func enginePolicies() []control {
+	const closed, order, spellings = "TestPoliciesFailClosed", "TestPolicyOrder", "TestHostilePaths"
+	return []control{
+		without("a policy that nobody can read closes every service", "policy.go", "for service := range cfg.Services {", "for service := range map[string]bool{} {", "TestUnreadablePolicyClosesEveryService"),
+		without("an invalid DENY denies everything", "policy.go", "\t\tif p.invalid {\n", "\t\tif false {\n", closed),
+		without("an invalid policy is not in force in part", "policy.go", "return &policy{name: source.Name, invalid: true}, fmt.Errorf(", "return &policy{name: source.Name}, fmt.Errorf(", closed),
+		without("a policy that does not validate is invalid", "policy.go", "\t\tout.invalid = true\n", "", closed),
+		without("a policy of an unknown action denies", "policy.go", "if source.Action == mesh.Allow {", "if source.Action != mesh.Deny {", closed),
+		without("where somebody is allowed, others are not", "policy.go", "return Authorization{Decision: mesh.Deny, Reason: ReasonNoAllowMatched, ", "return Authorization{Decision: mesh.Allow, Reason: ReasonNoAllowMatched, ", order),
+		without("a DENY comes before an ALLOW", "policy.go", "if p.matches(c, c.path, true) || ", "if ", order),
+		without("a DENY holds without the path's parameters", "policy.go", ` || c.stripped != "" && p.matches(c, c.stripped, true) {`, " {", spellings),
+		without("an ALLOW holds without the path's parameters too", "policy.go", ` && (c.stripped == "" || p.matches(c, c.stripped, false)) {`, " {", "TestPolicyRules|TestPolicyOrder|"+spellings),
+		without("a DENY ignores a final slash", "policy.go", "if ignoreSlash {", "if false {", spellings),
+		without("an ALLOW minds a final slash", "policy.go", "if ignoreSlash {", "if true {", "TestPolicyRules"),
+		without("not these identities", "policy.go", "if matchesAny(f.notIdentities, peer) {", "if false {", "TestPolicyRules"),
+		without("only these identities", "policy.go", "if len(f.identities) > 0 && !matchesAny(f.identities, peer) {", "if false {", "TestPolicyRules"),
+		without("only on these nodes", "policy.go", "if len(f.nodes) > 0 && !f.onNode(peer) {", "if false {", "TestPolicyRules"),
+		without("a node is one of our trust domain", "policy.go", "if peer.TrustDomain() != f.trustDomain {", "if false {", "TestPolicyRules"),
+		without("only these methods", "policy.go", "if len(t.methods) > 0 && !slices.Contains(t.methods, method) {", "if false {", "TestPolicyRules"),
+		without("only these paths", "policy.go", "if len(t.paths) > 0 && !matchesPath(t.paths, path, deny) {", "if false {", "TestPolicyRules"),
+		without("not these paths", "policy.go", "if matchesPath(t.notPaths, path, !deny) {", "if false {", "TestPolicyRules"),
+		without("what is denied is refused", "decide.go", "if d.Authorization.Decision != mesh.Deny {", "if d.Authorization.Decision != mesh.Audit {", "TestHostilePaths"),
+		without("without policies the mesh's default decides", "policy.go", "\tif allow {\n\t\treturn Authorization{Decision: mesh.Allow", "\tif true {\n\t\treturn Authorization{Decision: mesh.Allow", order),
+	}
+}
+
+// enginePeers is who is called, and who may call.
+func enginePeers() []control {
+	const refusals = "TestRefusals"
+	return []control{
+		without("only addresses of dialCidrs are dialled", "upstream_peers.go", "if !ps.allowed(key.node, addr.Addr()) {", "if false {", refusals),
+		without("an endpoint proves its identity", "upstream_peers.go", "want, err := mesh.ServiceID(ps.trustDomain, key.service, key.node)", `want, err := mesh.ServiceID(ps.trustDomain, "evil", key.node)`, "TestAnEndpointMustProveItsIdentity"),
+		without("a connection is of one service", "upstream_peers.go", "serverName := identity.ServerName(key.service, key.node, ps.mesh)", `serverName := identity.ServerName("real", "n4", ps.mesh)`, refusals),
+		without("who knows no name here is refused", "listener.go", "return nil, identity.ErrUnknownServerName", "for _, s := range in.sources {\n\t\treturn s, nil\n\t}\n\treturn nil, identity.ErrUnknownServerName", "TestPeerMustNameAServiceThatIsHere"),
+		without("a handshake that failed is no connection", "listener.go", "\tif err != nil {\n\t\tl.e.metrics.listener.Inc()\n\t\tl.e.opt.Log.Debug()", "\tif false {\n\t\tl.e.metrics.listener.Inc()\n\t\tl.e.opt.Log.Debug()", "TestInboundRefusesWhoIsNoPeer"),
+		without("Hedgerow-* is believed of the bridge only", "serve.go", "own: service == bridgeService", `own: service != ""`, "TestInboundBelievesPeersOnlyWhatIsTheirs"),
+		without("X-Forwarded-* is believed of gateways only", "serve.go", "trust{forwarded: gateway, ", "trust{forwarded: true || gateway, ", "TestInboundBelievesPeersOnlyWhatIsTheirs"),
+	}
+}

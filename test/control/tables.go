@@ -1,0 +1,30 @@
+package main
+
+// tables are all controls. The first of each table is the one of the short form.
+func tables() []table {
+	const codec, engine = "mesh/proxy/h1", "mesh/proxy"
+	return []table{
+		{"h1 framing", codec, h1Framing()},
+		{"h1 chunks", codec, h1Chunks()},
+		{"h1 lines", codec, h1Lines()},
+		{"h1 targets", codec, h1Targets()},
+		{"h1 sizes", codec, h1Sizes()},
+		{"h1 connections", codec, h1Connections()},
+		{"h1 responses", codec, h1Responses()},
+		{"h1 writer", codec, h1Writer()},
+
+		{"requests", engine, engineRequests()},
+		{"fields", engine, engineFields()},
+		{"upgrades", engine, engineUpgrades()},
+		{"bodies", engine, engineBodies()},
+		{"answers", engine, engineAnswers()},
+		{"pool", engine, enginePool()},
+		{"clients", engine, engineClients()},
+		{"limits", engine, engineLimits()},
+		{"retries", engine, engineRetries()},
+		{"paths", engine, enginePaths()},
+		{"hosts", engine, engineHosts()},
+		{"policies", engine, enginePolicies()},
+		{"peers", engine, enginePeers()},
+	}
+}

@@ -1,0 +1,152 @@
+package rig
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"github.com/hedgerow-mesh/hedgerow/mesh"
+	"github.com/hedgerow-mesh/hedgerow/mesh/identity"
+	"github.com/hedgerow-mesh/hedgerow/test/chaos/proc"
+	"github.com/hedgerow-mesh/hedgerow/test/servers"
+	"github.com/hedgerow-mesh/hedgerow/vaultpki"
+)
+
+// Plane is a data plane that is ready.
+type Plane struct {
+	*Process
+	Admin    proc.Admin
+	Inbound  string // of a sidecar: where peers come in, "127.0.0.1:port"
+	Outbound string // of a sidecar: where its workload calls out
+	Public   string // of a gateway: its listener
+}
+
+// Sidecar says what a sidecar is. Its node is one of Options.Nodes and of the
+// objects.
+type Sidecar struct {
+	Node     string
+	Service  string
+	Workload string   // "127.0.0.1:port"
+	Watch    []string // services that are watched from the start
+}
+
+// config is what is written into a configuration file. JSON is YAML.
+type config map[string]any
+
+// Sidecar starts a sidecar, of the program hedgerow-edge, and returns when it
+// is ready.
+func (m *Mesh) Sidecar(s Sidecar) *Plane {
+	m.t.Helper()
+	p := &Plane{Inbound: m.Address(), Outbound: m.Address(), Admin: proc.Admin{Address: m.Address()}}
+	c := m.base(s.Node)
+	c["inbound"] = config{"address": p.Inbound}
+	c["outbound"] = config{"address": p.Outbound}
+	c["admin"] = config{"address": p.Admin.Address}
+	c["services"] = []config{{"service": s.Service, "address": s.Workload}}
+	c["upstreams"] = s.Watch
+	p.Process = m.start(s.Node, "hedgerow-edge", "sidecar", c)
+	p.Until(readyMost, "is ready", p.Admin.Ready)
+	return p
+}
+
+// Gateway says what a gateway is. Its node is one of Options.Nodes and of the
+// objects.
+type Gateway struct {
+	Node, ID string
+	// TLS is what its listener serves; the zero value is clear text.
+	TLS servers.TLSFiles
+}
+
+// Gateway starts a gateway and returns when it is ready.
+func (m *Mesh) Gateway(g Gateway) *Plane {
+	m.t.Helper()
+	p := &Plane{Public: m.Address(), Admin: proc.Admin{Address: m.Address()}}
+	listener := config{"address": p.Public}
+	if g.TLS.CertFile != "" {
+		listener["tls"] = config{"certFile": g.TLS.CertFile, "keyFile": g.TLS.KeyFile}
+	}
+	c := m.base(g.Node)
+	c["id"] = g.ID
+	c["listeners"] = []config{listener}
+	c["admin"] = config{"address": p.Admin.Address}
+	p.Process = m.start(g.Node, "hedgerow", "gateway", c)
+	p.Until(readyMost, "is ready", p.Admin.Ready)
+	return p
+}
+
+// base is what every data plane is told.
+func (m *Mesh) base(node string) config {
+	login := m.login(node)
+	return config{
+		"node":    node,
+		"dataDir": filepath.Join(m.Dir, node),
+		"redis":   config{"addresses": []string{m.Redis.Addr}},
+		"vault": config{
+			"address": m.Vault.Address, "role": login.Role,
+			"appRole": config{"roleIdFile": login.RoleIDFile, "secretIdFile": login.SecretIDFile},
+		},
+	}
+}
+
+// login is how a node of Options.Nodes logs in to Vault.
+func (m *Mesh) login(node string) servers.AppRole {
+	m.t.Helper()
+	login, ok := m.PKI.Nodes[node]
+	if !ok {
+		m.t.Fatalf("node %s is not in Options.Nodes", node)
+	}
+	return login
+}
+
+// start writes a configuration file and starts a program with it.
+func (m *Mesh) start(name, program, verb string, c config) *Process {
+	m.t.Helper()
+	text, err := json.Marshal(c)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	file := filepath.Join(m.Dir, name+".yaml")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		m.t.Fatal(err)
+	}
+	return Start(m.t, Command{Name: name, Dir: m.Dir, Program: filepath.Join(m.opt.Binaries, program), Args: []string{verb, "--config", file}})
+}
+
+// Identity has Vault sign a certificate for service on node, for a client that
+// goes to a sidecar's inbound without a sidecar of its own.
+func (m *Mesh) Identity(node, service string) *identity.Source {
+	m.t.Helper()
+	login := m.login(node)
+	id, err := mesh.ServiceID(TrustDomain, service, node)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	registerer := prometheus.NewRegistry()
+	vault, err := vaultpki.New(vaultpki.Config{
+		Address: m.Vault.Address, Mount: m.PKI.Mount, Role: login.Role,
+		AppRole: vaultpki.AppRole{RoleIDFile: login.RoleIDFile, SecretIDFile: login.SecretIDFile},
+	}, zerolog.Nop(), registerer)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	metrics, err := identity.NewMetrics(registerer)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	key, request, err := identity.NewRequest(id)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	issued, err := vault.Issue(m.t.Context(), request)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	source := identity.NewSource(id, metrics)
+	if err := source.Swap(key, issued); err != nil {
+		m.t.Fatal(err)
+	}
+	return source
+}
