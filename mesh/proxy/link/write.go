@@ -123,12 +123,6 @@ func (c *Conn) lead(own *Stream) {
 		return
 	}
 	c.writing = true
-	if c.streams.len() > 1 {
-		// Who is about to send too gets into the same batch.
-		c.mu.Unlock()
-		runtime.Gosched()
-		c.mu.Lock()
-	}
 	for {
 		c.writeBatch()
 		if !c.work() {
