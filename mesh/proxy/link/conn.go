@@ -13,8 +13,8 @@ import (
 
 // Conn is one end of a link. Its methods may be called from any goroutine.
 //
-// Locks are taken in the order mu, Stream.mu, table.mu. Nothing of the caller's is
-// called under mu and table.mu.
+// Locks are taken in the order mu, Stream.mu, table.mu. Of the caller's,
+// only the callback of OnAbort is called under one, and at times under mu too.
 type Conn struct {
 	conn   net.Conn
 	cfg    Config

@@ -167,6 +167,21 @@ func roundTrip(c *Conn, h *Head) error {
 	}
 }
 
+// TestRoundTripAllocates holds that a round trip, both ends of it, allocates nothing
+// but the values that are in no table. It does not run beside other tests.
+func TestRoundTripAllocates(t *testing.T) {
+	c, _ := links(t, tcpPair, Config{}, Config{Handle: sixty})
+	h := typical(0)
+	n := testing.AllocsPerRun(2000, func() {
+		if err := roundTrip(c, h); err != nil {
+			t.Fatalf("get: %v", err)
+		}
+	})
+	if n > roundTripAllocs {
+		t.Errorf("%v allocations, want %d", n, roundTripAllocs)
+	}
+}
+
 func BenchmarkRoundTrip(b *testing.B) {
 	for _, parallel := range []int{1, 32, 128} {
 		b.Run(fmt.Sprint(parallel), func(b *testing.B) {

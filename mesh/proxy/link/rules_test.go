@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -498,5 +499,27 @@ func TestInterrupt(t *testing.T) {
 			}
 			p.await("RST 1 CANCEL")
 		})
+	}
+}
+
+// TestPrefaceComesFirst has control frames be due before anything was sent.
+func TestPrefaceComesFirst(t *testing.T) {
+	t.Parallel()
+	for range 50 {
+		a, b := net.Pipe()
+		c := Client(b, Config{})
+		c.mu.Lock()
+		c.sendPing(alivePing)
+		c.mu.Unlock()
+		got := make([]byte, len(http2.ClientPreface)+frameHeaderBytes)
+		if _, err := io.ReadFull(a, got); err != nil {
+			t.Fatalf("read: %v", err)
+		}
+		if !strings.HasPrefix(string(got), http2.ClientPreface+"\x00\x00\x18\x04") {
+			t.Fatalf("the link begins with %q", got)
+		}
+		_ = a.Close()
+		_ = c.Close()
+		<-c.read
 	}
 }

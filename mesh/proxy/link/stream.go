@@ -183,7 +183,8 @@ func (s *Stream) fill() error {
 }
 
 // Complete returns what is left of the body if all of it has come, without waiting,
-// and no trailers, which must not be missed, came with it. It is valid until the next call of Next or Read, or Close.
+// and no trailers, which must not be missed, came with it. It is valid until the
+// next call of Next or Read, or Close.
 func (s *Stream) Complete() ([]byte, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -227,8 +228,8 @@ func (s *Stream) StopReading() {
 }
 
 // OnAbort has f called once if the peer resets the stream or the link ends before
-// Close, at once if that has happened. f must not block and must not call methods
-// of the stream. Nil takes an earlier f back: it is not called after that.
+// Close, at once if that has happened. f is called with locks held: it must not
+// block, and must not call methods of this or another link or stream. Nil takes an earlier f back: it is not called after that.
 func (s *Stream) OnAbort(f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

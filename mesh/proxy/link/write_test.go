@@ -256,17 +256,24 @@ func TestReaderNeverWrites(t *testing.T) {
 		aborted := make(chan struct{})
 		s := Server(b, Config{Handle: func(s *Stream) {
 			s.OnAbort(func() { close(aborted) })
-			_ = s.Respond(&Head{Status: 200}, make([]byte, 1<<20), true)
+			<-aborted
 		}})
 		p := newRaw(t, a)
 		p.out.WriteString(http2.ClientPreface)
 		_ = p.WriteSettings()
 		p.request(1, true, "GET", "/")
-		for range 100 {
-			_ = p.WritePing(false, [8]byte{})
+		go p.flush()
+		for range 2 { // what greets, and SETTINGS ACK
+			if _, err := a.Read(make([]byte, 1<<10)); err != nil {
+				t.Fatalf("read: %v", err)
+			}
 		}
-		_ = p.WriteRSTStream(1, http2.ErrCodeCancel)
+		synctest.Wait()
 		start := time.Now()
+		_ = p.WritePing(false, [8]byte{}) // the answer is not read
+		p.flush()
+		synctest.Wait()
+		_ = p.WriteRSTStream(1, http2.ErrCodeCancel)
 		p.flush()
 		<-aborted
 		if d := time.Since(start); d > 0 {
