@@ -83,7 +83,7 @@ func (b *bench) try(ctx context.Context, t trial) result {
 		return result{broken, err.Error()}
 	}
 	program := filepath.Join(scratch, "test")
-	if out, err := b.build(ctx, t.dir, program, overlay); err != nil {
+	if out, err := b.build(ctx, t.dir, program, overlay); err != nil && ctx.Err() == nil {
 		return result{broken, "does not compile: " + tail(out)}
 	}
 	bound := controlTime
