@@ -209,3 +209,49 @@ func BenchmarkRoundTrip(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkBody sends bodies of 16 MiB.
+func BenchmarkBody(b *testing.B) {
+	for _, parallel := range []int{1, 8} {
+		b.Run(fmt.Sprint(parallel), func(b *testing.B) {
+			const size = 16 << 20
+			c, _ := links(b, tcpPair, Config{}, Config{Handle: func(s *Stream) {
+				if _, err := io.Copy(io.Discard, s); err == nil {
+					sixty(s)
+				}
+			}})
+			if err := roundTrip(c, typical(0)); err != nil {
+				b.Fatalf("get: %v", err)
+			}
+			part := make([]byte, 64<<10)
+			b.SetBytes(size * int64(parallel))
+			b.ReportAllocs()
+			for b.Loop() {
+				var wg sync.WaitGroup
+				for range parallel {
+					wg.Go(func() {
+						s, err := c.Open(post("/"), nil, false)
+						if err != nil {
+							b.Errorf("open: %v", err)
+							return
+						}
+						defer s.Close()
+						for range size / len(part) {
+							if _, err := s.Write(part); err != nil {
+								b.Errorf("write: %v", err)
+								return
+							}
+						}
+						if err := s.End(nil); err != nil {
+							b.Errorf("end: %v", err)
+						}
+						if _, err := s.Response(); err != nil {
+							b.Errorf("response: %v", err)
+						}
+					})
+				}
+				wg.Wait()
+			}
+		})
+	}
+}
