@@ -1,6 +1,7 @@
 package link
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -79,13 +80,14 @@ func idleCost(t testing.TB, client bool) (heap, stacks, goroutines float64) {
 	for i := range n {
 		// The pace of the clock decides how soon the ends are quiet.
 		cfg := Config{PingAfter: 200 * time.Millisecond, Handle: sixty}
-		var c, s *Conn
+		var c *Conn
 		if client {
-			c, s = Client(ours[i], cfg), Server(others[i], cfg)
+			c = Client(ours[i], cfg)
 			conns[i] = c
+			Server(others[i], cfg)
 		} else {
-			c, s = Client(others[i], cfg), Server(ours[i], cfg)
-			conns[i] = s
+			c = Client(others[i], cfg)
+			conns[i] = Server(ours[i], cfg)
 		}
 		var wg sync.WaitGroup
 		for j := range 10 {
@@ -159,7 +161,7 @@ func roundTrip(c *Conn, h *Head) error {
 			return nil
 		}
 		if _, err := s.Next(); err != nil {
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				return nil
 			}
 			return err
