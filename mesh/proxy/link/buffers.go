@@ -5,12 +5,13 @@ import "sync"
 // buffer is a slice of a pool. Its bytes are b, its capacity is what the pool had.
 type buffer struct{ b []byte }
 
-// Sizes of the pools. A read buffer takes a whole frame and the begin of another.
+// Sizes of the pools. A read buffer takes a whole frame and the begin of another, a
+// large one the largest batch of DATA.
 const (
 	smallBytes = 4 << 10
 	batchBytes = 16 << 10
 	readBytes  = 32 << 10
-	largeBytes = 64 << 10
+	largeBytes = batchLimit + 8<<10
 )
 
 // The pools are caches without meaning: what is in them is anybody's.

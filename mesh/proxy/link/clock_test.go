@@ -11,15 +11,6 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// bubble runs f in a bubble of time, with links over a pipe that end with it.
-func bubble(t *testing.T, client, server Config, f func(t *testing.T, c, s *Conn)) {
-	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		c, s := links(t, pipePair, client, server)
-		f(t, c, s)
-	})
-}
-
 // deaf is a connection whose peer reads everything and says nothing more after
 // what it said first.
 func deaf(t *testing.T, first []byte) net.Conn {
@@ -97,10 +88,11 @@ func TestPing(t *testing.T) {
 	})
 	t.Run("answered", func(t *testing.T) {
 		t.Parallel()
-		bubble(t, Config{}, Config{Handle: func(s *Stream) {
-			time.Sleep(time.Hour)
-			ok(s, "late")
-		}}, func(t *testing.T, c, _ *Conn) {
+		synctest.Test(t, func(t *testing.T) {
+			c, _ := links(t, pipePair, Config{}, Config{Handle: func(s *Stream) {
+				time.Sleep(time.Hour)
+				ok(s, "late")
+			}})
 			if _, body, _, err := exchange(c, get("/"), nil); err != nil || string(body) != "late" {
 				t.Errorf("got %q %v", body, err)
 			}
@@ -108,7 +100,8 @@ func TestPing(t *testing.T) {
 	})
 	t.Run("no streams, no frames, no timers", func(t *testing.T) {
 		t.Parallel()
-		bubble(t, Config{}, Config{Handle: func(s *Stream) { ok(s, "") }}, func(t *testing.T, c, s *Conn) {
+		synctest.Test(t, func(t *testing.T) {
+			c, s := links(t, pipePair, Config{}, Config{Handle: func(s *Stream) { ok(s, "") }})
 			for range 3 {
 				if _, _, _, err := exchange(c, get("/"), nil); err != nil {
 					t.Fatalf("get: %v", err)
@@ -162,8 +155,8 @@ func TestStalledFrame(t *testing.T) {
 // TestIdleTimeout ends links without streams, and no others.
 func TestIdleTimeout(t *testing.T) {
 	t.Parallel()
-	handle := func(s *Stream) {
-		time.Sleep(5 * time.Minute)
+	handle := func(s *Stream) { // in a bubble
+		<-time.After(5 * time.Minute)
 		ok(s, "late")
 	}
 	for name, cfg := range map[string][2]Config{
@@ -173,7 +166,8 @@ func TestIdleTimeout(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			bubble(t, cfg[0], cfg[1], func(t *testing.T, c, s *Conn) {
+			synctest.Test(t, func(t *testing.T) {
+				c, s := links(t, pipePair, cfg[0], cfg[1])
 				if _, body, _, err := exchange(c, get("/"), nil); err != nil || string(body) != "late" {
 					t.Errorf("got %q %v", body, err)
 				}

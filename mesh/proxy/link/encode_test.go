@@ -123,7 +123,7 @@ func TestEncoder(t *testing.T) {
 	var e encoder
 	o := newOracle()
 	hits := 0
-	for range 5000 {
+	for range 2500 {
 		h := Head{
 			Method: []string{"GET", "POST", "PUT"}[r.IntN(3)], Scheme: []string{"http", "https", "x"}[r.IntN(3)],
 			Authority: fmt.Sprintf("%d.example", r.IntN(3)), Path: []string{"/", "/a", "/b?x=1", fmt.Sprintf("/%d", r.Int())}[r.IntN(4)],

@@ -14,10 +14,9 @@ import (
 	"net/textproto"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
-
-	"golang.org/x/net/http2"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/header"
 )
@@ -44,29 +43,35 @@ func stdServer(t *testing.T, cfg Config, h http.HandlerFunc) *Conn {
 	return c
 }
 
-// stdClient returns the client of x/net joined to a Server of ours.
+// stdClient returns the client of net/http joined to a Server of ours.
 func stdClient(t *testing.T, cfg Config) *http.Client {
 	t.Helper()
 	a, b := tcpPair(t)
 	s := Server(b, cfg)
-	dialed := false
-	tr := &http2.Transport{
-		AllowHTTP: true,
-		DialTLSContext: func(context.Context, string, string, *tls.Config) (net.Conn, error) {
-			if dialed {
+	var dialed atomic.Bool
+	tr := &http.Transport{
+		Protocols: new(http.Protocols),
+		DialContext: func(context.Context, string, string) (net.Conn, error) {
+			if dialed.Swap(true) {
 				return nil, errors.New("dial: a second time")
 			}
-			dialed = true
 			return a, nil
 		},
 	}
+	tr.Protocols.SetUnencryptedHTTP2(true)
 	t.Cleanup(func() {
 		tr.CloseIdleConnections()
 		_ = s.Close()
 		_ = a.Close()
 		<-s.read
 	})
-	return &http.Client{Transport: tr, Timeout: wait}
+	client := &http.Client{Transport: tr, Timeout: wait}
+	resp, err := client.Get("http://x.example/") // now it knows that it may share the link
+	if err != nil {
+		t.Fatalf("get: %v", err)
+	}
+	_ = resp.Body.Close()
+	return client
 }
 
 // stdEcho answers with the request's body as it comes, and with its trailers.

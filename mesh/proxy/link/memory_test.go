@@ -1,6 +1,7 @@
 package link
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -79,13 +80,14 @@ func idleCost(t testing.TB, client bool) (heap, stacks, goroutines float64) {
 	for i := range n {
 		// The pace of the clock decides how soon the ends are quiet.
 		cfg := Config{PingAfter: 200 * time.Millisecond, Handle: sixty}
-		var c, s *Conn
+		var c *Conn
 		if client {
-			c, s = Client(ours[i], cfg), Server(others[i], cfg)
+			c = Client(ours[i], cfg)
 			conns[i] = c
+			Server(others[i], cfg)
 		} else {
-			c, s = Client(others[i], cfg), Server(ours[i], cfg)
-			conns[i] = s
+			c = Client(others[i], cfg)
+			conns[i] = Server(ours[i], cfg)
 		}
 		var wg sync.WaitGroup
 		for j := range 10 {
@@ -159,7 +161,7 @@ func roundTrip(c *Conn, h *Head) error {
 			return nil
 		}
 		if _, err := s.Next(); err != nil {
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				return nil
 			}
 			return err
@@ -206,6 +208,52 @@ func BenchmarkRoundTrip(b *testing.B) {
 				})
 			}
 			wg.Wait()
+		})
+	}
+}
+
+// BenchmarkBody sends bodies of 16 MiB.
+func BenchmarkBody(b *testing.B) {
+	for _, parallel := range []int{1, 8} {
+		b.Run(fmt.Sprint(parallel), func(b *testing.B) {
+			const size = 16 << 20
+			c, _ := links(b, tcpPair, Config{}, Config{Handle: func(s *Stream) {
+				if _, err := io.Copy(io.Discard, s); err == nil {
+					sixty(s)
+				}
+			}})
+			if err := roundTrip(c, typical(0)); err != nil {
+				b.Fatalf("get: %v", err)
+			}
+			part := make([]byte, 64<<10)
+			b.SetBytes(size * int64(parallel))
+			b.ReportAllocs()
+			for b.Loop() {
+				var wg sync.WaitGroup
+				for range parallel {
+					wg.Go(func() {
+						s, err := c.Open(post("/"), nil, false)
+						if err != nil {
+							b.Errorf("open: %v", err)
+							return
+						}
+						defer s.Close()
+						for range size / len(part) {
+							if _, err := s.Write(part); err != nil {
+								b.Errorf("write: %v", err)
+								return
+							}
+						}
+						if err := s.End(nil); err != nil {
+							b.Errorf("end: %v", err)
+						}
+						if _, err := s.Response(); err != nil {
+							b.Errorf("response: %v", err)
+						}
+					})
+				}
+				wg.Wait()
+			}
 		})
 	}
 }

@@ -2,6 +2,7 @@ package link
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -91,8 +92,9 @@ func (p *raw) listen() {
 			f, err := fr.ReadFrame()
 			p.mu.Lock()
 			if err != nil {
-				if se, ok := err.(http2.StreamError); ok {
-					p.lines = append(p.lines, "BAD "+se.Error())
+				var bad http2.StreamError
+				if errors.As(err, &bad) {
+					p.lines = append(p.lines, "BAD "+bad.Error())
 				}
 				p.lines = append(p.lines, "END")
 				p.ended = true

@@ -140,7 +140,7 @@ func (s *Stream) store(p []byte) {
 		s.in = getBuffer(len(p))
 	}
 	if have := len(s.in.b); have+len(p) > cap(s.in.b) {
-		larger := getBuffer(max(have+len(p), min(2*cap(s.in.b), largeBytes)))
+		larger := getBuffer(max(have+len(p), 2*cap(s.in.b)))
 		larger.b = append(larger.b, s.in.b...)
 		putBuffer(s.in)
 		s.in = larger

@@ -226,11 +226,9 @@ func (c *Conn) collect() *buffer {
 		}
 		b = first
 	}
-	if b == nil && c.ring.first != nil {
-		b = getBuffer(batchBytes)
-	}
+	b = c.roomForTurns(b)
 	// One turn at least: else header sections alone could fill every batch.
-	for turns := 0; c.ring.first != nil && c.window > 0 && (turns == 0 || len(b.b) < batchLimit); turns++ {
+	for turns := 0; c.ring.first != nil && c.window > 0 && (turns == 0 || len(b.b) <= largeBytes-maxFrameBytes-frameHeaderBytes); turns++ {
 		b.b = c.turn(c.ring.pop(), b.b)
 	}
 	if b != nil && len(b.b) == 0 {
@@ -238,6 +236,34 @@ func (c *Conn) collect() *buffer {
 		return nil
 	}
 	return b
+}
+
+// roomForTurns returns b, or a buffer with the same frames, that has room for the
+// DATA that may follow, so that it need not grow.
+func (c *Conn) roomForTurns(b *buffer) *buffer {
+	if c.ring.first == nil || c.window <= 0 {
+		return b
+	}
+	have, need := 0, 0
+	if b != nil {
+		have = len(b.b)
+	}
+	for s := c.ring.first; s != nil && have+need < largeBytes; s = s.next {
+		n := int(max(min(int64(len(s.pending)), s.window, c.window, largeBytes), 0))
+		need += n + frameHeaderBytes*(1+n/maxFrameBytes)
+	}
+	if have < largeBytes {
+		need = min(need, largeBytes-have)
+	}
+	if b != nil && have+need <= cap(b.b) {
+		return b
+	}
+	larger := getBuffer(have + need)
+	if b != nil {
+		larger.b = append(larger.b, b.b...)
+		putBuffer(b)
+	}
+	return larger
 }
 
 // turn appends one DATA frame of s, which takes its place at the end of the ring

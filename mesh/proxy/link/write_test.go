@@ -111,7 +111,7 @@ func TestTurns(t *testing.T) {
 		if err != nil {
 			t.Fatalf("open: %v", err)
 		}
-		defer s.Close()
+		t.Cleanup(s.Close)
 	}
 	close(g.shut)
 	preface := make([]byte, len(http2.ClientPreface))
@@ -291,7 +291,7 @@ func TestCloseWhileWriting(t *testing.T) {
 	for _, tr := range transports {
 		t.Run(tr.name, func(t *testing.T) {
 			t.Parallel()
-			for i := range 20 {
+			for i := range 12 {
 				c, s := links(t, tr.pair, Config{}, Config{Handle: echo})
 				var wg sync.WaitGroup
 				for j := range 8 {
