@@ -117,7 +117,7 @@ func newConn(conn net.Conn, cfg Config, client bool) *Conn {
 func (c *Conn) greet(b []byte, settings []http2.Setting) []byte {
 	settings = append(settings,
 		http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: uint32(c.cfg.MaxStreams)},
-		http2.Setting{ID: http2.SettingInitialWindowSize, Val: uint32(c.cfg.StreamWindow)},
+		http2.Setting{ID: http2.SettingInitialWindowSize, Val: uint32(c.cfg.FirstWindow)},
 		http2.Setting{ID: http2.SettingMaxHeaderListSize, Val: uint32(c.cfg.HeaderBytes)})
 	b = appendSettings(b, settings...)
 	c.rd.windowSize = int(min(max(int64(c.cfg.MaxStreams)*int64(c.cfg.StreamWindow), initialWindow), maxWindow))

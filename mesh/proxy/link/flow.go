@@ -98,7 +98,7 @@ func (c *Conn) settingsTaken() *ConnError {
 	c.mu.Lock() // no stream comes or goes meanwhile
 	defer c.mu.Unlock()
 	t.mu.Lock()
-	by := int64(c.cfg.StreamWindow) - t.window
+	by := int64(c.cfg.FirstWindow) - t.window
 	t.window += by
 	t.mu.Unlock()
 	if by == 0 {
@@ -186,10 +186,25 @@ func (c *Conn) giveCredit(id uint32, n int) {
 	c.mu.Unlock()
 }
 
+// growAfter is how much of a body its owner has taken when its window grows.
+const growAfter = 256 << 10
+
 // creditDue returns what the peer should be told that it may send, which it then
 // may: half a window at a time. mu is held.
 func (s *Stream) creditDue() int {
-	if s.credit < (s.c.cfg.StreamWindow+1)/2 || s.recvErr != nil || s.state.Load()&receivedEnd != 0 {
+	cfg := &s.c.cfg
+	if s.recvErr != nil || s.state.Load()&receivedEnd != 0 {
+		return 0
+	}
+	if !s.grown && s.taken >= growAfter {
+		s.grown = true
+		s.credit += cfg.StreamWindow - cfg.FirstWindow
+	}
+	window := cfg.FirstWindow
+	if s.grown {
+		window = cfg.StreamWindow
+	}
+	if s.credit < (window+1)/2 {
 		return 0
 	}
 	n := s.credit

@@ -103,7 +103,7 @@ func TestDiscardedBlocksAreDecoded(t *testing.T) {
 func TestCredit(t *testing.T) {
 	t.Parallel()
 	read := make(chan struct{})
-	p, _ := rawClient(t, Config{MaxStreams: 2, StreamWindow: 64 << 10, Handle: func(s *Stream) {
+	p, _ := rawClient(t, Config{MaxStreams: 2, StreamWindow: 64 << 10, FirstWindow: 64 << 10, Handle: func(s *Stream) {
 		switch s.Request().Path {
 		case "/take":
 			<-read

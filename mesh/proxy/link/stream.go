@@ -37,6 +37,8 @@ type Stream struct {
 	length     int64
 	received   int64 // of the body
 	recvWindow int64 // what the peer may still send
+	taken      int64 // of it, by the owner
+	grown      bool  // the window is StreamWindow
 	credit     int   // what was taken, and the peer may send again when it is told
 	recvErr    error
 	aborted    bool
@@ -159,6 +161,7 @@ func (s *Stream) fill() error {
 	}
 	if s.view != nil {
 		s.credit += len(s.view.b)
+		s.taken += int64(len(s.view.b))
 		s.view.b, s.off = s.view.b[:0], 0
 	}
 	if n := s.creditDue(); n > 0 {
@@ -317,6 +320,7 @@ func (s *Stream) clear() {
 	putBuffer(s.view)
 	s.in, s.view, s.off = nil, nil, 0
 	s.length, s.received, s.credit = -1, 0, 0
+	s.taken, s.grown = 0, false
 	s.recvErr, s.aborted, s.onAbort = nil, false, nil
 	s.sendErr, s.pending, s.pendingEnd = nil, nil, false
 	s.dropTail()
