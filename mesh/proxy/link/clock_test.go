@@ -33,9 +33,8 @@ func TestNoSettings(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := begin(deaf(t, nil), Config{})
 				start := time.Now()
-				<-c.Done()
 				var e *ConnError
-				if err := c.Err(); !errors.As(err, &e) || e.Code != http2.ErrCodeSettingsTimeout {
+				if err := closed(t, c); !errors.As(err, &e) || e.Code != http2.ErrCodeSettingsTimeout {
 					t.Errorf("ended with %v", err)
 				}
 				if d := time.Since(start); d < 10*time.Second || d > 12*time.Second {
@@ -140,8 +139,7 @@ func TestStalledFrame(t *testing.T) {
 				first := append([]byte(http2.ClientPreface), appendSettings(nil)...)
 				s := Server(deaf(t, append(first, part...)), Config{})
 				start := time.Now()
-				<-s.Done()
-				if err := s.Err(); !errors.Is(err, errStalled) {
+				if err := closed(t, s); !errors.Is(err, errStalled) {
 					t.Errorf("ended with %v", err)
 				}
 				if d := time.Since(start); d > 15*time.Second {
@@ -213,8 +211,7 @@ func TestWriteTimeout(t *testing.T) {
 					s.Close()
 				}
 				end(c)
-				<-c.Done()
-				if err := c.Err(); !errors.Is(err, errWriteTimeout) && name == "streams" {
+				if err := closed(t, c); !errors.Is(err, errWriteTimeout) && name == "streams" {
 					t.Errorf("ended with %v", err)
 				}
 				if name == "streams" {
@@ -240,7 +237,7 @@ func TestSilentDrain(t *testing.T) {
 		synctest.Wait()
 		start := time.Now()
 		s.Drain()
-		<-s.Done()
+		_ = closed(t, s)
 		if d := time.Since(start); d > 13*time.Second {
 			t.Errorf("ended after %v", d)
 		}
