@@ -228,6 +228,48 @@ func TestWriteTimeout(t *testing.T) {
 	}
 }
 
+// patient is a connection whose reader may wait without a buffer.
+type patient struct {
+	net.Conn
+	waits chan struct{} // a token for each Wait that has ended
+	more  chan struct{} // a token for each that may end
+}
+
+func (p *patient) Wait() error {
+	<-p.more
+	p.waits <- struct{}{}
+	return nil
+}
+
+// TestWait has a quiet link wait before it reads, and not otherwise.
+func TestWait(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a, b := net.Pipe()
+		p := &patient{Conn: b, waits: make(chan struct{}, 100), more: make(chan struct{}, 100)}
+		c, s := Client(a, Config{}), Server(p, Config{Handle: sixty})
+		for range 2 {
+			p.more <- struct{}{}
+			for range 10 {
+				if err := roundTrip(c, typical(0)); err != nil {
+					t.Fatalf("get: %v", err)
+				}
+			}
+			time.Sleep(10 * time.Second)
+			synctest.Wait()
+			if n := len(p.waits); n != 1 {
+				t.Errorf("waited %d times", n)
+			}
+			<-p.waits
+		}
+		_ = c.Close()
+		close(p.more)
+		_ = s.Close()
+		<-c.read
+		<-s.read
+	})
+}
+
 // TestSilentDrain is a server that drains while the client does not answer PING.
 func TestSilentDrain(t *testing.T) {
 	t.Parallel()
