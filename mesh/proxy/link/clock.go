@@ -40,6 +40,8 @@ var (
 )
 
 func (c *Conn) startClock() {
+	c.mu.Lock() // tick must not come before its timer is known
+	defer c.mu.Unlock()
 	k := &c.clock
 	now := time.Now()
 	k.began, k.heard, k.batchAt, k.idleAt = now, now, now, now

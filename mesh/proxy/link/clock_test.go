@@ -33,9 +33,8 @@ func TestNoSettings(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := begin(deaf(t, nil), Config{})
 				start := time.Now()
-				<-c.Done()
 				var e *ConnError
-				if err := c.Err(); !errors.As(err, &e) || e.Code != http2.ErrCodeSettingsTimeout {
+				if err := closed(t, c); !errors.As(err, &e) || e.Code != http2.ErrCodeSettingsTimeout {
 					t.Errorf("ended with %v", err)
 				}
 				if d := time.Since(start); d < 10*time.Second || d > 12*time.Second {
@@ -140,8 +139,7 @@ func TestStalledFrame(t *testing.T) {
 				first := append([]byte(http2.ClientPreface), appendSettings(nil)...)
 				s := Server(deaf(t, append(first, part...)), Config{})
 				start := time.Now()
-				<-s.Done()
-				if err := s.Err(); !errors.Is(err, errStalled) {
+				if err := closed(t, s); !errors.Is(err, errStalled) {
 					t.Errorf("ended with %v", err)
 				}
 				if d := time.Since(start); d > 15*time.Second {
@@ -213,8 +211,7 @@ func TestWriteTimeout(t *testing.T) {
 					s.Close()
 				}
 				end(c)
-				<-c.Done()
-				if err := c.Err(); !errors.Is(err, errWriteTimeout) && name == "streams" {
+				if err := closed(t, c); !errors.Is(err, errWriteTimeout) && name == "streams" {
 					t.Errorf("ended with %v", err)
 				}
 				if name == "streams" {
@@ -231,6 +228,48 @@ func TestWriteTimeout(t *testing.T) {
 	}
 }
 
+// patient is a connection whose reader may wait without a buffer.
+type patient struct {
+	net.Conn
+	waits chan struct{} // a token for each Wait that has ended
+	more  chan struct{} // a token for each that may end
+}
+
+func (p *patient) Wait() error {
+	<-p.more
+	p.waits <- struct{}{}
+	return nil
+}
+
+// TestWait has a quiet link wait before it reads, and not otherwise.
+func TestWait(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a, b := net.Pipe()
+		p := &patient{Conn: b, waits: make(chan struct{}, 100), more: make(chan struct{}, 100)}
+		c, s := Client(a, Config{}), Server(p, Config{Handle: sixty})
+		for range 2 {
+			p.more <- struct{}{}
+			for range 10 {
+				if err := roundTrip(c, typical(0)); err != nil {
+					t.Fatalf("get: %v", err)
+				}
+			}
+			time.Sleep(10 * time.Second)
+			synctest.Wait()
+			if n := len(p.waits); n != 1 {
+				t.Errorf("waited %d times", n)
+			}
+			<-p.waits
+		}
+		_ = c.Close()
+		close(p.more)
+		_ = s.Close()
+		<-c.read
+		<-s.read
+	})
+}
+
 // TestSilentDrain is a server that drains while the client does not answer PING.
 func TestSilentDrain(t *testing.T) {
 	t.Parallel()
@@ -240,7 +279,7 @@ func TestSilentDrain(t *testing.T) {
 		synctest.Wait()
 		start := time.Now()
 		s.Drain()
-		<-s.Done()
+		_ = closed(t, s)
 		if d := time.Since(start); d > 13*time.Second {
 			t.Errorf("ended after %v", d)
 		}

@@ -230,6 +230,17 @@ func TestInterrupt(t *testing.T) {
 		name string
 		wait func(*Stream) error
 	}{
+		{"StopReading", func(s *Stream) error {
+			s.StopReading()
+			if _, err := s.Response(); !errors.Is(err, errStopped) {
+				return err
+			}
+			if _, err := s.Write([]byte("still sends")); err != nil {
+				return err
+			}
+			_, err := s.Write(make([]byte, 1<<20))
+			return err
+		}},
 		{"Response", func(s *Stream) error {
 			_, err := s.Response()
 			return err

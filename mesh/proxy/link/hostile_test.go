@@ -116,6 +116,13 @@ var hostile = []struct {
 			_ = p.WriteData(1, false, make([]byte, 16<<10))
 		}
 	}, "RST 1 FLOW_CONTROL_ERROR"},
+	{"DATA beyond a window that SETTINGS lowered", func(p *raw) {
+		p.request(1, false, "POST", "/stay")
+		_ = p.WriteSettingsAck()
+		for range 3 {
+			_ = p.WriteData(1, false, make([]byte, 16<<10))
+		}
+	}, "RST 1 FLOW_CONTROL_ERROR"},
 	{"padding beyond a stream's window", func(p *raw) {
 		p.settled()
 		p.request(1, false, "POST", "/stay")

@@ -75,6 +75,13 @@ func idleCost(t testing.TB, client bool) (heap, stacks, goroutines float64) {
 		ours[i], others[i] = &held{Conn: a, release: release}, b
 	}
 	conns := make([]*Conn, n)
+	var known sync.WaitGroup
+	start := make(chan struct{})
+	for range 5 * n { // what the runtime keeps of goroutines for ever is not counted
+		known.Go(func() { <-start })
+	}
+	close(start)
+	known.Wait()
 	heapBefore, stacksBefore := memory()
 	routines := runtime.NumGoroutine()
 	for i := range n {

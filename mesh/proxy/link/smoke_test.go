@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/net/http2"
@@ -113,6 +114,23 @@ var exchanges = []struct {
 			return done && string(p) == "whole"
 		})
 	}},
+	{"complete but for trailers", func(s *Stream) {
+		_ = s.Respond(&Head{Status: 200}, []byte("x"), false)
+		_ = s.End(header.List{{Name: "Sum", Value: "7"}})
+	}, func(t *testing.T, c *Conn) {
+		s, err := c.Open(get("/"), nil, true)
+		if err != nil {
+			t.Fatalf("open: %v", err)
+		}
+		defer s.Close()
+		eventually(t, "the end", func() bool { return len(s.Trailers()) > 0 })
+		if _, done := s.Complete(); done {
+			t.Error("trailers would be missed")
+		}
+		if _, body, trailers, err := answer(s); err != nil || string(body) != "x" || len(trailers) != 1 {
+			t.Errorf("got %q %v %v", body, trailers, err)
+		}
+	}},
 	{"reset by the server", func(s *Stream) { s.Reset(http2.ErrCodeRefusedStream) }, func(t *testing.T, c *Conn) {
 		_, _, _, err := exchange(c, get("/"), nil)
 		var e *StreamError
@@ -185,7 +203,13 @@ func TestDrainAndClose(t *testing.T) {
 			t.Run(tr.name+" "+end.name, func(t *testing.T) {
 				t.Parallel()
 				begun, release := make(chan struct{}), make(chan struct{})
-				c, s := links(t, tr.pair, Config{}, Config{Handle: func(s *Stream) {
+				var ended atomic.Int64
+				count := func(c *Conn) {
+					if c.Err() != nil {
+						ended.Add(1)
+					}
+				}
+				c, s := links(t, tr.pair, Config{Ended: count}, Config{Ended: count, Handle: func(s *Stream) {
 					close(begun)
 					<-release
 					ok(s, "late")
@@ -213,6 +237,7 @@ func TestDrainAndClose(t *testing.T) {
 				if err := c.Close(); err != nil {
 					t.Errorf("close: %v", err)
 				}
+				eventually(t, "both to be told", func() bool { return ended.Load() == 2 })
 			})
 		}
 	}

@@ -248,6 +248,40 @@ func TestDeafFlood(t *testing.T) {
 	}
 }
 
+// TestAnsweredFlood has peers that take the answers they provoke, without end.
+func TestAnsweredFlood(t *testing.T) {
+	t.Parallel()
+	for name, frame := range map[string]func(p *raw){
+		"PING":     func(p *raw) { _ = p.WritePing(false, [8]byte{}) },
+		"SETTINGS": func(p *raw) { _ = p.WriteSettings() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				a, b := net.Pipe()
+				s := Server(b, Config{Handle: sixty})
+				go func() { _, _ = io.Copy(io.Discard, a) }()
+				p := newRaw(t, a)
+				p.out.WriteString(http2.ClientPreface)
+				_ = p.WriteSettings()
+				for range 250 { // 25,000 at the same time
+					for range 100 {
+						frame(p)
+					}
+					p.flush()
+					synctest.Wait()
+				}
+				var e *ConnError
+				if err := closed(t, s); !errors.As(err, &e) || e.Code != http2.ErrCodeEnhanceYourCalm {
+					t.Errorf("the link ended with %v", err)
+				}
+				_ = a.Close()
+				<-s.read
+			})
+		})
+	}
+}
+
 // TestReaderNeverWrites has a peer that reads nothing still be heard.
 func TestReaderNeverWrites(t *testing.T) {
 	t.Parallel()
