@@ -2,6 +2,7 @@ package link
 
 import (
 	"encoding/binary"
+	"time"
 
 	"golang.org/x/net/http2"
 )
@@ -186,8 +187,22 @@ func (c *Conn) giveCredit(id uint32, n int) {
 	c.mu.Unlock()
 }
 
-// growAfter is how much of a body its owner has taken when its window grows.
-const growAfter = 256 << 10
+// growAfter is how long an owner must have kept up with a body before its window
+// grows. Much is taken at once by whoever has buffers of its own to fill.
+const growAfter = time.Second
+
+// grow gives a body whose owner waits for it the larger window. mu is held.
+func (s *Stream) grow() {
+	now := time.Now()
+	switch {
+	case s.since.IsZero():
+		s.since = now
+	case s.keptUp && now.Sub(s.since) >= growAfter:
+		s.grown = true
+		s.credit += s.c.cfg.StreamWindow - s.c.cfg.FirstWindow
+	}
+	s.keptUp = false
+}
 
 // creditDue returns what the peer should be told that it may send, which it then
 // may: half a window at a time. mu is held.
@@ -196,16 +211,15 @@ func (s *Stream) creditDue() int {
 	if s.recvErr != nil || s.state.Load()&receivedEnd != 0 {
 		return 0
 	}
-	if !s.grown && s.taken >= growAfter {
-		s.grown = true
-		s.credit += cfg.StreamWindow - cfg.FirstWindow
-	}
 	window := cfg.FirstWindow
 	if s.grown {
 		window = cfg.StreamWindow
 	}
 	if s.credit < (window+1)/2 {
 		return 0
+	}
+	if !s.grown && cfg.StreamWindow > cfg.FirstWindow {
+		s.grow()
 	}
 	n := s.credit
 	s.credit = 0

@@ -29,9 +29,8 @@ type Config struct {
 	// a body that is buffered; 64 KiB. Until the peer acknowledged it, the window
 	// is 65,535 bytes (RFC 9113 section 6.9.2).
 	StreamWindow int
-	// FirstWindow is what the window is until the owner has taken 256 KiB of a
-	// body; 32 KiB, at most StreamWindow. Who reads slowly from the start holds
-	// up no more.
+	// FirstWindow is what the window is until the owner has kept up with a body for
+	// a second; 32 KiB, at most StreamWindow. Who reads slowly holds up no more.
 	FirstWindow int
 	// HeaderBytes bounds a decoded header or trailer section as RFC 7541 section
 	// 4.1 counts; 64 KiB. A request beyond is answered with 431.
