@@ -195,6 +195,7 @@ func (c *h1Client) lookAfter() bool {
 		return true // it has sent its next request, and so waits
 	}
 	c.looks.Go(func() {
+		_ = waitReadable(c.raw) // an error shows again
 		if err := c.r.Fill(); err != nil && !c.reads.interrupted() {
 			c.x.watch.cut(errClientGone)
 		}

@@ -9,6 +9,7 @@ type buffer struct{ b []byte }
 // large one the largest batch of DATA.
 const (
 	smallBytes = 4 << 10
+	halfBytes  = 8 << 10
 	batchBytes = 16 << 10
 	readBytes  = 32 << 10
 	largeBytes = batchLimit + 8<<10
@@ -17,6 +18,7 @@ const (
 // The pools are caches without meaning: what is in them is anybody's.
 var (
 	smallBuffers = sync.Pool{New: func() any { return &buffer{make([]byte, 0, smallBytes)} }}
+	halfBuffers  = sync.Pool{New: func() any { return &buffer{make([]byte, 0, halfBytes)} }}
 	batchBuffers = sync.Pool{New: func() any { return &buffer{make([]byte, 0, batchBytes)} }}
 	readBuffers  = sync.Pool{New: func() any { return &buffer{make([]byte, 0, readBytes)} }}
 	largeBuffers = sync.Pool{New: func() any { return &buffer{make([]byte, 0, largeBytes)} }}
@@ -28,6 +30,8 @@ func getBuffer(n int) *buffer {
 	switch {
 	case n <= smallBytes:
 		pool = &smallBuffers
+	case n <= halfBytes:
+		pool = &halfBuffers
 	case n <= batchBytes:
 		pool = &batchBuffers
 	case n <= readBytes:
@@ -52,6 +56,8 @@ func putBuffer(b *buffer) {
 		readBuffers.Put(b)
 	case n >= batchBytes:
 		batchBuffers.Put(b)
+	case n >= halfBytes:
+		halfBuffers.Put(b)
 	default:
 		smallBuffers.Put(b)
 	}

@@ -172,7 +172,8 @@ func TestIdleTimeout(t *testing.T) {
 				start := time.Now()
 				<-c.Done()
 				<-s.Done()
-				if d := time.Since(start); d < time.Minute || d > 65*time.Second {
+				// The stream may have ended up to a tick after the last look.
+				if d := time.Since(start); d < 59*time.Second || d > 65*time.Second {
 					t.Errorf("ended after %v", d)
 				}
 				for _, end := range []*Conn{c, s} {
