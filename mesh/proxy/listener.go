@@ -126,7 +126,7 @@ func newListener(ctx context.Context, e *Engine, s Site, d door) *listener {
 		e: e, site: s, door: d, left: make(chan struct{}), slots: make(chan struct{}, e.opt.Limits.Connections),
 		open: map[*h1Client]struct{}{}, links: map[*link.Conn]struct{}{},
 	}
-	if _, mesh := d.(*inbound); s.TLS != nil && !mesh {
+	if false {
 		l.handed = &handed{conns: make(chan net.Conn), done: make(chan struct{}), addr: s.Listener.Addr()}
 		l.web = newWebSite(ctx, e, Site{Listener: l.handed, Handler: d, TLS: s.TLS})
 		l.web.srv.TLSConfig = nil // the handshake is over when it gets a connection

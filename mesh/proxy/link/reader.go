@@ -77,12 +77,13 @@ func (c *Conn) await() {
 	go c.receive(true)
 }
 
-// start greets the peer and begins to read.
+// start greets the peer and begins to read. It does not await the first bytes: a
+// TLS handshake may have read them already.
 func (c *Conn) start() {
 	c.mu.Lock()
 	c.kick()
 	c.mu.Unlock()
-	c.receive(false)
+	c.receive(true)
 }
 
 func (c *Conn) ended() bool {
