@@ -75,7 +75,7 @@ $(BENCHES): build
 allocs: ## hold that forwarding allocates nothing
 	go test -count=1 -run 'Allocat' ./mesh/proxy/...
 
-# Each control compiles its package anew; all of them take a quarter of an hour.
+# Each control compiles its package anew; all of them take 10 to 25 minutes.
 .PHONY: control
 control: ## take the checks out of the code, one at a time: a test must fail (ARGS=-short)
 	@go build -o bin/control ./test/control

@@ -37,6 +37,7 @@ type h1Client struct {
 	look  func() bool // c.lookAfter
 	looks sync.WaitGroup
 	idle  atomic.Bool  // waits for a request
+	quiet bool         // has waited for long
 	final bool         // nothing may follow this response
 	gone  atomic.Bool  // another protocol's now
 	leave *atomic.Bool // the listener drains: responses are the last
@@ -55,10 +56,21 @@ func newH1Client(s *server, conn halfCloser, deadlines deadliner, info callerInf
 	return c
 }
 
-// serve handles requests until the connection ends, and closes it.
-func (c *h1Client) serve() {
+// serve handles requests until the connection ends, and closes it. It returns true
+// if the connection is quiet: then await is to be called, from a goroutine that has
+// not the stack of this one, and serve again.
+func (c *h1Client) serve() (quiet bool) {
 	for c.next() {
 	}
+	if c.quiet {
+		return true
+	}
+	c.hangUp()
+	return false
+}
+
+// hangUp closes the connection after its last response.
+func (c *h1Client) hangUp() {
 	c.x.watch.release()
 	if c.gone.Load() {
 		return
@@ -73,7 +85,13 @@ func (c *h1Client) next() bool {
 	if c.leave.Load() { // what began to wait too late to be told so
 		c.reads.idle = leaveGrace
 	}
-	err := c.awaitRequest()
+	c.reads.phase(phaseIdle)
+	err := c.r.Fill()
+	if errors.Is(err, os.ErrDeadlineExceeded) && !c.reads.interrupted() && !c.quiet && c.reads.idle > restlessFor {
+		c.rest()
+		return false
+	}
+	c.quiet = false
 	c.idle.Store(false)
 	if err != nil {
 		return false // it left, was silent for too long, or the listener drains
@@ -102,23 +120,22 @@ func (c *h1Client) next() bool {
 	return !c.final && !c.reads.interrupted()
 }
 
-// awaitRequest waits for the first bytes of a request. Who waits long gives the
-// buffers back first.
-func (c *h1Client) awaitRequest() error {
-	c.reads.phase(phaseIdle)
-	err := c.r.Fill()
-	if errors.Is(err, os.ErrDeadlineExceeded) && !c.reads.interrupted() && c.reads.idle > restlessFor {
-		c.w.Release()
-		c.r.Release()
-		c.req = h1.Request{} // its views would keep the buffer
-		c.x.rest()
-		c.reads.phase(phaseQuiet)
-		if err = c.reads.wait(c.raw); err == nil {
-			c.reads.phase(phaseIdle)
-			err = c.r.Fill()
-		}
+// rest makes the connection quiet: it gives back what only requests need.
+func (c *h1Client) rest() {
+	c.quiet = true
+	c.w.Release()
+	c.r.Release()
+	c.req = h1.Request{} // its views would keep the buffer
+	c.x.rest()
+}
+
+// await waits until a quiet connection has something to read, or has been idle for
+// too long. An error shows again when it is read.
+func (c *h1Client) await() {
+	c.reads.phase(phaseQuiet)
+	if c.reads.arm() == nil {
+		_ = waitReadable(c.raw)
 	}
-	return err
 }
 
 // fill gives the exchange the request that was read.
@@ -387,7 +404,7 @@ type timedReader struct {
 }
 
 // restlessFor is about how long a connection is idle before it is quiet.
-const restlessFor = 3 * time.Second
+const restlessFor = 2 * time.Second
 
 // phase begins a phase.
 func (t *timedReader) phase(p readPhase) { t.now = p }
@@ -398,14 +415,6 @@ func (t *timedReader) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	return t.conn.Read(p)
-}
-
-// wait waits until there is something to read on the connection below.
-func (t *timedReader) wait(raw *net.TCPConn) error {
-	if err := t.arm(); err != nil {
-		return err
-	}
-	return waitReadable(raw)
 }
 
 func (t *timedReader) arm() error {

@@ -196,16 +196,16 @@ func (l *listener) release() {
 	<-l.e.slots
 }
 
-// serveConn serves one connection to its end, but a link only until it is one:
-// it goes on by itself, without the stack that the handshake needed. The
-// connection's place is free when it has ended.
+// serveConn serves one connection to its end, or until it goes on without the stack
+// that was needed so far: as a link, or when it is quiet. The connection's place is
+// free when it has ended.
 func (l *listener) serveConn(accepted net.Conn) {
 	if !l.greet(accepted) {
 		l.release()
 	}
 }
 
-// greet is serveConn. It reports whether the connection goes on as a link.
+// greet is serveConn. It reports whether the connection goes on.
 func (l *listener) greet(accepted net.Conn) (goesOn bool) {
 	raw, ok := accepted.(*net.TCPConn)
 	if !ok {
@@ -213,8 +213,7 @@ func (l *listener) greet(accepted net.Conn) (goesOn bool) {
 		return false
 	}
 	if l.site.TLS == nil {
-		l.serveHTTP1(raw, raw, raw, nil)
-		return false
+		return l.serveHTTP1(raw, raw, raw, nil)
 	}
 	watched := &watchedConn{TCPConn: raw, closed: make(chan struct{})}
 	secure := newMeshConn(watched)
@@ -231,7 +230,7 @@ func (l *listener) greet(accepted net.Conn) (goesOn bool) {
 	state := secure.ConnectionState()
 	switch {
 	case state.NegotiatedProtocol != identity.ProtocolH2:
-		l.serveHTTP1(raw, secure, secure, &state)
+		return l.serveHTTP1(raw, secure, secure, &state)
 	case l.web == nil:
 		return l.serveLink(secure, &state)
 	case l.handed.give(secure.Conn):
@@ -276,25 +275,41 @@ func (l *listener) linkEnded(c *link.Conn) {
 	l.all.Done()
 }
 
-func (l *listener) serveHTTP1(raw *net.TCPConn, conn halfCloser, deadlines deadliner, state *tls.ConnectionState) {
+func (l *listener) serveHTTP1(raw *net.TCPConn, conn halfCloser, deadlines deadliner, state *tls.ConnectionState) (goesOn bool) {
 	s, info, ok := l.door.enter(state, raw.RemoteAddr().String())
 	if state != nil {
 		clear(state.PeerCertificates) // as in serveLink
 	}
 	if !ok {
 		_ = raw.Close()
-		return
+		return false
 	}
 	c := newH1Client(s, conn, deadlines, info, &l.leaving)
 	c.raw = raw
 	if !l.enter(c) {
 		_ = raw.Close()
-		return
+		return false
 	}
-	c.serve()
+	return l.attend(c)
+}
+
+// attend serves c until it ends or is quiet.
+func (l *listener) attend(c *h1Client) (goesOn bool) {
+	if c.serve() {
+		l.all.Go(func() {
+			c.await()
+			l.all.Go(func() {
+				if !l.attend(c) {
+					l.release()
+				}
+			})
+		})
+		return true
+	}
 	l.mu.Lock()
 	delete(l.open, c)
 	l.mu.Unlock()
+	return false
 }
 
 func (l *listener) enter(c *h1Client) bool {

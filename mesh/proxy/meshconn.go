@@ -13,7 +13,8 @@ import (
 // Flush, in one.
 type meshConn struct {
 	*tls.Conn
-	under *gathered
+	under  *gathered
+	linked bool // gather was called
 }
 
 // newMeshConn makes raw ready for TLS, which the caller puts over under as Conn.
@@ -21,9 +22,24 @@ func newMeshConn(raw net.Conn) *meshConn { return &meshConn{under: &gathered{Con
 
 // gather begins to hold back what is written. Only who flushes may ask for it.
 func (c *meshConn) gather() {
-	c.under.mu.Lock()
-	c.under.on = true
-	c.under.mu.Unlock()
+	c.linked = true
+	c.under.hold()
+}
+
+// recordBytes is the most that one record carries (RFC 8446 section 5.1).
+const recordBytes = 16 << 10
+
+// Write implements net.Conn. The records of what is long leave together.
+func (c *meshConn) Write(p []byte) (int, error) {
+	if len(p) <= recordBytes || c.linked {
+		return c.Conn.Write(p)
+	}
+	c.under.hold()
+	n, err := c.Conn.Write(p)
+	if sent := c.under.release(); err == nil {
+		err = sent
+	}
+	return n, err
 }
 
 // Flush sends what was held back.
@@ -84,6 +100,13 @@ const gatheredBytes = 72 << 10
 // records are the buffers of all connections: those that have nothing to send
 // hold none.
 var records = sync.Pool{New: func() any { return new([]byte) }}
+
+// hold begins to hold writes back.
+func (g *gathered) hold() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.on = true
+}
 
 // Write implements net.Conn.
 func (g *gathered) Write(p []byte) (int, error) {

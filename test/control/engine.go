@@ -4,7 +4,8 @@ package main
 func engineRequests() []control {
 	const bytes, h1, h2 = "TestHostileBytesAreUnseen", "TestHostileHTTP1", "TestHostileHTTP2"
 	return []control{
-		without("CONNECT opens no tunnel", "serve.go", "case in.method == http.MethodConnect:", "case false:", h1),
+		without("CONNECT opens no tunnel", "serve.go", "case in.method == http.MethodConnect:", "case false:", "TestScreen"),
+		without("CONNECT opens no tunnel over HTTP/1.1", "serve.go", "case in.method == http.MethodConnect:", "case false:", h1),
 		without("CONNECT opens no tunnel over HTTP/2", "serve.go", "case in.method == http.MethodConnect:", "case false:", h2),
 		without("TRACE shows nothing", "serve.go", "case in.method == http.MethodTrace:", "case false:", "TestScreen"),
 		without("a target is bounded over HTTP/2", "serve.go", "case len(in.target) > l.TargetBytes:", "case false:", "TestScreen"),
@@ -107,12 +108,12 @@ func engineBodies() []control {
 func engineAnswers() []control {
 	const one = "TestOneResponsePerRequest"
 	return []control{
+		without("a 204 tells no length", "serve.go", " && head.status != http.StatusNoContent || ", " || ", "TestLengthOfAnAnswerWithoutABody"),
 		without("a response that breaks off looks broken", "client_h1.go", "c.final = false\n\t\tc.abort()", "", "TestTruncatedResponsesLookTruncated|TestResponseUntilCloseLooksTruncated").orHangs(),
 		without("a response that breaks off looks broken over HTTP/2", "client_http.go", "panic(http.ErrAbortHandler)", "_ = complete", "TestTruncatedResponsesLookTruncated"),
 		without("an error of reading a response is no end", "serve.go", "return &readError{err}", "break", "TestTruncatedResponsesLookTruncated"),
 		without("a connection that is broken off is reset", "client_h1.go", "_ = c.raw.SetLinger(0) // or", "// or", "TestResponseUntilCloseLooksTruncated"),
 		without("a HEAD, a 204 and a 304 are sent no body", "client_h1.go", "case c.head || head.status == http.StatusNoContent || head.status == http.StatusNotModified:", "case false:", one),
-		without("a 204 tells no length", "serve.go", " && head.status != http.StatusNoContent || ", " || ", "TestLengthOfAnAnswerWithoutABody"),
 		without("HTTP/1.0 gets no informational response", "upstream.go", "if x.in.http1 && x.in.minor == 0 {", "if false {", "TestHTTP10"),
 		without("HTTP/1.0 gets no chunks", "client_h1.go", "framing, c.final = h1.UntilClose, true", "", "TestHTTP10"),
 		without("an informational response is cleaned", "upstream.go", "head.fields = cleanResponse(x.respKept[:0], x.resp.fields, x.local())", "head.fields = x.resp.fields", "TestInformationalResponsesAreHandedOn"),
@@ -148,6 +149,7 @@ func enginePool() []control {
 func engineClients() []control {
 	const slow = "TestSlowHeaderIsAnswered408"
 	return []control{
+		without("a client that still sends reads the answer", "client_h1.go", "\tc.linger()\n", "", "TestRefusalIsReadToItsEnd"),
 		without("a header that comes too slowly is answered 408", "client_h1.go", "t.deadlines.SetReadDeadline(now.Add(t.head))", "t.deadlines.SetReadDeadline(time.Time{})", slow),
 		without("sending on buys no time", "client_h1.go", "if !first && t.set == t.now && t.now != phaseIdle {", "if false {", slow),
 		without("a connection without requests is closed", "client_h1.go", "t.deadlines.SetReadDeadline(now.Add(t.idle))", "t.deadlines.SetReadDeadline(time.Time{})", "TestIdleConnectionIsClosed"),
@@ -156,7 +158,6 @@ func engineClients() []control {
 		without("a drain cuts what outlives it", "listener.go", "\t\t\tc.cutOff()\n", "", "TestDrainCutsWhatOutlivesIt").orHangs(),
 		without("a drain lets requests under way finish", "listener.go", "if c.idle.Load() {", "if true {", "TestDrainLetsAnUploadFinish"),
 		without("a round trip frees its body", "roundtrip.go", "\t\t_ = c.r.Body.Close() // what", "\t\t// what", "TestRoundTripOfAnEarlyAnswer"),
-		without("a client that still sends reads the answer", "client_h1.go", "\tc.linger()\n", "", "TestRefusalIsReadToItsEnd"),
 	}
 }
 
@@ -180,9 +181,9 @@ func engineLimits() []control {
 func engineRetries() []control {
 	const conditions, again = "TestRetryConditions", "TestWhatIsTriedAgain"
 	return []control{
+		without("what is not kept is not sent again", "upstream.go", "\tif !x.replayable() {\n\t\treturn false\n\t}", "", again),
 		without("a POST is not sent again after 503", "upstream.go", "return x.idempotent() && (p.OnGatewayError", "return (p.OnGatewayError", conditions),
 		without("a 503 is tried again only if that is asked for", "upstream.go", "p.OnGatewayError && gateway", "gateway", conditions),
-		without("what is not kept is not sent again", "upstream.go", "\tif !x.replayable() {\n\t\treturn false\n\t}", "", again),
 		without("a POST is not sent again after a reset", "upstream.go", "return p.OnReset && x.idempotent()", "return p.OnReset", "TestResetIsNotRetriedForPost"),
 		without("a POST is not sent again after a try's time", "upstream.go", "p.OnGatewayError && x.idempotent() && errors.Is", "p.OnGatewayError && errors.Is", again),
 		without("the route's time is not tried again", "upstream.go", " && errors.Is(failed.err, errTryTimeout)", "", again),

@@ -106,14 +106,18 @@ func (b *bench) report(ctx context.Context, all []trial, n int, out io.Writer) i
 	began := time.Now()
 	results := make([]chan result, len(all))
 	turns := make(chan struct{}, n)
-	for i, t := range all {
+	for i := range all {
 		results[i] = make(chan result, 1)
-		go func() {
-			turns <- struct{}{}
-			defer func() { <-turns }()
-			results[i] <- b.try(ctx, t)
-		}()
 	}
+	go func() {
+		for i, t := range all {
+			turns <- struct{}{} // in their order: the lines come as they are ready
+			go func() {
+				results[i] <- b.try(ctx, t)
+				<-turns
+			}()
+		}
+	}()
 	count := map[outcome]int{}
 	var failed error
 	for i, t := range all {

@@ -8,7 +8,7 @@
 // does not run.
 //
 // It limits nothing and refuses nothing: no affinity, no priority, no memory limit.
-// A GOMAXPROCS that the environment sets stays.
+// A GOMAXPROCS or GOGC that the environment sets stays.
 package thrift
 
 import (

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"math"
+	"sync"
 )
 
 // Complete returns the whole body if it is in the buffer already, and takes it.
@@ -31,6 +32,9 @@ func (r *Reader) Next() ([]byte, error) {
 		return nil, err
 	}
 	if r.at == r.end {
+		if r.streamed >= bulkAfter && n >= bulkBytes {
+			return r.nextBulk()
+		}
 		if err := r.more(); err != nil {
 			return nil, r.broken(err)
 		}
@@ -39,6 +43,38 @@ func (r *Reader) Next() ([]byte, error) {
 	r.take(len(p))
 	r.at += len(p)
 	return p, nil
+}
+
+// bulkBytes is how much of a long body is read at a time, bulkAfter how much of it
+// must have been taken before: who takes a body slowly from its start costs a small
+// buffer.
+const (
+	bulkBytes = 32 << 10
+	bulkAfter = 256 << 10
+)
+
+// bulks has the buffers that no Reader uses.
+var bulks = sync.Pool{New: func() any { return new([bulkBytes]byte) }} //nolint:gochecknoglobals // a cache without meaning
+
+// nextBulk is Next of a long body.
+func (r *Reader) nextBulk() ([]byte, error) {
+	if r.bulk == nil {
+		r.bulk, _ = bulks.Get().(*[bulkBytes]byte)
+	}
+	n, err := r.src.Read(r.bulk[:])
+	if n == 0 && err != nil {
+		return nil, r.broken(err)
+	}
+	r.take(n)
+	return r.bulk[:n], nil
+}
+
+// dropBulk gives the buffer of a long body back.
+func (r *Reader) dropBulk() {
+	if r.bulk != nil {
+		bulks.Put(r.bulk)
+		r.bulk = nil
+	}
 }
 
 // Read is Next into p. If nothing is buffered it reads into p itself.
@@ -83,6 +119,7 @@ func (r *Reader) ready() (int64, error) {
 
 // take says that n bytes of the body were returned.
 func (r *Reader) take(n int) {
+	r.streamed += int64(n)
 	if r.body == bodyClose {
 		return
 	}

@@ -11,7 +11,7 @@ import (
 
 // bufferBytes is the size of a pooled buffer: for a usual head and the beginning
 // of its body.
-const bufferBytes = 16 << 10
+const bufferBytes = 8 << 10
 
 // buffers has the buffers of Readers and Writers that have nothing in them.
 var buffers = sync.Pool{New: func() any { return new([bufferBytes]byte) }} //nolint:gochecknoglobals // a cache without meaning
@@ -29,6 +29,8 @@ type Reader struct {
 
 	body     bodyState
 	left     int64 // bytes left of the body or of the chunk
+	streamed int64 // bytes of the body that were returned
+	bulk     *[bulkBytes]byte
 	trailers header.List
 }
 
@@ -69,6 +71,7 @@ func (r *Reader) Tunnel() []byte {
 
 // Release gives the buffer back if nothing in it is unread. Views into it end.
 func (r *Reader) Release() {
+	r.dropBulk()
 	if r.at < r.end {
 		return
 	}
@@ -126,7 +129,8 @@ func (r *Reader) grow() {
 
 // startMessage forgets the last message. Its views end here.
 func (r *Reader) startMessage() {
-	r.kept = 0
+	r.kept, r.streamed = 0, 0
+	r.dropBulk()
 	r.trailers = r.trailers[:0]
 	if r.at == r.end {
 		r.at, r.end = 0, 0

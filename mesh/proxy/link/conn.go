@@ -77,7 +77,7 @@ func Client(conn net.Conn, cfg Config) *Conn {
 		settings = append(settings, http2.Setting{ID: settingReverse, Val: 1})
 	}
 	c.out.b = c.greet(c.out.b, settings)
-	go c.receive()
+	go c.start()
 	return c
 }
 
@@ -88,7 +88,7 @@ func Server(conn net.Conn, cfg Config) *Conn {
 	c.nextID = 2
 	c.rd.preface = len(http2.ClientPreface)
 	c.out.b = c.greet(c.out.b, nil)
-	go c.receive()
+	go c.start()
 	return c
 }
 
@@ -117,7 +117,7 @@ func newConn(conn net.Conn, cfg Config, client bool) *Conn {
 func (c *Conn) greet(b []byte, settings []http2.Setting) []byte {
 	settings = append(settings,
 		http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: uint32(c.cfg.MaxStreams)},
-		http2.Setting{ID: http2.SettingInitialWindowSize, Val: uint32(c.cfg.StreamWindow)},
+		http2.Setting{ID: http2.SettingInitialWindowSize, Val: uint32(c.cfg.FirstWindow)},
 		http2.Setting{ID: http2.SettingMaxHeaderListSize, Val: uint32(c.cfg.HeaderBytes)})
 	b = appendSettings(b, settings...)
 	c.rd.windowSize = int(min(max(int64(c.cfg.MaxStreams)*int64(c.cfg.StreamWindow), initialWindow), maxWindow))

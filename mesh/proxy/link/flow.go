@@ -2,6 +2,7 @@ package link
 
 import (
 	"encoding/binary"
+	"time"
 
 	"golang.org/x/net/http2"
 )
@@ -98,7 +99,7 @@ func (c *Conn) settingsTaken() *ConnError {
 	c.mu.Lock() // no stream comes or goes meanwhile
 	defer c.mu.Unlock()
 	t.mu.Lock()
-	by := int64(c.cfg.StreamWindow) - t.window
+	by := int64(c.cfg.FirstWindow) - t.window
 	t.window += by
 	t.mu.Unlock()
 	if by == 0 {
@@ -186,11 +187,39 @@ func (c *Conn) giveCredit(id uint32, n int) {
 	c.mu.Unlock()
 }
 
+// growAfter is how long an owner must have kept up with a body before its window
+// grows. Much is taken at once by whoever has buffers of its own to fill.
+const growAfter = time.Second
+
+// grow gives a body whose owner waits for it the larger window. mu is held.
+func (s *Stream) grow() {
+	now := time.Now()
+	switch {
+	case s.since.IsZero():
+		s.since = now
+	case s.keptUp && now.Sub(s.since) >= growAfter:
+		s.grown = true
+		s.credit += s.c.cfg.StreamWindow - s.c.cfg.FirstWindow
+	}
+	s.keptUp = false
+}
+
 // creditDue returns what the peer should be told that it may send, which it then
 // may: half a window at a time. mu is held.
 func (s *Stream) creditDue() int {
-	if s.credit < (s.c.cfg.StreamWindow+1)/2 || s.recvErr != nil || s.state.Load()&receivedEnd != 0 {
+	cfg := &s.c.cfg
+	if s.recvErr != nil || s.state.Load()&receivedEnd != 0 {
 		return 0
+	}
+	window := cfg.FirstWindow
+	if s.grown {
+		window = cfg.StreamWindow
+	}
+	if s.credit < (window+1)/2 {
+		return 0
+	}
+	if !s.grown && cfg.StreamWindow > cfg.FirstWindow {
+		s.grow()
 	}
 	n := s.credit
 	s.credit = 0

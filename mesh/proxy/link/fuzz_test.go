@@ -103,7 +103,7 @@ func FuzzClientBytes(f *testing.F) {
 				_ = s.End(nil)
 			}()
 		}
-		go c.receive()
+		go c.receive(false)
 		for range 3 {
 			<-wait
 		}

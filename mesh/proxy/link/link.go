@@ -29,6 +29,9 @@ type Config struct {
 	// a body that is buffered; 64 KiB. Until the peer acknowledged it, the window
 	// is 65,535 bytes (RFC 9113 section 6.9.2).
 	StreamWindow int
+	// FirstWindow is what the window is until the owner has kept up with a body for
+	// a second; 32 KiB, at most StreamWindow. Who reads slowly holds up no more.
+	FirstWindow int
 	// HeaderBytes bounds a decoded header or trailer section as RFC 7541 section
 	// 4.1 counts; 64 KiB. A request beyond is answered with 431.
 	HeaderBytes int
@@ -80,7 +83,9 @@ func (cfg Config) withDefaults() Config {
 	duration(&cfg.PingAfter, 5*time.Second)
 	duration(&cfg.PingTimeout, 10*time.Second)
 	duration(&cfg.SettingsTimeout, 10*time.Second)
+	number(&cfg.FirstWindow, 32<<10)
 	cfg.StreamWindow = min(cfg.StreamWindow, maxWindow)
+	cfg.FirstWindow = min(cfg.FirstWindow, cfg.StreamWindow)
 	return cfg
 }
 

@@ -48,13 +48,16 @@ func (c *Conn) initReader() {
 	r.dec = hpack.NewDecoder(tableBytes, r.block.field)
 }
 
-// receive reads until the link ends.
-func (c *Conn) receive() {
-	defer close(c.read)
-	c.mu.Lock()
-	c.kick() // what greets the peer
-	c.mu.Unlock()
+// receive reads until the link ends, or is quiet and somebody else waits for it:
+// the stack that a request needed should not stay. readable says that it was
+// waited.
+func (c *Conn) receive(readable bool) {
 	for !c.ended() {
+		if c.rd.buf == nil && c.waiter != nil && !readable {
+			go c.await()
+			return
+		}
+		readable = false
 		if err := c.fill(); err != nil {
 			c.fail(c.readError(err), nil)
 			break
@@ -65,6 +68,21 @@ func (c *Conn) receive() {
 		}
 	}
 	c.discard()
+	close(c.read)
+}
+
+// await waits for something to read. An error shows again when it is read.
+func (c *Conn) await() {
+	_ = c.waiter.Wait()
+	go c.receive(true)
+}
+
+// start greets the peer and begins to read.
+func (c *Conn) start() {
+	c.mu.Lock()
+	c.kick()
+	c.mu.Unlock()
+	c.receive(false)
 }
 
 func (c *Conn) ended() bool {
@@ -97,13 +115,7 @@ func (c *Conn) fill() error {
 	var n int
 	var err error
 	if r.buf == nil {
-		if c.waiter != nil {
-			err = c.waiter.Wait()
-		}
-		if err == nil {
-			n, err = c.conn.Read(r.first[:])
-		}
-		if n > 0 {
+		if n, err = c.conn.Read(r.first[:]); n > 0 {
 			r.buf = getBuffer(smallBytes)
 			r.from, r.to = 0, copy(r.buf.b[:n], r.first[:n])
 			c.mu.Lock()

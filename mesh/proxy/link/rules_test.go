@@ -103,7 +103,7 @@ func TestDiscardedBlocksAreDecoded(t *testing.T) {
 func TestCredit(t *testing.T) {
 	t.Parallel()
 	read := make(chan struct{})
-	p, _ := rawClient(t, Config{MaxStreams: 2, StreamWindow: 64 << 10, Handle: func(s *Stream) {
+	p, _ := rawClient(t, Config{MaxStreams: 2, StreamWindow: 64 << 10, FirstWindow: 64 << 10, Handle: func(s *Stream) {
 		switch s.Request().Path {
 		case "/take":
 			<-read
@@ -123,7 +123,7 @@ func TestCredit(t *testing.T) {
 		t.Error("credit for a body that nobody took")
 	}
 	close(read)
-	p.await("WINDOW_UPDATE 1 49152")
+	p.await("WINDOW_UPDATE 1 32768")
 
 	// 64 KiB, half of the link's window.
 	p.drainLines()
@@ -245,5 +245,46 @@ func TestManyAtOnce(t *testing.T) {
 	})
 	if p.has("GOAWAY") || p.has("END") || p.has("RST") {
 		t.Errorf("got %s", shorten(p.drainLines()))
+	}
+}
+
+// TestWindowGrows gives a stream whose owner keeps up the larger window, and not
+// one whose owner lets the body lie.
+func TestWindowGrows(t *testing.T) {
+	t.Parallel()
+	for name, keepsUp := range map[string]bool{"keeps up": true, "lets it lie": false} {
+		t.Run(name, func(t *testing.T) {
+			s := newStream(&Conn{cfg: Config{FirstWindow: 32 << 10, StreamWindow: 64 << 10}})
+			credit := func() int {
+				s.credit += 16 << 10
+				s.keptUp = keepsUp
+				return s.creditDue()
+			}
+			if n := credit(); n != 16<<10 || s.grown {
+				t.Fatalf("the first credit is %d", n)
+			}
+			s.since = s.since.Add(-growAfter)
+			if n, want := credit(), map[bool]int{true: 48 << 10, false: 16 << 10}[keepsUp]; n != want || s.grown != keepsUp {
+				t.Errorf("a second later it is %d, want %d", n, want)
+			}
+		})
+	}
+}
+
+// TestBuffersAreCloseToWhatIsHeld stores a body that nobody takes.
+func TestBuffersAreCloseToWhatIsHeld(t *testing.T) {
+	t.Parallel()
+	for _, piece := range []int{100, 1 << 10, 5 << 10, 16 << 10} {
+		s := newStream(&Conn{})
+		for n := 0; n+piece <= 32<<10; n += piece {
+			s.store(make([]byte, piece))
+		}
+		held, size := 0, 0
+		for _, b := range s.in {
+			held, size = held+len(b.b), size+cap(b.b)
+		}
+		if size > held+batchBytes {
+			t.Errorf("pieces of %d: %d bytes take %d", piece, held, size)
+		}
 	}
 }

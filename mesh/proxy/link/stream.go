@@ -4,6 +4,7 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/net/http2"
 
@@ -31,13 +32,16 @@ type Stream struct {
 	hasHead    bool
 	informed   []Head // informational responses that nobody took yet
 	trailers   header.List
-	in         *buffer // body that nobody took yet
-	view       *buffer // what Next gave out last
-	off        int     // how much of view was taken
+	in         []*buffer // body that nobody took yet
+	view       *buffer   // what Next gave out last
+	off        int       // how much of view was taken
 	length     int64
-	received   int64 // of the body
-	recvWindow int64 // what the peer may still send
-	credit     int   // what was taken, and the peer may send again when it is told
+	received   int64     // of the body
+	recvWindow int64     // what the peer may still send
+	since      time.Time // when the first credit was given
+	keptUp     bool      // the owner has waited for more since the last
+	grown      bool      // the window is StreamWindow
+	credit     int       // what was taken, and the peer may send again when it is told
 	recvErr    error
 	aborted    bool
 	onAbort    func()
@@ -159,7 +163,8 @@ func (s *Stream) fill() error {
 	}
 	if s.view != nil {
 		s.credit += len(s.view.b)
-		s.view.b, s.off = s.view.b[:0], 0
+		putBuffer(s.view)
+		s.view, s.off = nil, 0
 	}
 	if n := s.creditDue(); n > 0 {
 		id := s.id
@@ -171,19 +176,19 @@ func (s *Stream) fill() error {
 		switch {
 		case s.recvErr != nil:
 			return s.recvErr
-		case s.in != nil && len(s.in.b) > 0:
-			s.in, s.view = s.view, s.in
-			s.off = 0
+		case len(s.in) > 0:
+			s.pop()
 			return nil
 		case s.state.Load()&receivedEnd != 0:
 			return io.EOF
 		}
+		s.keptUp = true
 		s.wait()
 	}
 }
 
 // Complete returns what is left of the body if all of it has come, without waiting,
-// and no trailers, which must not be missed, came with it. It is valid until the
+// in one piece, and no trailers, which must not be missed, came with it. It is valid until the
 // next call of Next or Read, or Close.
 func (s *Stream) Complete() ([]byte, bool) {
 	s.mu.Lock()
@@ -191,16 +196,15 @@ func (s *Stream) Complete() ([]byte, bool) {
 	if s.recvErr != nil || s.state.Load()&receivedEnd == 0 || len(s.trailers) > 0 {
 		return nil, false
 	}
-	more := s.in != nil && len(s.in.b) > 0
+	pieces := len(s.in)
 	if s.view != nil && s.off < len(s.view.b) {
-		if more {
-			return nil, false
-		}
-	} else if more {
-		s.in, s.view, s.off = s.view, s.in, 0
-		if s.in != nil {
-			s.in.b = s.in.b[:0]
-		}
+		pieces++
+	}
+	switch {
+	case pieces > 1:
+		return nil, false
+	case len(s.in) > 0:
+		s.pop()
 	}
 	if s.view == nil {
 		return nil, true
@@ -266,8 +270,7 @@ func (s *Stream) failReceiving(err error) {
 	}
 	s.recvErr = err
 	s.informed = nil
-	putBuffer(s.in)
-	s.in = nil
+	s.dropBody()
 	s.arrived.Broadcast()
 }
 
@@ -313,10 +316,11 @@ func (s *Stream) clear() {
 	clear(fields[:cap(fields)])
 	s.head, s.hasHead = Head{Fields: fields}, false
 	s.informed, s.trailers = nil, nil
-	putBuffer(s.in)
+	s.dropBody()
 	putBuffer(s.view)
-	s.in, s.view, s.off = nil, nil, 0
+	s.view, s.off = nil, 0
 	s.length, s.received, s.credit = -1, 0, 0
+	s.since, s.keptUp, s.grown = time.Time{}, false, false
 	s.recvErr, s.aborted, s.onAbort = nil, false, nil
 	s.sendErr, s.pending, s.pendingEnd = nil, nil, false
 	s.dropTail()

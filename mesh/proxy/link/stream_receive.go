@@ -133,17 +133,50 @@ func (s *Stream) takeData(id uint32, p []byte, total int, end bool) (credit int,
 
 // store appends p to what nobody took yet. mu is held.
 func (s *Stream) store(p []byte) {
-	if len(p) == 0 {
-		return
+	most := s.chunk()
+	for len(p) > 0 {
+		n := len(s.in)
+		if n == 0 || len(s.in[n-1].b) >= most {
+			s.in = append(s.in, getBuffer(min(len(p), most)))
+			n++
+		}
+		last := s.in[n-1]
+		size := min(len(last.b)+len(p), most)
+		if size > cap(last.b) {
+			larger := getBuffer(min(max(size, 2*cap(last.b)), most))
+			larger.b = append(larger.b, last.b...)
+			putBuffer(last)
+			s.in[n-1], last = larger, larger
+		}
+		take := size - len(last.b)
+		last.b = append(last.b, p[:take]...)
+		p = p[take:]
 	}
-	if s.in == nil {
-		s.in = getBuffer(len(p))
+}
+
+// chunk is how much of the body one buffer holds. Small ones keep what is held for
+// a slow owner close to what there is.
+func (s *Stream) chunk() int {
+	if s.grown {
+		return readBytes
 	}
-	if have := len(s.in.b); have+len(p) > cap(s.in.b) {
-		larger := getBuffer(max(have+len(p), 2*cap(s.in.b)))
-		larger.b = append(larger.b, s.in.b...)
-		putBuffer(s.in)
-		s.in = larger
+	return batchBytes
+}
+
+// pop makes the first buffer that nobody took the view. mu is held.
+func (s *Stream) pop() {
+	putBuffer(s.view)
+	s.view, s.off = s.in[0], 0
+	n := copy(s.in, s.in[1:])
+	s.in[n] = nil
+	s.in = s.in[:n]
+}
+
+// dropBody gives back what nobody took. mu is held.
+func (s *Stream) dropBody() {
+	for i, b := range s.in {
+		putBuffer(b)
+		s.in[i] = nil
 	}
-	s.in.b = append(s.in.b, p...)
+	s.in = s.in[:0]
 }
