@@ -198,9 +198,7 @@ func (b *block) finishRequest() {
 		}
 		h.Authority = b.host
 	}
-	switch {
-	case b.pseudo&(hasMethod|hasScheme|hasPath) != hasMethod|hasScheme|hasPath:
-		b.bad = "a pseudo-header field is missing"
+	switch { // what is missing is empty
 	case !isToken(h.Method) || h.Method == "CONNECT":
 		b.bad = "a method that is no token, or CONNECT"
 	case !validScheme(h.Scheme):

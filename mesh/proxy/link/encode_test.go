@@ -2,7 +2,9 @@ package link
 
 import (
 	"fmt"
+	"hash/maphash"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"unsafe"
@@ -60,6 +62,19 @@ func (v *view) scribble() {
 	v.b = v.b[:0]
 }
 
+// kept returns copies of all strings that the encoder has.
+func (e *encoder) kept() []string {
+	var all []string
+	for i := range e.entries {
+		all = append(all, strings.Clone(e.entries[i].name.lower), strings.Clone(e.entries[i].value))
+	}
+	for spelling, n := range e.names.more {
+		all = append(all, strings.Clone(spelling), strings.Clone(n.lower), strings.Clone(n.canonical))
+	}
+	slices.Sort(all)
+	return all
+}
+
 // list returns header.List of name, value pairs, as views.
 func (v *view) list(fields header.List) header.List {
 	var l header.List
@@ -74,8 +89,16 @@ func (o *oracle) check(t testing.TB, e *encoder, h Head) []hpack.HeaderField {
 	t.Helper()
 	var v view
 	views := Head{Method: v.string(h.Method), Scheme: v.string(h.Scheme), Authority: v.string(h.Authority), Path: v.string(h.Path), Fields: v.list(h.Fields)}
+	resize := e.resize
 	block := e.request(nil, &views)
+	if resize && block[0]&0xe0 != resizing {
+		t.Fatal("the table has a new size that the peer does not know")
+	}
+	before := e.kept()
 	v.scribble()
+	if !slices.Equal(e.kept(), before) {
+		t.Fatal("the encoder kept a view")
+	}
 	got := o.decode(t, block)
 	want := []hpack.HeaderField{
 		{Name: ":method", Value: h.Method}, {Name: ":scheme", Value: h.Scheme},
@@ -182,6 +205,26 @@ func TestEncoderIndexes(t *testing.T) {
 	_, _ = e.request(nil, h), e.request(nil, h)
 	if b := e.request(nil, h); !strings.Contains(string(b), "secret") {
 		t.Error("a query is in the table")
+	}
+}
+
+// TestEncoderCollision has two fields share a hash.
+func TestEncoderCollision(t *testing.T) {
+	t.Parallel()
+	var e encoder
+	o := newOracle()
+	h := Head{Method: "GET", Scheme: "http", Authority: "x.example", Path: "/", Fields: header.List{{Name: "X-Own", Value: "1"}}}
+	for range 3 {
+		o.check(t, &e, h)
+	}
+	for i := range e.entries {
+		if f := &e.entries[i]; f.name.lower == "x-own" {
+			e.byPair[maphash.String(e.seed, "2")+f.name.hash] = e.first + uint32(i)
+		}
+	}
+	block := e.request(nil, &Head{Method: "GET", Scheme: "http", Authority: "x.example", Path: "/", Fields: header.List{{Name: "X-Own", Value: "2"}}})
+	if got := o.decode(t, block); got[4].Value != "2" {
+		t.Errorf("got %v", got[4])
 	}
 }
 

@@ -81,7 +81,7 @@ func (s *Stream) advance(bits uint32) bool {
 }
 
 func newStream(c *Conn) *Stream {
-	s := &Stream{c: c}
+	s := &Stream{c: c, length: -1}
 	s.arrived.L, s.sendable.L = &s.mu, &c.mu
 	return s
 }
