@@ -128,10 +128,10 @@ func New(cfg Config, opt Options) (*Gateway, error) {
 		return nil, err
 	}
 	g.plan.Admin = proxy.Site{Listener: listeners[0], Handler: engine.Admin(g.admin)}
-	handler := engine.Gateway(cfg.ID, opt.Source)
+	door := engine.Gateway(cfg.ID, opt.Source)
 	public := make([]proxy.Site, len(configs))
 	for i, config := range configs {
-		public[i] = proxy.Site{Listener: listeners[i+1], Handler: handler, TLS: config}
+		public[i] = proxy.Site{Listener: listeners[i+1], Door: door, TLS: config}
 	}
 	g.plan.Stages = [][]proxy.Site{public}
 	return g, nil

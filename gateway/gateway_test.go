@@ -118,7 +118,7 @@ func (s *site) inbound(workload string) string {
 		s.t.Fatal(err)
 	}
 	run(s.t, func(ctx context.Context) error {
-		return e.Run(ctx, proxy.Plan{Stages: [][]proxy.Site{{{Listener: l[0], Handler: h, TLS: config}}}, Admin: proxy.Site{Listener: l[1], Handler: http.NotFoundHandler()}, Drain: time.Second})
+		return e.Run(ctx, proxy.Plan{Stages: [][]proxy.Site{{{Listener: l[0], Door: h, TLS: config}}}, Admin: proxy.Site{Listener: l[1], Handler: http.NotFoundHandler()}, Drain: time.Second})
 	})
 	return l[0].Addr().String()
 }

@@ -107,11 +107,11 @@ func (s *Sidecar) listen(cfg Config, workloads []proxy.Workload, log zerolog.Log
 		return err
 	}
 	addresses := []string{cfg.Admin, cfg.Inbound.Address}
-	var handlers []http.Handler
+	var doors []proxy.Door
 	outbound := func(address string, caller proxy.CallerOf) {
 		if address != "" {
 			addresses = append(addresses, address)
-			handlers = append(handlers, s.engine.Outbound(caller))
+			doors = append(doors, s.engine.Outbound(caller))
 		}
 	}
 	outbound(cfg.Outbound, callerOf(workloads))
@@ -123,14 +123,14 @@ func (s *Sidecar) listen(cfg Config, workloads []proxy.Workload, log zerolog.Log
 		return err
 	}
 	s.plan.Admin = proxy.Site{Listener: listeners[0], Handler: s.engine.Admin(s.admin)}
-	in := []proxy.Site{{Listener: listeners[1], Handler: inbound, TLS: inboundTLS}}
+	in := []proxy.Site{{Listener: listeners[1], Door: inbound, TLS: inboundTLS}}
 	var out []proxy.Site
-	for i, handler := range handlers {
+	for i, door := range doors {
 		l := listeners[i+2]
 		if tcp, ok := l.Addr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() {
 			log.Warn().Stringer("listener", l.Addr()).Msg("an outbound listener beyond loopback lets other hosts call as this workload")
 		}
-		out = append(out, proxy.Site{Listener: l, Handler: handler})
+		out = append(out, proxy.Site{Listener: l, Door: door})
 	}
 	s.plan.Stages = [][]proxy.Site{in, out}
 	return nil

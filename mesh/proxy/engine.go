@@ -211,25 +211,25 @@ func (e *Engine) Head() (head mesh.Head, ok bool) {
 	return s.config.Head, true
 }
 
-// Gateway returns the handler for strangers at the gateway id, which calls
+// Gateway returns the door for strangers at the gateway id, which calls
 // services as src.
-func (e *Engine) Gateway(id string, src *identity.Source) http.Handler {
+func (e *Engine) Gateway(id string, src *identity.Source) Door {
 	return &server{
 		e: e, face: Face{Kind: Gateway, Gateway: id}, forwarder: e.toMesh, counters: e.metrics.at(Gateway),
 		caller: func() (*identity.Source, *Refusal) { return src, nil },
 	}
 }
 
-// Outbound returns the handler for the workloads of this node. caller says
+// Outbound returns the door for the workloads of this node. caller says
 // which of them sends what comes by this listener.
-func (e *Engine) Outbound(caller CallerOf) http.Handler {
+func (e *Engine) Outbound(caller CallerOf) Door {
 	return &server{e: e, face: Face{Kind: Outbound}, caller: caller, forwarder: e.toMesh, counters: e.metrics.at(Outbound)}
 }
 
-// Inbound returns the handler for verified mesh peers, to be served over TLS
+// Inbound returns the door for verified mesh peers, to be served over TLS
 // with TLSConfig. Which workload a request is for was settled by the server
 // name of its connection, never by its Host. An error is of kind Invalid.
-func (e *Engine) Inbound(workloads ...Workload) (http.Handler, *tls.Config, error) {
+func (e *Engine) Inbound(workloads ...Workload) (Door, *tls.Config, error) {
 	in := &inbound{byName: map[string]*server{}, sources: map[string]*identity.Source{}}
 	for _, w := range workloads {
 		local, err := newWorkload(w, e.opt.Limits, e.metrics.conns)

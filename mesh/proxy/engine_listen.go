@@ -15,10 +15,9 @@ import (
 // Site is a bound listener and what answers there.
 type Site struct {
 	Listener net.Listener
-	// Handler is of this Engine: Gateway, Outbound or Inbound. Any other is
-	// served by net/http.
-	Handler http.Handler
-	TLS     *tls.Config // nil for clear text
+	Door     Door         // of the Engine that serves
+	Handler  http.Handler // if there is no Door; net/http serves it
+	TLS      *tls.Config  // nil for clear text
 }
 
 // Plan says what an engine serves, and in which order it leaves.
@@ -87,8 +86,8 @@ func (e *Engine) Run(ctx context.Context, plan Plan) error {
 }
 
 func (e *Engine) site(ctx context.Context, s Site) running {
-	if d, ok := s.Handler.(door); ok {
-		return newListener(ctx, e, s, d)
+	if s.Door != nil {
+		return newListener(e, s)
 	}
 	return newWebSite(ctx, e, s)
 }

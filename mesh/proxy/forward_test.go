@@ -334,7 +334,7 @@ func TestRoundTripper(t *testing.T) {
 	var last atomic.Pointer[seen]
 	w.sidecar("telemetry", "n1", w.workload(echo(&last)), nil)
 	e, reg := w.engine(proxy.MeshLimits())
-	w.run(e, reg, http.NotFoundHandler(), nil, time.Second)
+	w.runSite(e, reg, proxy.Site{Handler: http.NotFoundHandler()}, time.Second)
 	client := &http.Client{Transport: e.RoundTripper(w.source("/svc/mqtt-bridge/n/b"))}
 	w.publish()
 
@@ -384,7 +384,7 @@ func TestFirstRequestWaitsForEndpoints(t *testing.T) {
 		o.Need = func(s string) { needed <- s }
 		o.Limits.FirstUse = 5 * time.Second
 	})
-	w.run(e, reg, http.NotFoundHandler(), nil, time.Second)
+	w.runSite(e, reg, proxy.Site{Handler: http.NotFoundHandler()}, time.Second)
 	client := &http.Client{Transport: e.RoundTripper(w.source("/svc/web/n/n9"))}
 	w.publish()
 	go func() {

@@ -241,7 +241,7 @@ func TestRoundTripOfAnEarlyAnswer(t *testing.T) {
 		rw.WriteHeader(http.StatusTeapot)
 	}), nil)
 	e, reg := w.engine(proxy.MeshLimits())
-	w.run(e, reg, http.NotFoundHandler(), nil, time.Second)
+	w.runSite(e, reg, proxy.Site{Handler: http.NotFoundHandler()}, time.Second)
 	rt := e.RoundTripper(w.source("/svc/mqtt-bridge/n/b"))
 	w.publish()
 	pr, pw := io.Pipe() // never ends by itself
@@ -281,7 +281,7 @@ func TestRoundTripThatIsSwitched(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	peer := w.run(e, reg, http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+	peer := w.runSite(e, reg, proxy.Site{TLS: config, Handler: http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
 		conn, _, err := http.NewResponseController(rw).Hijack()
 		if err != nil {
 			t.Error(err)
@@ -289,7 +289,7 @@ func TestRoundTripThatIsSwitched(t *testing.T) {
 		}
 		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
 		_ = conn.Close()
-	}), config, time.Second)
+	})}, time.Second)
 	w.register("orders", "n1", peer.addr, nil)
 	client := &http.Client{Transport: e.RoundTripper(w.source("/svc/mqtt-bridge/n/b"))}
 	w.publish()

@@ -6,30 +6,25 @@ import (
 	"errors"
 	"maps"
 	"net"
-	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/rs/xid"
-
 	"github.com/hedgerow-mesh/hedgerow/mesh/identity"
 	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/link"
 )
 
-// door is a handler whose connections the engine serves itself. By net/http it
-// serves HTTP/2 alone.
-type door interface {
-	http.Handler
+// Door is where requests come in: Engine.Gateway, Outbound or Inbound.
+type Door interface {
 	// enter returns who takes the requests of a connection, and what it tells of
 	// its caller. state is nil in clear text.
 	enter(state *tls.ConnectionState, remote string) (*server, callerInfo, bool)
 }
 
-var _, _ door = (*server)(nil), (*inbound)(nil)
+var _, _ Door = (*server)(nil), (*inbound)(nil)
 
-// enter implements door.
+// enter implements Door.
 func (s *server) enter(state *tls.ConnectionState, remote string) (*server, callerInfo, bool) {
 	return s, callerOf(state, remote), true
 }
@@ -41,13 +36,6 @@ func callerOf(state *tls.ConnectionState, remote string) callerInfo {
 		ip = ""
 	}
 	return callerInfo{remote: ip, secure: state != nil}
-}
-
-// ServeHTTP implements http.Handler.
-func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	s.e.handlers.Add(1)
-	defer s.e.handlers.Done()
-	s.serveHTTP(w, r, callerOf(r.TLS, r.RemoteAddr))
 }
 
 // inbound hands a request to the server of the workload that its connection
@@ -65,7 +53,7 @@ func (in *inbound) source(serverName string) (*identity.Source, error) {
 	return nil, identity.ErrUnknownServerName
 }
 
-// enter implements door. The handshake refuses whoever has no identity and
+// enter implements Door. The handshake refuses whoever has no identity and
 // unknown names. That it did is not assumed here.
 func (in *inbound) enter(state *tls.ConnectionState, remote string) (*server, callerInfo, bool) {
 	if state == nil {
@@ -82,36 +70,19 @@ func (in *inbound) enter(state *tls.ConnectionState, remote string) (*server, ca
 	return s, info, true
 }
 
-// ServeHTTP implements http.Handler.
-func (in *inbound) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	s, info, ok := in.enter(r.TLS, r.RemoteAddr)
-	if !ok {
-		head, body := problem(&Refusal{http.StatusMisdirectedRequest, CodeUnknownService, "no service here has this server name"}, xid.New().String())
-		maps.Copy(w.Header(), toHTTP(head.fields))
-		w.WriteHeader(head.status)
-		_, _ = w.Write(body) // the client may have left
-		return
-	}
-	s.e.handlers.Add(1)
-	defer s.e.handlers.Done()
-	s.serveHTTP(w, r, info)
-}
-
 // leaveGrace is how long connections that wait for a request stay open when a
 // listener drains: who is about to send one is told by its response to go.
 const leaveGrace = 250 * time.Millisecond
 
-// listener accepts connections and serves them: HTTP/1.1 by the engine's own
-// codec, HTTP/2 of peers as mesh links, and of everybody else by net/http.
+// listener accepts connections and serves them: HTTP/1.1 by the codec of h1, HTTP/2
+// by that of link.
 type listener struct {
 	e       *Engine
 	site    Site
-	door    door
+	door    Door
 	leaving atomic.Bool
-	left    chan struct{} // closed when leaving
-	slots   chan struct{} // one for each connection that may be open
-	web     *webSite      // serves the connections of handed
-	handed  *handed
+	left    chan struct{}  // closed when leaving
+	slots   chan struct{}  // one for each connection that may be open
 	all     sync.WaitGroup // connections
 
 	// mu guards what follows. Nothing is called under it that blocks.
@@ -121,17 +92,11 @@ type listener struct {
 	cut   bool
 }
 
-func newListener(ctx context.Context, e *Engine, s Site, d door) *listener {
-	l := &listener{
-		e: e, site: s, door: d, left: make(chan struct{}), slots: make(chan struct{}, e.opt.Limits.Connections),
+func newListener(e *Engine, s Site) *listener {
+	return &listener{
+		e: e, site: s, door: s.Door, left: make(chan struct{}), slots: make(chan struct{}, e.opt.Limits.Connections),
 		open: map[*h1Client]struct{}{}, links: map[*link.Conn]struct{}{},
 	}
-	if false {
-		l.handed = &handed{conns: make(chan net.Conn), done: make(chan struct{}), addr: s.Listener.Addr()}
-		l.web = newWebSite(ctx, e, Site{Listener: l.handed, Handler: d, TLS: s.TLS})
-		l.web.srv.TLSConfig = nil // the handshake is over when it gets a connection
-	}
-	return l
 }
 
 // Pauses of a listener that cannot accept: for want of file descriptors, mostly.
@@ -143,9 +108,6 @@ const (
 // serve implements running.
 func (l *listener) serve() error {
 	defer l.all.Wait()
-	if l.web != nil {
-		l.all.Go(func() { _ = l.web.serve() }) // its listener is ours and does not fail
-	}
 	pause := firstPause
 	for {
 		if !l.slot() {
@@ -215,8 +177,7 @@ func (l *listener) greet(accepted net.Conn) (goesOn bool) {
 	if l.site.TLS == nil {
 		return l.serveHTTP1(raw, raw, raw, nil)
 	}
-	watched := &watchedConn{TCPConn: raw, closed: make(chan struct{})}
-	secure := newMeshConn(watched)
+	secure := newMeshConn(raw)
 	secure.Conn = tls.Server(secure.under, l.site.TLS)
 	ctx, cancel := context.WithTimeout(context.Background(), l.e.opt.Limits.HandshakeTimeout)
 	err := secure.HandshakeContext(ctx)
@@ -228,15 +189,10 @@ func (l *listener) greet(accepted net.Conn) (goesOn bool) {
 		return false
 	}
 	state := secure.ConnectionState()
-	switch {
-	case state.NegotiatedProtocol != identity.ProtocolH2:
-		return l.serveHTTP1(raw, secure, secure, &state)
-	case l.web == nil:
+	if state.NegotiatedProtocol == identity.ProtocolH2 {
 		return l.serveLink(secure, &state)
-	case l.handed.give(secure.Conn):
-		<-watched.closed // it counts as one of the listener's until then
 	}
-	return false
+	return l.serveHTTP1(raw, secure, secure, &state)
 }
 
 // serveLink begins to serve a link and reports whether there is one.
@@ -332,6 +288,7 @@ func (l *listener) clients() []*h1Client {
 	return out
 }
 
+// peers returns the links.
 func (l *listener) peers() []*link.Conn {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -347,20 +304,15 @@ func (l *listener) drain(ctx context.Context) (bool, error) {
 		c.Drain()
 	}
 	ended := make(chan struct{})
-	web := make(chan bool, 1)
 	go func() {
 		defer close(ended)
-		if l.web != nil {
-			cut, _ := l.web.drain(ctx) // Close of a listener that is ours
-			web <- cut
-		}
 		l.all.Wait()
 	}()
 	grace := time.NewTimer(leaveGrace)
 	defer grace.Stop()
 	select {
 	case <-ended:
-		return l.web != nil && <-web, err
+		return false, err
 	case <-grace.C:
 	case <-ctx.Done():
 	}
@@ -386,60 +338,5 @@ func (l *listener) drain(ctx context.Context) (bool, error) {
 		}
 		<-ended
 	}
-	if l.web != nil {
-		cut = <-web || cut
-	}
 	return cut, err
-}
-
-// handed is a listener of connections whose handshake is over.
-type handed struct {
-	conns chan net.Conn
-	done  chan struct{}
-	once  sync.Once
-	addr  net.Addr
-}
-
-// give hands conn to whoever accepts. It reports false, and closes conn, if
-// nobody does any more.
-func (h *handed) give(conn *tls.Conn) bool {
-	select {
-	case h.conns <- conn:
-		return true
-	case <-h.done:
-		_ = conn.Close() // how closing went cannot matter to anybody
-		return false
-	}
-}
-
-// Accept implements net.Listener.
-func (h *handed) Accept() (net.Conn, error) {
-	select {
-	case c := <-h.conns:
-		return c, nil
-	case <-h.done:
-		return nil, net.ErrClosed
-	}
-}
-
-// Close implements net.Listener.
-func (h *handed) Close() error {
-	h.once.Do(func() { close(h.done) })
-	return nil
-}
-
-// Addr implements net.Listener.
-func (h *handed) Addr() net.Addr { return h.addr }
-
-// watchedConn says when it is closed.
-type watchedConn struct {
-	*net.TCPConn
-	closed chan struct{}
-	once   sync.Once
-}
-
-// Close implements net.Conn.
-func (c *watchedConn) Close() error {
-	defer c.once.Do(func() { close(c.closed) })
-	return c.TCPConn.Close()
 }

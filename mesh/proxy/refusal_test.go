@@ -104,7 +104,7 @@ func TestWorkloadThatIsDown(t *testing.T) {
 	reset := w.recorder("")
 	w.sidecar("carts", "n2", reset.addr, nil)
 	e, reg := w.engine(proxy.MeshLimits())
-	w.run(e, reg, http.NotFoundHandler(), nil, time.Second)
+	w.runSite(e, reg, proxy.Site{Handler: http.NotFoundHandler()}, time.Second)
 	rt := &http.Client{Transport: e.RoundTripper(w.source("/svc/web/n/n9"))}
 	w.publish()
 	wantProblem(t, getFrom(t, rt, "http://orders.mesh/"), 503, "workload_unreachable")

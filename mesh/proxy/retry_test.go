@@ -125,7 +125,7 @@ func TestResetIsNotRetriedForPost(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			broken := w.run(e, reg, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }), config, time.Second)
+			broken := w.runSite(e, reg, proxy.Site{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }), TLS: config}, time.Second)
 			w.register("orders", "n1", broken.addr, nil)
 			var last atomic.Pointer[seen]
 			w.sidecar("orders", "n2", w.workload(echo(&last)), nil)

@@ -144,12 +144,19 @@ func (w *world) engine(l proxy.Limits, options ...option) (*proxy.Engine, *prome
 }
 
 // run serves h at a free port until the test ends or n.stop.
-func (w *world) run(e *proxy.Engine, reg *prometheus.Registry, h http.Handler, config *tls.Config, drain time.Duration) *node {
+func (w *world) run(e *proxy.Engine, reg *prometheus.Registry, d proxy.Door, config *tls.Config, drain time.Duration) *node {
+	w.t.Helper()
+	return w.runSite(e, reg, proxy.Site{Door: d, TLS: config}, drain)
+}
+
+// runSite is run for anything that can be served.
+func (w *world) runSite(e *proxy.Engine, reg *prometheus.Registry, site proxy.Site, drain time.Duration) *node {
 	w.t.Helper()
 	listeners, err := proxy.ListenAll("127.0.0.1:0", "127.0.0.1:0")
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	site.Listener = listeners[0]
 	ctx, cancel := context.WithCancel(context.Background())
 	n := &node{engine: e, registry: reg, addr: listeners[0].Addr().String(), ended: make(chan error, 1)}
 	var once sync.Once
@@ -163,7 +170,7 @@ func (w *world) run(e *proxy.Engine, reg *prometheus.Registry, h http.Handler, c
 	}
 	go func() {
 		n.ended <- e.Run(ctx, proxy.Plan{
-			Stages: [][]proxy.Site{{{Listener: listeners[0], Handler: h, TLS: config}}},
+			Stages: [][]proxy.Site{{site}},
 			Admin:  proxy.Site{Listener: listeners[1], Handler: e.Admin(proxy.AdminOptions{Gatherer: reg})},
 			Drain:  drain,
 		})

@@ -199,8 +199,11 @@ func (b *block) finishRequest() {
 		h.Authority = b.host
 	}
 	switch { // what is missing is empty
-	case !isToken(h.Method) || h.Method == "CONNECT":
-		b.bad = "a method that is no token, or CONNECT"
+	case !isToken(h.Method):
+		b.bad = "a method that is no token"
+	case h.Method == "CONNECT" && b.pseudo&(hasScheme|hasPath) == 0: // section 8.5
+	case h.Method == "CONNECT":
+		b.bad = "a CONNECT with a scheme or a path"
 	case !validScheme(h.Scheme):
 		b.bad = "not a scheme"
 	case !validPath(h.Path, h.Method):

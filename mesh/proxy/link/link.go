@@ -5,9 +5,9 @@
 // strings of its fields that were not seen before.
 //
 // It knows no TLS, no dialing, no pools of connections, no routes and no retries.
-// It does not do CONNECT, server push, priorities or padding of its own, and it
-// does not use Huffman codes when it sends: on a mesh link bytes are cheaper than
-// the work to save them.
+// It does no tunnels (CONNECT reaches Handle with an empty Path, to be refused), no
+// server push, priorities or padding of its own, and it does not use Huffman codes
+// when it sends: on a mesh link bytes are cheaper than the work to save them.
 package link
 
 import (

@@ -61,7 +61,7 @@ func TestRequestHeads(t *testing.T) {
 		{"empty scheme", pseudo(":scheme", ""), false},
 		{"authority with user", pseudo(":authority", "a@x.example"), false},
 		{"authority with path", pseudo(":authority", "x.example/"), false},
-		{"CONNECT", []string{":method", "CONNECT", ":authority", "x.example:1"}, false},
+		{"CONNECT", []string{":method", "CONNECT", ":authority", "x.example:1"}, true},
 		{"CONNECT with all", pseudo(":method", "CONNECT"), false},
 		{"extended CONNECT", append([]string{":protocol", "websocket"}, with()...), false},
 		{"unknown pseudo field", append([]string{":x", "y"}, with()...), false},
