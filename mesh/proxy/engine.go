@@ -39,15 +39,13 @@ type Options struct {
 // read one immutable state through an atomic pointer; a request that began
 // under an older one finishes under it.
 type Engine struct {
-	opt     Options
-	metrics *metrics
-	denials zerolog.Logger // bounded in lines a second
-	peers   *peers
-	toMesh  *toMesh
-	tunnels tunnels
-	buffers sync.Pool // of *[copyBytes]byte
-	// exchanges are those of clients that keep none of their own.
-	exchanges   sync.Pool // of *exchange
+	opt         Options
+	metrics     *metrics
+	denials     zerolog.Logger // bounded in lines a second
+	peers       *peers
+	toMesh      *toMesh
+	tunnels     tunnels
+	buffers     sync.Pool // of *[copyBytes]byte
 	linkClients sync.Pool // of *linkClient
 	overload    overload
 	slots       chan struct{} // one for each connection that may be open

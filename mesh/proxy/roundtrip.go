@@ -32,7 +32,7 @@ type inProcess struct {
 var _ = client{(*inProcess)(nil), (*inProcess)(nil), (*inProcess)(nil)}
 
 func (c *inProcess) Read(p []byte) (int, error)                     { return c.r.Body.Read(p) }
-func (c *inProcess) bodyTrailers() header.List                      { return fromHTTP(nil, c.r.Trailer) }
+func (c *inProcess) bodyTrailers() header.List                      { return fromHTTP(c.r.Trailer) }
 func (c *inProcess) inform(*responseHead) error                     { return nil }
 func (c *inProcess) begin(*responseHead, []byte, bool) error        { return errNotHere }
 func (c *inProcess) write([]byte) error                             { return errNotHere }
@@ -59,7 +59,7 @@ func (t *roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 	if host == "" {
 		host = r.URL.Host
 	}
-	x.in = incoming{method: r.Method, target: r.URL.RequestURI(), host: host, fields: fromHTTP(nil, r.Header), length: r.ContentLength}
+	x.in = incoming{method: r.Method, target: r.URL.RequestURI(), host: host, fields: fromHTTP(r.Header), length: r.ContentLength}
 	if x.in.method == "" {
 		x.in.method = http.MethodGet
 	}

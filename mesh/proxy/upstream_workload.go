@@ -181,7 +181,7 @@ func (a *http2Answer) head(out *responseHead) error {
 		return err
 	}
 	a.resp = resp
-	*out = responseHead{status: resp.StatusCode, fields: fromHTTP(nil, resp.Header), length: resp.ContentLength}
+	*out = responseHead{status: resp.StatusCode, fields: fromHTTP(resp.Header), length: resp.ContentLength}
 	if resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified || a.req.Method == http.MethodHead {
 		out.length = 0
 	}
@@ -204,7 +204,7 @@ func (a *http2Answer) complete() ([]byte, bool) {
 }
 
 // trailers implements answerBody.
-func (a *http2Answer) trailers() header.List { return fromHTTP(nil, a.resp.Trailer) }
+func (a *http2Answer) trailers() header.List { return fromHTTP(a.resp.Trailer) }
 
 // tunnel implements answer: there is no 101 in HTTP/2.
 func (a *http2Answer) tunnel() (halfCloser, []byte, error) { return nil, nil, io.ErrUnexpectedEOF }
@@ -232,8 +232,9 @@ func toHTTP(l header.List) http.Header {
 	return h
 }
 
-// fromHTTP appends the fields of h to dst.
-func fromHTTP(dst header.List, h http.Header) header.List {
+// fromHTTP returns the fields of h.
+func fromHTTP(h http.Header) header.List {
+	dst := make(header.List, 0, len(h))
 	for name, values := range h {
 		for _, value := range values {
 			dst = append(dst, header.Field{Name: name, Value: value})

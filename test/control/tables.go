@@ -2,7 +2,7 @@ package main
 
 // tables are all controls. The first of each table is the one of the short form.
 func tables() []table {
-	const codec, engine = "mesh/proxy/h1", "mesh/proxy"
+	const codec, link, engine = "mesh/proxy/h1", "mesh/proxy/link", "mesh/proxy"
 	return []table{
 		{"h1 framing", codec, h1Framing()},
 		{"h1 chunks", codec, h1Chunks()},
@@ -12,6 +12,10 @@ func tables() []table {
 		{"h1 connections", codec, h1Connections()},
 		{"h1 responses", codec, h1Responses()},
 		{"h1 writer", codec, h1Writer()},
+
+		{"link frames", link, linkFrames()},
+		{"link messages", link, linkMessages()},
+		{"link streams", link, linkStreams()},
 
 		{"requests", engine, engineRequests()},
 		{"fields", engine, engineFields()},

@@ -3,6 +3,7 @@ package thrift
 import (
 	"context"
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -59,18 +60,16 @@ func TestThreads(t *testing.T) {
 		}
 	}
 	wait("one thread", func() bool { return runtime.GOMAXPROCS(0) == 1 })
-	stop := make(chan struct{})
+	var stop atomic.Bool
 	go func() {
-		for {
-			select {
-			case <-stop:
+		for n := 0; ; n++ {
+			if n%1000 == 0 && stop.Load() {
 				return
-			default:
 			}
 		}
 	}()
 	wait("another thread under load", func() bool { return runtime.GOMAXPROCS(0) > 1 })
-	close(stop)
+	stop.Store(true)
 	cancel()
 	<-ended
 	if n := runtime.GOMAXPROCS(0); n != 4 {
