@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hedgerow-mesh/hedgerow/test/bench/loop"
@@ -41,12 +42,14 @@ func playChain(w *world) (*report, error) {
 	}
 	r.tables = append(r.tables, *closed)
 	if w.rate > 0 {
-		t, lines, openErr := w.openLoop(systems)
-		if t == nil {
-			return nil, openErr
+		t, line, openErr := w.openLoop(systems)
+		if openErr != nil {
+			return nil, errors.Join(err, openErr)
 		}
-		r.tables, r.lines = append(r.tables, *t), append(r.lines, lines...)
-		err = errors.Join(err, openErr)
+		r.tables = append(r.tables, *t)
+		if line != "" {
+			r.lines = append(r.lines, line)
+		}
 	}
 	r.lines = slices.Concat(r.lines, found.lines(get), found.lines(post))
 	r.last = found.last()
@@ -87,7 +90,7 @@ func (w *world) closedLoops(systems []*system, costs ...column) (*table, *findin
 	for _, request := range w.requests() {
 		w.reach(systems, request)
 		for _, n := range w.connections {
-			what := fmt.Sprintf("%s, %d connections", named(request), n)
+			what := fmt.Sprintf("%s, %s", named(request), connections(n))
 			samples, err := rounds(w, what, systems, func(s *system) (sample, error) {
 				return w.measure(s, fmt.Sprintf("%s-%d", request.Method, n), loop.Plan{Request: request, Connections: n})
 			})
@@ -115,34 +118,41 @@ func (w *world) closedLoops(systems []*system, costs ...column) (*table, *findin
 	return t, found, errors.Join(voids...)
 }
 
-// openLoop measures the latency of each system at a fixed rate. What it returns
-// is as closedLoops'.
-func (w *world) openLoop(systems []*system) (*table, []string, error) {
+// openLoop measures the latency of each system at a fixed rate, and returns the
+// table and a line of the ratios.
+func (w *world) openLoop(systems []*system) (*table, string, error) {
 	what := fmt.Sprintf("GET, %d requests/s", w.rate)
 	t := &table{
 		title: "Open loop, medians of the rounds; latency from when a request was due",
-		head:  []string{"load", "proxy", "p50 ms", "p99 ms", "ours/its p99", "CPU µs/request"},
+		head:  []string{"load", "proxy", "p50 ms", "p99 ms", "ours/its p99", "sent late p99 ms", "CPU µs/request"},
 	}
 	w.reach(systems, get)
 	samples, err := rounds(w, what, systems, func(s *system) (sample, error) {
 		return w.measure(s, fmt.Sprintf("open-%d", w.rate), loop.Plan{Request: get, Connections: openConnections, Rate: w.rate})
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, "", err
 	}
-	var line string
+	var ratios []string
 	for i, s := range systems {
 		by := "1"
 		if i > 0 {
 			by = decimal(ratio(samples[0], samples[i], sample.p99), 2)
-			line += fmt.Sprintf(" ratio_p99_%d_vs_%s=%s", w.rate, s.name, by)
+			ratios = append(ratios, fmt.Sprintf("ratio_p99_%d_vs_%s=%s", w.rate, s.name, by))
 		}
 		t.rows = append(t.rows, []string{
-			what, s.name, decimal(middle(samples[i], sample.p50), 2), decimal(middle(samples[i], sample.p99), 2), by, decimal(middle(samples[i], sample.micros), 1),
+			what, s.name, decimal(middle(samples[i], sample.p50), 2), decimal(middle(samples[i], sample.p99), 2), by,
+			decimal(middle(samples[i], sample.late), 2), decimal(middle(samples[i], sample.micros), 1),
 		})
 	}
-	late := fmt.Sprintf("late_p99_ms=%s", decimal(middle(samples[0], sample.late), 2))
-	return t, []string{late + line}, nil
+	return t, strings.Join(ratios, " "), nil
+}
+
+func connections(n int) string {
+	if n == 1 {
+		return "1 connection"
+	}
+	return fmt.Sprintf("%d connections", n)
 }
 
 // named says what a request is, in a word or two.

@@ -15,8 +15,9 @@ import (
 	"github.com/hedgerow-mesh/hedgerow/test/bench/peers"
 )
 
-// machine is where and when a run was made.
+// machine is where, when and how a run was made.
 type machine struct {
+	run               string // "bench chain: 5 rounds, -duration 4s"
 	date, kernel, cpu string
 	cores             int
 	programs          []string
@@ -47,9 +48,10 @@ func describe(ctx context.Context, binaries string) (machine, error) {
 }
 
 func (m machine) text() string {
-	return fmt.Sprintf("%s; %s; %d cores, %s\n%s\n", m.date, m.kernel, m.cores, m.cpu, strings.Join(m.programs, "; "))
+	return fmt.Sprintf("%s; %s; %d cores, %s\n%s\n%s\n", m.date, m.kernel, m.cores, m.cpu, strings.Join(m.programs, "; "), m.run)
 }
 
+// markdown is text with its ends of lines kept.
 func (m machine) markdown() string {
-	return strings.Replace(strings.TrimSpace(m.text()), "\n", "  \n", 1) + "\n"
+	return strings.ReplaceAll(strings.TrimSpace(m.text()), "\n", "  \n") + "\n"
 }

@@ -87,6 +87,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		return complain(stderr, 1, err)
 	}
+	about.run = fmt.Sprintf("bench %s: rounds %d, -duration %v", b.name, s.repeat, s.duration)
 	// A second thread of ours would only take the other core from the proxies.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	return perform(ctx, b, s, about, stdout, stderr)

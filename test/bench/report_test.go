@@ -92,16 +92,16 @@ func TestPerform(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var stdout, stderr bytes.Buffer
 			s := settings{markdown: filepath.Join(t.TempDir(), "figures.md")}
-			about := machine{date: "today", kernel: "Linux 1", cpu: "a CPU", cores: 2, programs: []string{"peer 1"}}
+			about := machine{date: "today", kernel: "Linux 1", cpu: "a CPU", cores: 2, programs: []string{"peer 1"}, run: "bench chain"}
 			code := perform(tt.ctx, bench{name: "chain", play: tt.play}, s, about, &stdout, &stderr)
 			out := stdout.String()
-			if code != tt.code || !strings.HasPrefix(out, "today; Linux 1; 2 cores, a CPU\npeer 1\n") || !strings.HasSuffix(out, "\n"+tt.last+"\n") || strings.Contains(out, "POST, 128") != tt.tables {
+			if code != tt.code || !strings.HasPrefix(out, "today; Linux 1; 2 cores, a CPU\npeer 1\nbench chain\n") || !strings.HasSuffix(out, "\n"+tt.last+"\n") || strings.Contains(out, "POST, 128") != tt.tables {
 				t.Errorf("exit code %d and\n%s", code, out)
 			}
 			if !strings.Contains(stderr.String(), tt.stderr) || tt.stderr == "" && stderr.Len() > 0 {
 				t.Errorf("got %q, want %q", stderr.String(), tt.stderr)
 			}
-			if text, err := os.ReadFile(s.markdown); (err == nil) != tt.written || tt.written && !strings.Contains(string(text), "peer 1\n\nWhat:") {
+			if text, err := os.ReadFile(s.markdown); (err == nil) != tt.written || tt.written && !strings.Contains(string(text), "peer 1  \nbench chain\n\nWhat:") {
 				t.Errorf("written: %q, %v", text, err)
 			}
 		})
