@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		defer os.RemoveAll(dir) //nolint:errcheck // best effort at exit
-		build := exec.Command("go", "build", "-o", dir+"/", "../../cmd/hedgerow", "../../cmd/hedgerow-edge")
+		build := exec.Command("go", "build", "-pgo=off", "-o", dir+"/", "../../cmd/hedgerow", "../../cmd/hedgerow-edge")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "build the programs under test: %v\n%s", err, out)

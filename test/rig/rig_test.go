@@ -58,7 +58,7 @@ rules: [{from: [{identities: [/svc/client, /gateway/edge]}]}]
 // TestMesh sends a request through each kind of plane.
 func TestMesh(t *testing.T) {
 	binaries := t.TempDir()
-	build := exec.Command("go", "build", "-o", binaries+"/", "../../cmd/hedgerow", "../../cmd/hedgerow-edge")
+	build := exec.Command("go", "build", "-pgo=off", "-o", binaries+"/", "../../cmd/hedgerow", "../../cmd/hedgerow-edge")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the programs: %v\n%s", err, out)
 	}
