@@ -58,7 +58,7 @@ func newH1Client(s *server, conn halfCloser, deadlines deadliner, info callerInf
 
 // serve handles requests until the connection ends, and closes it. It returns true
 // if the connection is quiet: then await is to be called, from a goroutine that has
-// not the stack of this one, and serve again.
+// not the stack of this one, and serve again if that returns true.
 func (c *h1Client) serve() (quiet bool) {
 	for c.next() {
 	}
@@ -86,6 +86,9 @@ func (c *h1Client) next() bool {
 		c.reads.idle = leaveGrace
 	}
 	c.reads.phase(phaseIdle)
+	if c.quiet { // something came: of a request, or of a record of one
+		c.reads.phase(phaseHead)
+	}
 	err := c.r.Fill()
 	if errors.Is(err, os.ErrDeadlineExceeded) && !c.reads.interrupted() && !c.quiet && c.reads.idle > restlessFor {
 		c.rest()
@@ -129,13 +132,18 @@ func (c *h1Client) rest() {
 	c.x.rest()
 }
 
-// await waits until a quiet connection has something to read, or has been idle for
-// too long. An error shows again when it is read.
-func (c *h1Client) await() {
+// await waits until a quiet connection has something to read, and then returns true.
+// If it has been idle for too long, or was interrupted, await closes it.
+func (c *h1Client) await() bool {
 	c.reads.phase(phaseQuiet)
-	if c.reads.arm() == nil {
-		_ = waitReadable(c.raw)
+	err := c.reads.arm()
+	if err == nil {
+		err = waitReadable(c.raw)
 	}
+	if err != nil {
+		c.hangUp()
+	}
+	return err == nil
 }
 
 // fill gives the exchange the request that was read.

@@ -251,21 +251,29 @@ func (l *listener) serveHTTP1(raw *net.TCPConn, conn halfCloser, deadlines deadl
 
 // attend serves c until it ends or is quiet.
 func (l *listener) attend(c *h1Client) (goesOn bool) {
-	if c.serve() {
-		l.all.Go(func() {
-			c.await()
-			l.all.Go(func() {
-				if !l.attend(c) {
-					l.release()
-				}
-			})
-		})
-		return true
+	if !c.serve() {
+		l.forget(c)
+		return false
 	}
+	l.all.Go(func() {
+		if !c.await() {
+			l.forget(c)
+			l.release()
+			return
+		}
+		l.all.Go(func() {
+			if !l.attend(c) {
+				l.release()
+			}
+		})
+	})
+	return true
+}
+
+func (l *listener) forget(c *h1Client) {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	delete(l.open, c)
-	l.mu.Unlock()
-	return false
 }
 
 func (l *listener) enter(c *h1Client) bool {
