@@ -87,7 +87,7 @@ func New(opt Options) (*Engine, error) {
 		denials: opt.Log.Sample(&zerolog.BurstSampler{Burst: 100, Period: time.Second}),
 		tunnels: tunnels{open: map[*tunnel]struct{}{}},
 	}
-	e.peers = &peers{mesh: opt.Mesh, trustDomain: opt.TrustDomain, limits: opt.Limits, open: m.conns, allowed: e.allowed, byKey: map[peerKey]*peer{}}
+	e.peers = newPeers(&opt, m.conns, e.allowed)
 	e.toMesh = &toMesh{e}
 	e.slots = make(chan struct{}, connectionSlots())
 	return e, nil

@@ -79,6 +79,7 @@ func (e *Engine) Run(ctx context.Context, plan Plan) error {
 	serving.Wait()
 	e.handlers.Wait()
 	e.Close()
+	e.peers.await(bounded.Done())
 	if ctx.Err() == nil {
 		errs = append(errs, context.Cause(failed))
 	}

@@ -2,10 +2,12 @@ package proxy_test
 
 import (
 	"bufio"
+	"crypto/tls"
 	"io"
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -57,4 +59,42 @@ func TestDrainLetsAnUploadFinish(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 	<-stopped
+}
+
+// When Run returns nothing of the engine runs any more, its links included.
+func TestRunEndsWithItsLinks(t *testing.T) {
+	w := newWorld(t)
+	var last atomic.Pointer[seen]
+	w.sidecar("orders", "n1", w.workload(echo(&last)), nil)
+	w.route("orders", nil)
+	en := w.gateway(overH1, linked)
+	w.publish()
+	if got := raw(t, en.addr, "GET /a HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\n\r\n"); statusOf(t, got) != 200 {
+		t.Fatalf("got %q", got)
+	}
+	const open = "hedgerow_upstream_connections"
+	if n := counted(t, en.registry, open, nil); n != 1 {
+		t.Fatalf("%v connections", n)
+	}
+	en.stop()
+	if n := counted(t, en.registry, open, nil); n != 0 {
+		t.Errorf("%v connections are open", n)
+	}
+}
+
+// A client of HTTP/2 that breaks it is counted.
+func TestBrokenHTTP2IsCounted(t *testing.T) {
+	w := newWorld(t)
+	en := w.gateway(overH2)
+	w.publish()
+	conn, err := tls.Dial("tcp", en.addr, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	say(t, conn, "GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n")
+	if _, err := io.ReadAll(conn); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is counted", func() bool { return counted(t, en.registry, "hedgerow_listener_errors_total", nil) == 1 })
 }

@@ -224,6 +224,11 @@ func (l *listener) serveLink(conn *meshConn, state *tls.ConnectionState) bool {
 
 // linkEnded frees the place of a link.
 func (l *listener) linkEnded(c *link.Conn) {
+	var broken *link.ConnError
+	if errors.As(c.Err(), &broken) && !broken.Remote {
+		l.e.metrics.listener.Inc()
+		l.e.opt.Log.Debug().Err(broken).Msg("connection failed")
+	}
 	l.mu.Lock()
 	delete(l.links, c)
 	l.mu.Unlock()

@@ -42,7 +42,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		refusals: counter("hedgerow_refusals_total", "Answers that the proxy gave itself, by their code.", "face", "service", "code"),
 		retries:  counter("hedgerow_retries_total", "Tries after the first, by what went before.", "service", "reason"),
 		failures: counter("hedgerow_upstream_failures_total", "Tries that brought no response, by kind.", "service", "kind"),
-		listener: prometheus.NewCounter(prometheus.CounterOpts{Name: "hedgerow_listener_errors_total", Help: "Connections that ended before a request was read: failed handshakes, malformed headers."}),
+		listener: prometheus.NewCounter(prometheus.CounterOpts{Name: "hedgerow_listener_errors_total", Help: "Connections that their client broke: failed handshakes, malformed headers, violations of HTTP/2."}),
 		compile:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "hedgerow_config_errors", Help: "Objects of the current configuration that did not compile."}),
 		shed:     prometheus.NewCounter(prometheus.CounterOpts{Name: "hedgerow_requests_shed_total", Help: "Requests that were refused because the proxy was short of memory."}),
 		conns:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "hedgerow_upstream_connections", Help: "Open connections to other sidecars, pooled ones and links, and to workloads; WebSockets apart."}),

@@ -3,9 +3,8 @@ package proxy
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
-
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/link"
 )
@@ -22,7 +21,6 @@ const (
 // clients; others are added as it becomes busy, and close when they are idle.
 type links struct {
 	dial func() (*link.Conn, error)
-	open prometheus.Gauge // connections, of all peers
 
 	// mu guards what follows. Nothing is called under it that blocks.
 	mu      sync.Mutex
@@ -78,6 +76,7 @@ func (l *links) get(x *exchange) (*link.Conn, error) {
 // nil, and whether there should be another. mu is held.
 func (l *links) best() (conn *link.Conn, another bool) {
 	usable := 0
+	l.conns = slices.DeleteFunc(l.conns, func(c *link.Conn) bool { return c.Err() != nil })
 	for _, c := range l.conns {
 		if !c.Available() {
 			continue // full, or on its way out
@@ -99,31 +98,12 @@ func (l *links) add(d *dialing) {
 	case err != nil:
 		d.err = err
 	case l.closed:
-		l.open.Inc() // as remove expects
 		d.err = errors.Join(&connectError{CodeUnreachable, errProxyClosed}, c.Close())
 	default:
-		l.open.Inc()
-		if c.Err() == nil { // or remove has been here before
-			l.conns = append(l.conns, c)
-		}
+		l.conns = append(l.conns, c)
 	}
 	l.mu.Unlock()
 	close(d.done)
-}
-
-// remove forgets a link that has ended.
-func (l *links) remove(ended *link.Conn) {
-	l.open.Dec()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	kept := l.conns[:0]
-	for _, c := range l.conns {
-		if c != ended {
-			kept = append(kept, c)
-		}
-	}
-	clear(l.conns[len(kept):])
-	l.conns = kept
 }
 
 // close lets the streams under way end, and the links with them.

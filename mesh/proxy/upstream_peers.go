@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -34,11 +36,26 @@ type peers struct {
 	// reached at an address.
 	allowed func(node string, addr netip.Addr) bool
 
+	closing context.Context // of links in the making
+	abandon context.CancelFunc
+	all     sync.WaitGroup // links, also those in the making
+
 	// mu guards what follows, and the counters of each peer. Nothing is
 	// called under it that blocks.
 	mu     sync.Mutex
 	byKey  map[peerKey]*peer
+	linked map[*link.Conn]struct{}
 	closed bool
+}
+
+// newPeers makes a set of peers; open counts their connections.
+func newPeers(opt *Options, open prometheus.Gauge, allowed func(string, netip.Addr) bool) *peers {
+	ps := &peers{
+		mesh: opt.Mesh, trustDomain: opt.TrustDomain, limits: opt.Limits, open: open, allowed: allowed,
+		byKey: map[peerKey]*peer{}, linked: map[*link.Conn]struct{}{},
+	}
+	ps.closing, ps.abandon = context.WithCancel(context.Background())
+	return ps
 }
 
 // peer is the connections to one endpoint as one caller: links, and a pool of
@@ -101,12 +118,35 @@ func (ps *peers) keep(wanted func(peerKey) bool) {
 	}
 }
 
-// close retires every peer and makes no new one.
+// close retires every peer and makes no new one, nor a link.
 func (ps *peers) close() {
 	ps.mu.Lock()
 	ps.closed = true
 	ps.mu.Unlock()
+	ps.abandon()
 	ps.keep(func(peerKey) bool { return false })
+}
+
+// await waits, after close, until every link has ended. When done is closed it cuts
+// those that are left.
+func (ps *peers) await(done <-chan struct{}) {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		ps.all.Wait()
+	}()
+	select {
+	case <-ended:
+		return
+	case <-done:
+	}
+	ps.mu.Lock()
+	left := slices.Collect(maps.Keys(ps.linked))
+	ps.mu.Unlock()
+	for _, c := range left {
+		_ = c.Close() // how closing went cannot matter any more
+	}
+	<-ended
 }
 
 func (p *peer) close() {
@@ -123,8 +163,7 @@ func (ps *peers) newPeer(key peerKey) (*peer, error) {
 	p := &peer{}
 	serverName := identity.ServerName(key.service, key.node, ps.mesh)
 	overH2 := identity.ClientConfig(key.caller, want, serverName, identity.ProtocolH2)
-	p.links.open = ps.open
-	p.links.dial = func() (*link.Conn, error) { return ps.dialLink(key, overH2, p.links.remove) }
+	p.links.dial = func() (*link.Conn, error) { return ps.dialLink(key, overH2) }
 	overHTTP1 := identity.ClientConfig(key.caller, want, serverName, identity.ProtocolHTTP1)
 	p.http1 = newPool(ps.limits, ps.open, func(ctx context.Context) (net.Conn, error) { return ps.dial(ctx, key, overHTTP1) })
 	return p, nil
@@ -132,8 +171,20 @@ func (ps *peers) newPeer(key peerKey) (*peer, error) {
 
 // dialLink makes a link. It has no caller's context: who waits for it may leave,
 // and others stay.
-func (ps *peers) dialLink(key peerKey, config *tls.Config, ended func(*link.Conn)) (*link.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), ps.limits.ConnectTimeout+ps.limits.HandshakeTimeout)
+func (ps *peers) dialLink(key peerKey, config *tls.Config) (made *link.Conn, err error) {
+	ps.mu.Lock()
+	if ps.closed {
+		ps.mu.Unlock()
+		return nil, &connectError{CodeUnreachable, errProxyClosed}
+	}
+	ps.all.Add(1)
+	ps.mu.Unlock()
+	defer func() {
+		if made == nil {
+			ps.all.Done()
+		}
+	}()
+	ctx, cancel := context.WithTimeout(ps.closing, ps.limits.ConnectTimeout+ps.limits.HandshakeTimeout)
 	defer cancel()
 	conn, err := ps.dial(ctx, key, config)
 	if err != nil {
@@ -145,9 +196,22 @@ func (ps *peers) dialLink(key peerKey, config *tls.Config, ended func(*link.Conn
 	}
 	conn.gather()
 	bounds := ps.limits.link(ps.limits.UpstreamIdle)
-	bounds.Ended = ended
+	bounds.Ended = ps.linkEnded
 	bounds.HeaderBytes, bounds.HeaderFields = 2*bounds.HeaderBytes, 2*bounds.HeaderFields // a response may say more than a request
-	return link.Client(conn, bounds), nil
+	ps.open.Inc()
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	made = link.Client(conn, bounds)
+	ps.linked[made] = struct{}{}
+	return made, nil
+}
+
+func (ps *peers) linkEnded(c *link.Conn) {
+	ps.mu.Lock()
+	delete(ps.linked, c)
+	ps.mu.Unlock()
+	ps.open.Dec()
+	ps.all.Done()
 }
 
 // dial connects and finishes the handshake, so that every failure up to here is

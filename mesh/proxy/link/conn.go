@@ -296,25 +296,35 @@ func (c *Conn) fail(err error, goAway []byte) {
 	for _, s := range streams {
 		s.abort(err)
 	}
-	if c.cfg.Ended != nil {
-		go c.cfg.Ended(c)
-	}
 	if goAway == nil {
 		_ = c.conn.Close() // what it was for is over
-		return
 	}
-	go c.farewell(goAway)
+	go c.end(goAway)
 }
 
-// farewell sends the last frame, waits a moment for the peer to read it, and closes
-// the connection.
-func (c *Conn) farewell(goAway []byte) {
-	_ = c.conn.SetWriteDeadline(time.Now().Add(lingerTimeout)) // an error shows in Write
+// end takes leave with goAway, if there is one, and tells the owner when nothing of
+// the link runs any more.
+func (c *Conn) end(goAway []byte) {
+	if goAway != nil {
+		_ = c.conn.SetWriteDeadline(time.Now().Add(lingerTimeout)) // an error shows in Write
+	}
 	c.mu.Lock()
 	for c.writing {
 		c.space.Wait()
 	}
 	c.mu.Unlock()
+	if goAway != nil {
+		c.farewell(goAway)
+	}
+	<-c.read
+	if c.cfg.Ended != nil {
+		c.cfg.Ended(c)
+	}
+}
+
+// farewell sends the last frame, waits a moment for the peer to read it, and closes
+// the connection.
+func (c *Conn) farewell(goAway []byte) {
 	if err := c.send(goAway); err == nil {
 		if half, ok := c.conn.(interface{ CloseWrite() error }); ok {
 			_ = half.CloseWrite() // the connection is closed below either way

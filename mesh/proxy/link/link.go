@@ -55,8 +55,9 @@ type Config struct {
 	// if the peer resets it before. The stream must not be used after that. Nil
 	// refuses every stream of the peer.
 	Handle func(*Stream)
-	// Ended is called once when the link has ended, in a goroutine of its own. It
-	// may be nil.
+	// Ended is called once, in a goroutine of its own, when the link has ended and
+	// nothing of it runs any more but calls of Handle. That is up to a second after
+	// Done, which the peer has to read why. It may be nil.
 	Ended func(*Conn)
 	// Reverse, on a client, lets the server open streams. It is offered in a
 	// SETTINGS parameter that servers other than this package's ignore.
