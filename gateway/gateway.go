@@ -43,6 +43,9 @@ type Listener struct {
 	// CertFile and KeyFile are PEM files. They are read again when they
 	// change, so a renewal needs no restart.
 	CertFile, KeyFile string
+	// Hops says what is believed of what proxies in front of this address tell
+	// about their clients. Zero believes nothing.
+	Hops proxy.Hops
 }
 
 // Options is what a gateway is given by the process that runs it.
@@ -83,6 +86,9 @@ func (c *Config) Validate() error {
 	for i, l := range c.Listeners {
 		if (l.CertFile == "") != (l.KeyFile == "") {
 			errs = append(errs, fmt.Errorf("listeners[%d].tls: certFile and keyFile go together", i))
+		}
+		if l.Hops.Count < 0 || l.Hops.Count > proxy.MostHops {
+			errs = append(errs, fmt.Errorf("listeners[%d].trustedHops: %d is not between 0 and %d", i, l.Hops.Count, proxy.MostHops))
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -128,10 +134,9 @@ func New(cfg Config, opt Options) (*Gateway, error) {
 		return nil, err
 	}
 	g.plan.Admin = proxy.Site{Listener: listeners[0], Handler: engine.Admin(g.admin)}
-	door := engine.Gateway(cfg.ID, opt.Source)
 	public := make([]proxy.Site, len(configs))
 	for i, config := range configs {
-		public[i] = proxy.Site{Listener: listeners[i+1], Door: door, TLS: config}
+		public[i] = proxy.Site{Listener: listeners[i+1], Door: engine.Gateway(cfg.ID, opt.Source, cfg.Listeners[i].Hops), TLS: config}
 	}
 	g.plan.Stages = [][]proxy.Site{public}
 	return g, nil

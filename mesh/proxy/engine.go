@@ -209,11 +209,11 @@ func (e *Engine) Head() (head mesh.Head, ok bool) {
 	return s.config.Head, true
 }
 
-// Gateway returns the door for strangers at the gateway id, which calls
-// services as src.
-func (e *Engine) Gateway(id string, src *identity.Source) Door {
+// Gateway returns the door for strangers at the gateway id, who come by hops. It
+// calls services as src.
+func (e *Engine) Gateway(id string, src *identity.Source, hops Hops) Door {
 	return &server{
-		e: e, face: Face{Kind: Gateway, Gateway: id}, forwarder: e.toMesh, counters: e.metrics.at(Gateway),
+		e: e, face: Face{Kind: Gateway, Gateway: id}, hops: hops, forwarder: e.toMesh, counters: e.metrics.at(Gateway),
 		caller: func() (*identity.Source, *Refusal) { return src, nil },
 	}
 }

@@ -22,8 +22,10 @@ type Limits struct {
 	// Connections is how many connections one listener has open at once. More
 	// wait in the kernel's queue, not in this process.
 	Connections int `yaml:"connections" help:"open connections of one listener"`
-	// HeaderTimeout is how long a client may take to send a request's header.
-	HeaderTimeout time.Duration `yaml:"headerTimeout" help:"time for a request header"`
+	// HeaderTimeout is how long a client may take to send a request's header over
+	// HTTP/1.1. Over HTTP/2 one that has begun does not hold up others, and is not
+	// counted as a request: IdleTimeout ends a connection that has nothing else.
+	HeaderTimeout time.Duration `yaml:"headerTimeout" help:"time for an HTTP/1.1 request header"`
 	// HeaderBytes bounds the header, request line included, over HTTP/1 and
 	// the decoded header list over HTTP/2. Beyond it: 431, or a reset stream.
 	HeaderBytes int `yaml:"headerBytes" help:"size of a request header; beyond it 431"`
@@ -36,10 +38,14 @@ type Limits struct {
 	BodyBytes int64 `yaml:"bodyBytes" help:"size of a request body; beyond it 413; 0 is no bound"`
 	// Streams is the number of concurrent HTTP/2 streams of one connection.
 	Streams int `yaml:"streams" help:"concurrent streams of an HTTP/2 connection"`
-	// StreamWindow and ConnWindow are the HTTP/2 receive windows: what a slow
-	// reader at the other side may make us hold, per stream and connection.
-	StreamWindow int `yaml:"streamWindow" help:"HTTP/2 receive window of a stream, bytes"`
-	ConnWindow   int `yaml:"connWindow" help:"HTTP/2 receive window of a connection, bytes"`
+	// StreamWindow is the most of a body that is held for who reads it slowly. A
+	// stream starts with 24 KiB of it, and gets the rest when its reader keeps up. A
+	// connection of clients or proxies has room for the windows of all its streams,
+	// so that no stream waits for another's reader.
+	StreamWindow int `yaml:"streamWindow" help:"HTTP/2 receive window of a stream, bytes; 24 KiB of it until its reader has kept up"`
+	// ConnWindow is the receive window of a connection to a workload that speaks
+	// HTTP/2.
+	ConnWindow int `yaml:"connWindow" help:"HTTP/2 receive window of a connection to an HTTP/2 workload, bytes"`
 	// IdleTimeout closes a client's connection that carries no request.
 	IdleTimeout time.Duration `yaml:"idleTimeout" help:"closes a connection without requests"`
 	// StreamIdle ends an exchange without a route timeout in which nothing
@@ -106,8 +112,8 @@ func EdgeLimits() Limits {
 // peers reach: more patience, longer-lived connections, more streams. What an
 // edge lets in must pass here: its header has grown by what the gateway adds,
 // by HPACK's 32 bytes a field (RFC 7541 section 4.1), and by a path whose bytes
-// were escaped. One connection carries the streams of many clients, so that its
-// window is that of all of them: a few slow readers may not stop the others.
+// were escaped. One connection to a workload carries the streams of many clients, so
+// that its window is that of all of them: a few slow readers may not stop the others.
 func MeshLimits() Limits {
 	l := EdgeLimits()
 	l.HeaderTimeout = 10 * time.Second

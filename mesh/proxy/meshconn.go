@@ -8,7 +8,7 @@ import (
 	"syscall"
 )
 
-// meshConn is a TLS connection between proxies. crypto/tls makes a system call
+// meshConn is a TLS connection between proxies, or of a gateway's client. crypto/tls makes a system call
 // for each record of 16 KiB; once gather was called, what is written leaves with
 // Flush, in one.
 type meshConn struct {

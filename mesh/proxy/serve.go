@@ -22,6 +22,7 @@ type server struct {
 	caller    CallerOf         // nil at an Inbound
 	local     *identity.Source // whom an Inbound speaks for
 	trust     trust            // in the caller's headers; an Inbound asks the peer
+	hops      Hops             // in front of a Gateway
 	plain     bool             // no WebSockets
 	counters  *faceMetrics
 }
@@ -164,7 +165,7 @@ func (s *server) prepare(x *exchange) *Refusal {
 		return &Refusal{http.StatusBadRequest, CodeBadRequest, "the request path has no single meaning"}
 	}
 	if s.face.Kind == Gateway {
-		x.out.fields = setForwarded(x.out.fields, &x.in)
+		x.out.fields = s.hops.setForwarded(x.out.fields, &x.in)
 	}
 	x.request = Request{Method: x.in.method, Host: host, Path: path, RawQuery: query, Fields: x.out.fields, Peer: peer}
 	state := s.e.state.Load()
@@ -298,18 +299,6 @@ func (s *server) outgoing(x *exchange) {
 	}
 	x.out.fields = slices.Grow(l, 1) // a transport may add the length
 	x.out.method, x.out.host, x.out.length = x.in.method, x.in.host, x.in.length
-}
-
-// setForwarded says where a request reached the mesh.
-func setForwarded(l header.List, in *incoming) header.List {
-	proto := "http"
-	if in.secure {
-		proto = "https"
-	}
-	if in.remote != "" {
-		l = l.Add("X-Forwarded-For", in.remote)
-	}
-	return l.Add("X-Forwarded-Proto", proto).Add("X-Forwarded-Host", in.host)
 }
 
 // respond gives the response in x.resp and a to the client and returns its

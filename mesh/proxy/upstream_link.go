@@ -26,9 +26,9 @@ func (l *links) send(x *exchange, _ bool) (answer, error) {
 		fields = fields.Add("Content-Length", header.View(strconv.AppendInt(x.digits[:0], length, 10)))
 	}
 	a := &x.overLink
-	a.head0 = link.Head{Method: x.out.method, Scheme: "https", Authority: x.out.host, Path: x.out.target, Fields: fields}
+	a.sent = link.Head{Method: x.out.method, Scheme: "https", Authority: x.out.host, Path: x.out.target, Fields: fields}
 	a.up = nil
-	if a.stream, err = conn.Open(&a.head0, x.whole, x.isWhole); err != nil {
+	if a.stream, err = conn.Open(&a.sent, x.whole, x.isWhole); err != nil {
 		return nil, &staleError{true, err} // nothing was sent
 	}
 	if !x.isWhole {
@@ -45,7 +45,7 @@ func (l *links) send(x *exchange, _ bool) (answer, error) {
 type linkAnswer struct {
 	stream *link.Stream
 	up     *linkUpload // nil if the request went at once
-	head0  link.Head   // of the request: here, so that it costs no allocation
+	sent   link.Head   // of the request: here, so that it costs no allocation
 }
 
 var _ answer = (*linkAnswer)(nil)

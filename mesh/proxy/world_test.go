@@ -267,6 +267,11 @@ func (w *world) gateway(m mode, options ...option) *entry {
 
 func (w *world) gatewayWith(m mode, l proxy.Limits, drain time.Duration, options ...option) *entry {
 	w.t.Helper()
+	return w.gatewayBehind(proxy.Hops{}, m, l, drain, options...)
+}
+
+func (w *world) gatewayBehind(hops proxy.Hops, m mode, l proxy.Limits, drain time.Duration, options ...option) *entry {
+	w.t.Helper()
 	e, reg := w.engine(l, options...)
 	var config *tls.Config
 	scheme := "http"
@@ -278,7 +283,7 @@ func (w *world) gatewayWith(m mode, l proxy.Limits, drain time.Duration, options
 		transport.TLSClientConfig = &tls.Config{RootCAs: pool}
 		transport.ForceAttemptHTTP2 = true
 	}
-	n := w.run(e, reg, e.Gateway("edge", w.source("/gateway/edge")), config, drain)
+	n := w.run(e, reg, e.Gateway("edge", w.source("/gateway/edge"), hops), config, drain)
 	w.t.Cleanup(transport.CloseIdleConnections)
 	return &entry{n, scheme + "://" + n.addr, &http.Client{Transport: transport}}
 }

@@ -56,6 +56,14 @@ func engineFields() []control {
 		without("trailers are only what a header may be changed to", "headers.go", "if classify(f.Name) == ordinary && ", "if ", "TestCleanTrailer"),
 		without("trailers authorize nobody", "headers.go", ` && !folds(f.Name, "authorization")`, "", "TestCleanTrailer"),
 		without("the workload learns who calls", "serve.go", "l = l.Set(clientCertHeader, x.in.clientCert)", "", "TestWorkloadSeesOneIdentityAndItIsOurs"),
+		without("nobody is believed by default", "hops.go", "if h.Count == 0 {", "if false {", "TestTrustedHops"),
+		without("only trusted proxies are believed", "hops.go", "if len(h.Proxies) == 0 {", "if true {", "TestTrustedHops"),
+		without("what a client claims is not handed on", "hops.go", "for rest, more := f.Value, true; more && n < h.Count; n++ {", "for rest, more := f.Value, true; more && n < MostHops; n++ {", "TestTrustedHops"),
+		without("too few hops are none", "hops.go", "if n < h.Count {", "if false {", "TestTrustedHops"),
+		without("a hop is an address", "hops.go", "if !ok {\n\t\t\t\treturn peer\n", "if !ok && n > h.Count {\n\t\t\t\treturn peer\n", "TestTrustedHops"),
+		without("an address has no zone", "hops.go", `addr.Zone() == ""`, "true", "TestTrustedHops"),
+		without("one scheme is believed", "hops.go", "if fields.Count(name) != 1 {", "if false {", "TestTrustedHops"),
+		without("a host that is believed is one", "hops.go", "_, err := CanonicalHost(told); err == nil {", "_, err := CanonicalHost(told); err == nil || true {", "TestTrustedHops"),
 		without("a query is ASCII", "serve.go", "if query[i] >= 0x80 {", "if false {", "TestTargetIsTheOneThatWasDecidedAbout"),
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"time"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
@@ -88,6 +89,35 @@ type Gateway struct {
 type PublicListener struct {
 	Address string    `yaml:"address"`
 	TLS     PublicTLS `yaml:"tls"`
+	// TrustedHops is how many proxies stand in front, whose X-Forwarded-For, -Proto
+	// and -Host are believed. TrustedProxies are the blocks, as 10.0.0.0/8, that
+	// the last of them connects from; any address if empty.
+	TrustedHops    int      `yaml:"trustedHops,omitempty"`
+	TrustedProxies []string `yaml:"trustedProxies,omitempty"`
+}
+
+// hops returns what the proxies in front of l are believed, and what is wrong with
+// the i-th listener's words about them.
+func (l *PublicListener) hops(i int) (proxy.Hops, []error) {
+	var errs []error
+	h := proxy.Hops{Count: l.TrustedHops}
+	if h.Count < 0 || h.Count > proxy.MostHops {
+		errs = append(errs, fmt.Errorf("listeners[%d].trustedHops: %d is not between 0 and %d", i, h.Count, proxy.MostHops))
+	}
+	if h.Count == 0 && len(l.TrustedProxies) > 0 {
+		errs = append(errs, fmt.Errorf("listeners[%d].trustedProxies means nothing without trustedHops, e.g. trustedHops: 1", i))
+	}
+	for j, block := range l.TrustedProxies {
+		prefix, err := netip.ParsePrefix(block)
+		switch {
+		case err != nil:
+			errs = append(errs, fmt.Errorf("listeners[%d].trustedProxies[%d]: %q is not a block of addresses such as 10.0.0.0/8 or 10.0.0.7/32", i, j, block))
+		case prefix != prefix.Masked():
+			errs = append(errs, fmt.Errorf("listeners[%d].trustedProxies[%d]: %q has bits beyond its length; %s is the block", i, j, block, prefix.Masked()))
+		}
+		h.Proxies = append(h.Proxies, prefix)
+	}
+	return h, errs
 }
 
 // PublicTLS turns on TLS for a public listener when CertFile is set.
@@ -267,6 +297,8 @@ func (g *Gateway) Validate() error {
 		if (l.TLS.CertFile == "") != (l.TLS.KeyFile == "") {
 			c = append(c, fmt.Errorf("listeners[%d].tls: certFile and keyFile go together", i))
 		}
+		_, errs := l.hops(i)
+		c = append(c, errs...)
 	}
 	return errors.Join(c...)
 }

@@ -47,3 +47,23 @@ func TestValidateAcceptsWhatIsComplete(t *testing.T) {
 		t.Errorf("a certificate without its key: %v", err)
 	}
 }
+
+func TestTrustedHopsAreChecked(t *testing.T) {
+	for want, l := range map[string]PublicListener{
+		"":                                    {TrustedHops: 2, TrustedProxies: []string{"10.0.0.0/8", "2001:db8::/32"}},
+		"listeners[0].trustedHops: -1":        {TrustedHops: -1},
+		"listeners[0].trustedHops: 17":        {TrustedHops: 17},
+		"listeners[0].trustedProxies means":   {TrustedProxies: []string{"10.0.0.0/8"}},
+		`listeners[0].trustedProxies[1]: "x"`: {TrustedHops: 1, TrustedProxies: []string{"10.0.0.0/8", "x"}},
+		"10.0.0.0/8 is the block":             {TrustedHops: 1, TrustedProxies: []string{"10.0.0.1/8"}},
+	} {
+		l.Address = "127.0.0.1:0"
+		g := DefaultGateway()
+		g.Listeners = []PublicListener{l}
+		err := g.Validate() // much is missing
+		got := err != nil && strings.Contains(err.Error(), "listeners[0].trusted")
+		if got != (want != "") || got && !strings.Contains(err.Error(), want) {
+			t.Errorf("%+v: %v, want %q", l, err, want)
+		}
+	}
+}

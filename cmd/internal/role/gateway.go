@@ -2,6 +2,7 @@ package role
 
 import (
 	"context"
+	"errors"
 
 	"github.com/spf13/cobra"
 
@@ -29,8 +30,12 @@ func RunGateway(ctx context.Context, cfg *Gateway, deps Deps) error {
 		return p.abandon(err)
 	}
 	gc := gateway.Config{ID: cfg.ID, Admin: cfg.Admin.Address, Drain: cfg.Drain}
-	for _, l := range cfg.Listeners {
-		gc.Listeners = append(gc.Listeners, gateway.Listener{Address: l.Address, CertFile: l.TLS.CertFile, KeyFile: l.TLS.KeyFile})
+	for i, l := range cfg.Listeners {
+		hops, errs := l.hops(i)
+		if len(errs) > 0 {
+			return p.abandon(errors.Join(errs...))
+		}
+		gc.Listeners = append(gc.Listeners, gateway.Listener{Address: l.Address, CertFile: l.TLS.CertFile, KeyFile: l.TLS.KeyFile, Hops: hops})
 	}
 	g, err := gateway.New(gc, gateway.Options{
 		Mesh: cfg.Mesh, TrustDomain: cfg.TrustDomain, Source: p.source(id),

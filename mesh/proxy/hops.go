@@ -1,0 +1,135 @@
+package proxy
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/header"
+)
+
+// MostHops is the largest Hops.Count.
+const MostHops = 16
+
+// Hops says what a gateway believes of what proxies in front of it tell about a
+// client. The zero value believes nothing.
+//
+// Count is Envoy's xff_num_trusted_hops with use_remote_address: so many proxies
+// stand in front, the last of which is the TCP peer. Each appends to
+// X-Forwarded-For whom it was reached by, so that the entry Count from the right is
+// the client, and everything left of it is what the client claims.
+type Hops struct {
+	Count   int
+	Proxies []netip.Prefix // only peers in these are believed; any if empty
+}
+
+// believe reports whether what the peer tells is believed.
+func (h *Hops) believe(peer string) bool {
+	if h.Count == 0 {
+		return false
+	}
+	if len(h.Proxies) == 0 {
+		return true
+	}
+	addr, err := netip.ParseAddr(peer)
+	return err == nil && slices.ContainsFunc(h.Proxies, func(p netip.Prefix) bool { return p.Contains(addr.Unmap()) })
+}
+
+// path returns X-Forwarded-For as services get it: the client, the trusted proxies
+// that follow it, and the peer. Where the received entries are too few, or one of
+// those that count is no address, it is the peer alone: what cannot be understood is
+// nobody's word.
+func (h *Hops) path(fields header.List, peer string) string {
+	var hops [MostHops]netip.Addr // from the right
+	n := 0
+	for _, f := range slices.Backward(fields) {
+		if !header.Equal(f.Name, forwardedFor) {
+			continue
+		}
+		for rest, more := f.Value, true; more && n < h.Count; n++ {
+			at := strings.LastIndexByte(rest, ',')
+			addr, ok := parseHop(strings.Trim(rest[at+1:], " \t"))
+			if !ok {
+				return peer
+			}
+			hops[n] = addr
+			if more = at >= 0; more {
+				rest = rest[:at]
+			}
+		}
+	}
+	if n < h.Count {
+		return peer
+	}
+	var b strings.Builder
+	for _, addr := range slices.Backward(hops[:n]) {
+		b.WriteString(addr.String())
+		b.WriteString(", ")
+	}
+	b.WriteString(peer)
+	return b.String()
+}
+
+// parseHop returns the address of an entry, which may have a port, and brackets if
+// it is one of IPv6 (RFC 7239 section 6).
+func parseHop(entry string) (netip.Addr, bool) {
+	if len(entry) > len("[ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255]:65535") {
+		return netip.Addr{}, false
+	}
+	bare := entry
+	if inner, ok := strings.CutPrefix(entry, "["); ok {
+		bare, ok = strings.CutSuffix(inner, "]")
+		if !ok {
+			bare = "" // a port follows, or it is nothing
+		}
+	}
+	addr, err := netip.ParseAddr(bare)
+	if err != nil {
+		with, err := netip.ParseAddrPort(entry)
+		if err != nil {
+			return netip.Addr{}, false
+		}
+		addr = with.Addr()
+	}
+	return addr.Unmap(), addr.Zone() == ""
+}
+
+const (
+	forwardedFor   = "X-Forwarded-For"
+	forwardedProto = "X-Forwarded-Proto"
+	forwardedHost  = "X-Forwarded-Host"
+)
+
+// setForwarded says where a request reached the mesh.
+func (h *Hops) setForwarded(l header.List, in *incoming) header.List {
+	from, proto, host := in.remote, "http", in.host
+	if in.secure {
+		proto = "https"
+	}
+	if h.believe(in.remote) {
+		from = h.path(in.fields, in.remote)
+		switch told := only(in.fields, forwardedProto); {
+		case strings.EqualFold(told, "http"):
+			proto = "http"
+		case strings.EqualFold(told, "https"):
+			proto = "https"
+		}
+		told := only(in.fields, forwardedHost)
+		if _, err := CanonicalHost(told); err == nil {
+			host = told
+		}
+	}
+	if from != "" {
+		l = l.Add(forwardedFor, from)
+	}
+	return l.Add(forwardedProto, proto).Add(forwardedHost, host)
+}
+
+// only returns the value of the one field called name; "" if there are others.
+func only(fields header.List, name string) string {
+	if fields.Count(name) != 1 {
+		return ""
+	}
+	value, _ := fields.Get(name)
+	return value
+}
