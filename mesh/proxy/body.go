@@ -63,6 +63,20 @@ func (b *bodySource) open() (io.ReadCloser, bool) {
 	return &bodyReader{source: b}, true
 }
 
+// gather reads the whole body into buf, which has room for more than that. It is
+// called before anybody else knows b.
+func (b *bodySource) gather(buf []byte) error {
+	b.kept, b.limit = buf[:0], len(buf)
+	for {
+		switch _, err := b.read(buf[len(b.kept):], b.total); {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		}
+	}
+}
+
 // replayable reports whether open would succeed.
 func (b *bodySource) replayable() bool {
 	if b == nil {
@@ -104,6 +118,13 @@ func (b *bodySource) close() (reading bool) {
 	}
 	b.closed.Store(true)
 	return b.reading.Load()
+}
+
+// forget gives back what gather was given: after close nobody looks at it.
+func (b *bodySource) forget() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.kept = nil
 }
 
 // read fills p with the bytes at offset.

@@ -139,7 +139,8 @@ type exchange struct {
 
 	whole    []byte // the request's body, if all of it is there
 	isWhole  bool
-	body     *bodySource // or where it is read from; nil if there is none
+	small    *[copyBytes]byte // where a short body was gathered; nil if none was
+	body     *bodySource      // or where it is read from; nil if there is none
 	uploads  sync.WaitGroup
 	uploaded chan struct{} // closed when the last upload has ended; nil if there was none
 	watch    watch
@@ -170,7 +171,7 @@ func (x *exchange) reset(s *server, c client) {
 	x.caller = nil
 	x.out = outgoing{fields: x.out.fields[:0]}
 	x.wish = upgrade{}
-	x.whole, x.isWhole, x.body, x.uploaded = nil, false, nil, nil
+	x.whole, x.isWhole, x.small, x.body, x.uploaded = nil, false, nil, nil, nil
 	x.resp, x.sent = responseHead{}, responseHead{}
 	x.respKept = x.respKept[:0]
 	x.tried = x.tried[:0]

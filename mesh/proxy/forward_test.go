@@ -300,27 +300,32 @@ func TestStreamsAndTrailers(t *testing.T) {
 	})
 }
 
-func TestHTTP2Workload(t *testing.T) {
-	w := newWorld(t)
-	var proto atomic.Value
-	h := func(rw http.ResponseWriter, r *http.Request) { proto.Store(r.Proto) }
+// http2Workload makes h the workload of orders, spoken to in HTTP/2.
+func (w *world) http2Workload(h http.HandlerFunc) {
+	w.t.Helper()
 	l, err := proxy.ListenAll("127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
 	var p http.Protocols
 	p.SetUnencryptedHTTP2(true)
-	srv := &http.Server{Handler: http.HandlerFunc(h), Protocols: &p}
+	srv := &http.Server{Handler: h, Protocols: &p}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l[0]) }()
-	defer func() {
+	w.t.Cleanup(func() {
 		_ = srv.Close()
 		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
-			t.Error(err)
+			w.t.Error(err)
 		}
-	}()
+	})
 	w.put(&mesh.Service{Meta: mesh.Meta{Name: "services/orders"}, Protocol: mesh.ProtocolHTTP2})
 	w.sidecar("orders", "n1", l[0].Addr().String(), nil)
+}
+
+func TestHTTP2Workload(t *testing.T) {
+	w := newWorld(t)
+	var proto atomic.Value
+	w.http2Workload(func(_ http.ResponseWriter, r *http.Request) { proto.Store(r.Proto) })
 	w.route("orders", nil)
 	en := w.gateway(overH1)
 	w.publish()

@@ -191,6 +191,18 @@ func dialH2(t *testing.T, addr string) *h2conn {
 // request sends a stream with the header fields, name and value in turn, and body.
 func (c *h2conn) request(stream uint32, body string, fields ...string) {
 	c.t.Helper()
+	c.headers(stream, body == "", fields...)
+	if body == "" {
+		return
+	}
+	if err := c.framer.WriteData(stream, true, []byte(body)); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// headers sends a header section, name and value in turn.
+func (c *h2conn) headers(stream uint32, end bool, fields ...string) {
+	c.t.Helper()
 	c.block.Reset()
 	enc := hpack.NewEncoder(&c.block)
 	for i := 0; i < len(fields); i += 2 {
@@ -198,10 +210,7 @@ func (c *h2conn) request(stream uint32, body string, fields ...string) {
 			c.t.Fatal(err)
 		}
 	}
-	err := c.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: c.block.Bytes(), EndHeaders: true, EndStream: body == ""})
-	if err == nil && body != "" {
-		err = c.framer.WriteData(stream, true, []byte(body))
-	}
+	err := c.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: c.block.Bytes(), EndHeaders: true, EndStream: end})
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -95,7 +95,35 @@ func (s *server) open(x *exchange) (answer, *failure) {
 		look = c.looker()
 	}
 	x.watch.start(x, x.timeout(), s.e.opt.Limits.StreamIdle, look)
+	if err := x.gather(); err != nil {
+		return nil, x.classify(err)
+	}
 	return s.forwarder.forward(x)
+}
+
+// gatherBytes is up to which length a body is awaited before its request is
+// forwarded. Most arrive a moment after their head; to send both together costs
+// half, and an endpoint does not wait for who sends slowly.
+const gatherBytes = 16 << 10
+
+// gather waits for the whole of a short body. Who asks whether to send it at all
+// (RFC 9110 section 10.1.1) is told by the endpoint.
+func (x *exchange) gather() error {
+	if x.isWhole || x.in.length < 0 || x.in.length > gatherBytes {
+		return nil
+	}
+	if _, asks := x.in.fields.Get("Expect"); asks {
+		return nil
+	}
+	x.small = x.s.e.buffer()
+	if err := x.body.gather(x.small[:]); err != nil {
+		return err
+	}
+	if len(x.client.bodyTrailers()) == 0 {
+		x.whole, x.isWhole = x.body.kept, true
+		x.out.length = int64(len(x.whole))
+	}
+	return nil
 }
 
 // finish ends what x has under way: nobody reads the client's body any more when
@@ -106,6 +134,11 @@ func (x *exchange) finish() {
 		x.client.interruptRead()
 	}
 	x.uploads.Wait()
+	if x.small != nil {
+		x.body.forget()
+		x.s.e.buffers.Put(x.small)
+		x.small, x.whole = nil, nil
+	}
 	x.over()
 }
 

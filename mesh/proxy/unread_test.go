@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/header"
 )
 
 // pipeConn is a pipe that can be half closed.
@@ -34,7 +36,7 @@ func (early) close()     {}
 func TestRestOfABodyIsNoRequest(t *testing.T) {
 	const inside = "GET /smuggled HTTP/1.1\r\nHost: shop.test\r\n\r\n"
 	for name, in := range map[string]string{
-		"a length": "POST /a HTTP/1.1\r\nHost: shop.test\r\nContent-Length: " + strconv.Itoa(len(inside)+5) + "\r\n\r\n" + inside,
+		"a length": "POST /a HTTP/1.1\r\nHost: shop.test\r\nContent-Length: " + strconv.Itoa(len(inside)+gatherBytes) + "\r\n\r\n" + inside,
 		"chunks":   "POST /a HTTP/1.1\r\nHost: shop.test\r\nTransfer-Encoding: chunked\r\n\r\n" + strconv.FormatInt(int64(len(inside)+5), 16) + "\r\n" + inside,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -63,5 +65,44 @@ func TestRestOfABodyIsNoRequest(t *testing.T) {
 				t.Errorf("forwarded were %q", f.seen)
 			}
 		})
+	}
+}
+
+// trailed is a client whose body has trailers.
+type trailed struct {
+	io.Reader
+	client
+	trailers header.List
+}
+
+func (c trailed) Read(p []byte) (int, error) { return c.Reader.Read(p) }
+func (c trailed) bodyTrailers() header.List  { return c.trailers }
+func (c trailed) interruptRead()             {}
+
+// A short body that was awaited is sent with the head, unless trailers follow it.
+func TestTrailersOfAShortBody(t *testing.T) {
+	for _, trailers := range []header.List{nil, {{Name: "X-Sum", Value: "7"}}} {
+		var x exchange
+		c := trailed{Reader: strings.NewReader("0123456789"), trailers: trailers}
+		x.reset(edgeServer(t, &unread{}), client{asker: c})
+		x.in.length, x.out.length = 10, 10
+		x.takeBody()
+		if err := x.gather(); err != nil {
+			t.Fatal(err)
+		}
+		if x.isWhole != (trailers == nil) || x.isWhole && string(x.whole) != "0123456789" {
+			t.Errorf("with trailers %v: %v %q", trailers, x.isWhole, x.whole)
+		}
+		body, ok := x.body.open()
+		if !ok {
+			t.Fatal("the body cannot be read")
+		}
+		if got, err := io.ReadAll(body); err != nil || string(got) != "0123456789" {
+			t.Errorf("got %q, %v", got, err)
+		}
+		x.finish()
+		if got, err := io.ReadAll(body); err == nil {
+			t.Errorf("when it is over, who is late gets %q", got)
+		}
 	}
 }

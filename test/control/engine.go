@@ -97,6 +97,10 @@ func engineUpgrades() []control {
 func engineBodies() []control {
 	const chunks, fault = "TestHostileChunksBreakOff", "TestMalformedBodyIsTheClientsFault"
 	return []control{
+		without("a short body is awaited", "serve.go", "if err := x.gather(); err != nil {", "if err := error(nil); err != nil {", "TestShortBodiesAreAwaited"),
+		without("a long body is not awaited", "serve.go", " || x.in.length > gatherBytes {", " {", "TestOtherBodiesAreNotAwaited").orHangs(),
+		without("who asks whether to send a body is told", "serve.go", `if _, asks := x.in.fields.Get("Expect"); asks {`, "if false {", "TestExpectContinue").orHangs(),
+		without("trailers of a short body are kept", "serve.go", "if len(x.client.bodyTrailers()) == 0 {", "if true {", "TestTrailersOfAShortBody"),
 		without("an answer to a broken body is not handed on", "serve.go", "if x.body.clientError() != nil {", "if false {", "TestAnAnswerToABrokenBodyIsNotHandedOn"),
 		without("a malformed body is the client's fault", "exchange.go", "case clientErr != nil:", "case false:", fault),
 		without("a body that is too long is answered 413", "exchange.go", "case errors.Is(clientErr, errBodyTooLong):", "case false:", "TestBodiesAreLimited"),
