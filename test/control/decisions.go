@@ -94,3 +94,26 @@ func enginePeers() []control {
 		without("X-Forwarded-* is believed of gateways only", "serve.go", "trust{forwarded: gateway, ", "trust{forwarded: true || gateway, ", "TestInboundBelievesPeersOnlyWhatIsTheirs"),
 	}
 }
+
+// engineHostilePaths is the same through real proxies.
+func engineHostilePaths() []control {
+	const through = "TestHostilePathsThroughTheMesh"
+	return []control{
+		without("an escaped slash is refused", "path.go", `case c == '\\' || c == '/' && escaped:`, `case c == '\\':`, through),
+		without("what is no UTF-8 is refused", "path.go", "if !utf8.Valid(plain) {", "if false && !utf8.Valid(plain) {", through),
+		without("an escape of an escape is refused", "path.go", "if out[i] == '%' && out[i+1] == '2' && out[i+2] == '5' && isHex(out[i+3]) && isHex(out[i+4]) {", "if false {", through),
+		without("a dot segment has no parameters", "path.go", "(dots || len(name) == 0):", "len(name) == 0:", through),
+		without("one path is decided about", "serve.go", "path, err := CanonicalPath(rawPath)", "path, err := CanonicalPath(rawPath); path = rawPath", through),
+		without("the path that was decided about is the one that is sent", "serve.go", "x.out.target = path + escaped", "x.out.target = rawPath + escaped", through),
+		without("parameters do not change the route", "decide.go", `if c.stripped != "" && won != t.lookup`, `if c.stripped == "/" && won != t.lookup`, through),
+		without("a DENY sees through parameters", "policy.go", `|| c.stripped != "" && p.matches(c, c.stripped, true)`, "", through),
+		without("a DENY sees through a final slash", "policy.go", "p.matches(c, c.path, true) ||", "p.matches(c, c.path, false) ||", through),
+		without("methods have a case", "policy.go", "!slices.Contains(t.methods, method)", "!slices.Contains(t.methods, strings.ToUpper(method))", through),
+		without("hosts have none", "host.go", "case 'A' <= c && c <= 'Z':\n\t\t\tupper = true", "case 'A' <= c && c <= 'Z':", through),
+		without("the method is not overridden", "headers.go", `case folds(name, "x-http-method-override"), folds(name, "x-http-method"), folds(name, "x-method-override"):`, "case false:", through),
+		without("an identity header is not believed of everybody", "headers.go", "if !t.trusted(f.Name) || ", "if ", through),
+		without("what Connection names stays here", "headers.go", `if header.Equal(f.Name, "Content-Length") || namedIn(named, f.Name) {`, `if header.Equal(f.Name, "Content-Length") || namedIn(named[:0], f.Name) {`, through),
+		without("the workload learns who calls", "serve.go", "l = l.Set(clientCertHeader, x.in.clientCert)", "", through),
+		without("the workload learns where it came from", "serve.go", "x.out.fields = s.hops.setForwarded(x.out.fields, &x.in)", "", through),
+	}
+}

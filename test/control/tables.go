@@ -27,6 +27,7 @@ func tables() []table {
 		{"limits", engine, engineLimits()},
 		{"retries", engine, engineRetries()},
 		{"paths", engine, enginePaths()},
+		{"hostile paths", engine, engineHostilePaths()},
 		{"hosts", engine, engineHosts()},
 		{"policies", engine, enginePolicies()},
 		{"peers", engine, enginePeers()},
