@@ -42,13 +42,6 @@ func raw(t *testing.T, addr, request string) string {
 	}
 }
 
-// rawGet asks for path as it is written.
-func rawGet(t *testing.T, addr, path string) (status int, body string) {
-	t.Helper()
-	reply := raw(t, addr, "GET "+path+" HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\n\r\n")
-	return statusOf(t, reply), reply
-}
-
 func statusOf(t *testing.T, reply string) int {
 	t.Helper()
 	fields := strings.Fields(reply)

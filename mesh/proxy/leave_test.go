@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/http2"
+
 	"github.com/hedgerow-mesh/hedgerow/mesh/proxy"
 )
 
@@ -97,4 +99,91 @@ func TestBrokenHTTP2IsCounted(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "it is counted", func() bool { return counted(t, en.registry, "hedgerow_listener_errors_total", nil) == 1 })
+}
+
+// A client of HTTP/2 that resets its stream is noticed while it waits.
+func TestStreamThatIsResetIsNoticed(t *testing.T) {
+	for _, way := range ways() {
+		t.Run(way.name, func(t *testing.T) {
+			w := newWorld(t)
+			begun, left := make(chan struct{}), make(chan struct{})
+			w.sidecar("orders", "n1", w.workload(func(_ http.ResponseWriter, r *http.Request) {
+				close(begun)
+				<-r.Context().Done()
+				close(left)
+			}), nil)
+			w.route("orders", nil)
+			en := w.gateway(overH2, way.options...)
+			w.publish()
+			conn := dialH2(t, en.addr)
+			conn.request(1, "", ":method", "GET", ":scheme", "https", ":path", "/", ":authority", "shop.test")
+			<-begun
+			if err := conn.framer.WriteRSTStream(1, http2.ErrCodeCancel); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case <-left:
+			case <-time.After(5 * time.Second):
+				t.Error("the workload works on for nobody")
+			}
+		})
+	}
+}
+
+// A new leaf is for new links. Those that are there, and what is under way on them,
+// go on.
+func TestLeafRotationCutsNoLink(t *testing.T) {
+	w := newWorld(t)
+	var last atomic.Pointer[seen]
+	begun, goOn := make(chan struct{}), make(chan struct{})
+	answer := func(rw http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/stream" {
+			echo(&last)(rw, r)
+			return
+		}
+		_, _ = io.WriteString(rw, "before ")
+		_ = http.NewResponseController(rw).Flush()
+		close(begun)
+		<-goOn
+		_, _ = io.WriteString(rw, "after")
+	}
+	w.sidecar("orders", "n1", w.workload(answer), nil)
+	w.sidecar("carts", "n2", w.workload(answer), nil)
+	e, reg := w.engine(proxy.MeshLimits())
+	n := w.runSite(e, reg, proxy.Site{Handler: http.NotFoundHandler()}, time.Second)
+	caller := w.source("/svc/web/n/n9")
+	rt := &http.Client{Transport: e.RoundTripper(caller)}
+	w.publish()
+	// hash is that of the leaf that the last request came with.
+	hash := func(url string) string {
+		t.Helper()
+		if a := getFrom(t, rt, url); a.StatusCode != http.StatusOK {
+			t.Fatalf("%s: %d %s", url, a.StatusCode, a.body)
+		}
+		return strings.Split(last.Load().header.Get("X-Forwarded-Client-Cert"), ";")[1]
+	}
+	old := hash("http://orders.mesh/")
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://orders.mesh/stream", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := rt.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-begun
+	w.rotate(caller)
+	if got := hash("http://orders.mesh/"); got != old {
+		t.Error("the link was made anew")
+	}
+	if got := hash("http://carts.mesh/"); got == old {
+		t.Error("a new link came with the old leaf")
+	}
+	close(goOn)
+	if got := read(t, stream); got.body != "before after" {
+		t.Errorf("the stream was %q", got.body)
+	}
+	if got := counted(t, n.registry, "hedgerow_upstream_connections", nil); got != 2 {
+		t.Errorf("%v connections", got)
+	}
 }

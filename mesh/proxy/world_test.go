@@ -104,7 +104,15 @@ func (w *world) source(path string) *identity.Source {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	key, req, err := identity.NewRequest(id)
+	src := identity.NewSource(id, w.metrics)
+	w.rotate(src)
+	return src
+}
+
+// rotate gives src a new key and leaf.
+func (w *world) rotate(src *identity.Source) {
+	w.t.Helper()
+	key, req, err := identity.NewRequest(src.ID())
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -112,11 +120,9 @@ func (w *world) source(path string) *identity.Source {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	src := identity.NewSource(id, w.metrics)
 	if err := src.Swap(key, issued); err != nil {
 		w.t.Fatal(err)
 	}
-	return src
 }
 
 // option changes the options of an engine.

@@ -157,6 +157,31 @@ func enginePool() []control {
 	}
 }
 
+// engineLinks is how links are made, shared and left.
+func engineLinks() []control {
+	return []control{
+		without("first requests share a dial", "upstream_links.go", "case another && l.dialing == nil:", "case another:", "TestFirstRequestsShareADial").orHangs(),
+		without("a busy link gets company", "upstream_links.go", "conn != nil && usable < mostLinks && conn.Streams() >= busyLink", "false", "TestBusyLinksGetCompany"),
+		without("not before it is busy", "upstream_links.go", "&& conn.Streams() >= busyLink", "", "TestBusyLinksGetCompany"),
+		without("there are only so many", "upstream_links.go", "conn != nil && usable < mostLinks &&", "conn != nil &&", "TestBusyLinksGetCompany"),
+		without("the emptiest link is used", "upstream_links.go", "if conn == nil || c.Streams() < conn.Streams() {", "if conn == nil {", "TestBusyLinksGetCompany"),
+		without("a link that goes away is not used", "upstream_links.go", "if !c.Available() {", "if false {", "TestLinkThatGoesAwayIsReplaced").orHangs(),
+		without("links on their way out are bounded", "upstream_links.go", "conn == nil && len(l.conns) < 2*mostLinks", "conn == nil", "TestLinksOnTheirWayOutAreBounded").orHangs(),
+		without("links that ended are not counted", "upstream_links.go", "return c.Err() != nil", "return false", "TestLinksThatEndedAreNotCounted"),
+		without("a dial that fails is told", "upstream_links.go", "\t\td.err = err\n", "", "TestDialThatFailsIsToldToAll").orHangs(),
+		without("who leaves does not wait", "upstream_links.go", "case <-ctx.Done():", "case <-make(chan int):", "TestWhoLeavesDoesNotEndTheDial").orHangs(),
+		without("a link made too late is closed", "upstream_links.go", "case l.closed:\n\t\td.err", "case false:\n\t\td.err", "TestLinksCloseWhileOneIsMade"),
+		without("closed links make no other", "upstream_links.go", "case l.closed:\n\t\t\tl.mu.Unlock()", "case false:\n\t\t\tl.mu.Unlock()", "TestLinksCloseWhileOneIsMade"),
+		without("a stream that was refused is sent again", "upstream_link.go", "if errors.As(err, &failed) && failed.Replayable() {", "if errors.As(err, &failed) && failed == nil {", "TestRefusedStreamsAreStale"),
+		without("one that was not is not", "upstream_link.go", "if errors.As(err, &failed) && failed.Replayable() {", "if errors.As(err, &failed) {", "TestRefusedStreamsAreStale"),
+		without("writes are gathered", "meshconn.go", "if !g.on {", "if true {", "TestGatheredWritesLeaveTogether"),
+		without("not without bound", "meshconn.go", "if len(*g.buf) < gatheredBytes {", "if true {", "TestGatheredWritesLeaveTogether"),
+		without("what was held back precedes the end", "meshconn.go", "errors.Join(c.under.release(), c.Conn.CloseWrite())", "c.Conn.CloseWrite()", "TestMeshConnGathersUntilItsEnd"),
+		without("long writes leave without Flush", "meshconn.go", "if sent := c.under.release(); err == nil {", "if sent := error(nil); err == nil {", "TestMeshConnSendsLongWritesAtOnce").orHangs(),
+		without("a stream that is reset is noticed", "client_link.go", "stream.OnAbort(c.aborted)", "stream.OnAbort(nil)", "TestStreamThatIsResetIsNoticed").orHangs(),
+	}
+}
+
 // engineClients is how clients come and go.
 func engineClients() []control {
 	const slow = "TestSlowHeaderIsAnswered408"

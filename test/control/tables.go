@@ -23,6 +23,7 @@ func tables() []table {
 		{"bodies", engine, engineBodies()},
 		{"answers", engine, engineAnswers()},
 		{"pool", engine, enginePool()},
+		{"links", engine, engineLinks()},
 		{"clients", engine, engineClients()},
 		{"limits", engine, engineLimits()},
 		{"retries", engine, engineRetries()},
