@@ -63,11 +63,11 @@ func (b *bodySource) open() (io.ReadCloser, bool) {
 	return &bodyReader{source: b}, true
 }
 
-// gather reads the whole body into buf, which has room for more than that. It is
-// called before anybody else knows b.
-func (b *bodySource) gather(buf []byte) error {
+// gather reads the whole body, of length bytes, into buf, which has room for more. It
+// is called before anybody else knows b.
+func (b *bodySource) gather(buf []byte, length int64) error {
 	b.kept, b.limit = buf[:0], len(buf)
-	for {
+	for b.total <= length {
 		switch _, err := b.read(buf[len(b.kept):], b.total); {
 		case errors.Is(err, io.EOF):
 			return nil
@@ -75,6 +75,8 @@ func (b *bodySource) gather(buf []byte) error {
 			return err
 		}
 	}
+	b.end = errBodyTooLong // than its client says
+	return b.end
 }
 
 // replayable reports whether open would succeed.

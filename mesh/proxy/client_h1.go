@@ -196,7 +196,7 @@ func (c *h1Client) refuse(err error) {
 // response: an end of the connection ends the exchange. It returns false while
 // the request's body is still being read.
 func (c *h1Client) lookAfter() bool {
-	if !c.x.isWhole && !c.x.body.ended() {
+	if !c.x.body.ended() {
 		return false
 	}
 	if c.r.Buffered() > 0 {
@@ -402,7 +402,8 @@ type timedReader struct {
 	deadlines  deadliner
 	idle, head time.Duration
 
-	now readPhase // the reading goroutine's
+	now   readPhase // the reading goroutine's, like the next
+	begun bool      // and no deadline was set since
 
 	// mu guards what follows.
 	mu      sync.Mutex
@@ -416,7 +417,7 @@ type timedReader struct {
 const restlessFor = 2 * time.Second
 
 // phase begins a phase.
-func (t *timedReader) phase(p readPhase) { t.now = p }
+func (t *timedReader) phase(p readPhase) { t.now, t.begun = p, true }
 
 // Read implements io.Reader.
 func (t *timedReader) Read(p []byte) (int, error) {
@@ -433,11 +434,12 @@ func (t *timedReader) arm() error {
 		return os.ErrDeadlineExceeded
 	}
 	first := t.since.IsZero()
-	if !first && t.set == t.now && t.now != phaseIdle {
+	if !first && t.set == t.now && t.now != phaseIdle && !t.begun {
 		return nil // a slow head does not buy time by sending on
 	}
+	t.begun = false
 	now := time.Now()
-	if !first && t.set == t.now && now.Sub(t.since) < time.Second {
+	if !first && t.set == t.now && t.now == phaseIdle && now.Sub(t.since) < time.Second {
 		return nil
 	}
 	t.set, t.since = t.now, now

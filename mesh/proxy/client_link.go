@@ -27,8 +27,6 @@ var _ = client{(*linkClient)(nil), (*linkClient)(nil), (*linkClient)(nil)}
 
 // serveLink handles the request on a stream.
 func (s *server) serveLink(stream *link.Stream, info *callerInfo) {
-	s.e.handlers.Add(1)
-	defer s.e.handlers.Done()
 	c, _ := s.e.linkClients.Get().(*linkClient)
 	if c == nil {
 		c = &linkClient{}

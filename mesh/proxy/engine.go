@@ -46,13 +46,11 @@ type Engine struct {
 	toMesh      *toMesh
 	tunnels     tunnels
 	buffers     sync.Pool // of *[copyBytes]byte
+	short       shortBuffers
 	linkClients sync.Pool // of *linkClient
 	overload    overload
 	slots       chan struct{} // one for each connection that may be open
-	// handlers counts the requests under way, which outlive their servers for
-	// a moment when they are cut.
-	handlers sync.WaitGroup
-	state    atomic.Pointer[state]
+	state       atomic.Pointer[state]
 
 	// update is held by Update and Close, so that states are replaced in order.
 	update sync.Mutex

@@ -77,7 +77,6 @@ func (e *Engine) Run(ctx context.Context, plan Plan) error {
 	e.tunnels.drain(bounded.Done())
 	errs = append(errs, e.drain(bounded, []running{admin})...)
 	serving.Wait()
-	e.handlers.Wait()
 	e.Close()
 	e.peers.await(bounded.Done())
 	if ctx.Err() == nil {

@@ -139,8 +139,8 @@ type exchange struct {
 
 	whole    []byte // the request's body, if all of it is there
 	isWhole  bool
-	small    *[copyBytes]byte // where a short body was gathered; nil if none was
-	body     *bodySource      // or where it is read from; nil if there is none
+	small    *[]byte     // where a short body was gathered; nil if none was
+	body     *bodySource // or where it is read from; nil if there is none
 	uploads  sync.WaitGroup
 	uploaded chan struct{} // closed when the last upload has ended; nil if there was none
 	watch    watch

@@ -2,9 +2,13 @@ package proxy_test
 
 import (
 	"bufio"
+	"io"
+	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 )
@@ -48,6 +52,50 @@ func TestOtherBodiesAreNotAwaited(t *testing.T) {
 			conn := dial(t, en.addr)
 			say(t, conn, "POST /a HTTP/1.1\r\nHost: shop.test\r\n"+in)
 			eventually(t, "the workload got what came", func() bool { return strings.Contains(rec.bytes.String(), "01234") })
+		})
+	}
+}
+
+// Who pipelines behind a short body does not change it, however long the service takes.
+func TestShortBodyIsNotWhatFollowsIt(t *testing.T) {
+	for name, apart := range map[string]bool{"with the head": false, "behind the head": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			var bodies syncBuffer
+			var tries atomic.Int32
+			w.sidecar("orders", "n1", accepting(t, func(conn net.Conn) {
+				req, err := http.ReadRequest(bufio.NewReader(conn))
+				if err != nil {
+					return
+				}
+				body, _ := io.ReadAll(req.Body)
+				_, _ = bodies.Write(append(body, ' '))
+				if tries.Add(1) == 1 {
+					<-time.After(600 * time.Millisecond) // the client is looked after meanwhile
+					return
+				}
+				_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+			}), nil)
+			w.route("orders", func(r *mesh.RouteRule) {
+				r.Retry = &mesh.Retry{Attempts: 1, On: []string{mesh.OnGatewayError}}
+			})
+			en := w.gateway(overH1)
+			w.publish()
+			conn := dial(t, en.addr)
+			say(t, conn, "POST /a HTTP/1.1\r\nHost: shop.test\r\nIdempotency-Key: k\r\nContent-Length: 7\r\n\r\n")
+			if apart {
+				<-time.After(20 * time.Millisecond)
+			}
+			say(t, conn, `{"t":1}`)
+			<-time.After(350 * time.Millisecond)
+			say(t, conn, `{"t":9}`+strings.Repeat("x", 1000))
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil || resp.StatusCode != 200 {
+				t.Fatalf("got %v, %v", resp, err)
+			}
+			if got := bodies.String(); got != `{"t":1} {"t":1} ` {
+				t.Errorf("the workload got %s", got)
+			}
 		})
 	}
 }

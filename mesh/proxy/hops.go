@@ -32,14 +32,14 @@ func (h *Hops) believe(peer string) bool {
 		return true
 	}
 	addr, err := netip.ParseAddr(peer)
-	return err == nil && slices.ContainsFunc(h.Proxies, func(p netip.Prefix) bool { return p.Contains(addr.Unmap()) })
+	addr = addr.WithZone("").Unmap() // as prefixes are
+	return err == nil && slices.ContainsFunc(h.Proxies, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
 // path returns X-Forwarded-For as services get it: the client, the trusted proxies
-// that follow it, and the peer. Where the received entries are too few, or one of
-// those that count is no address, it is the peer alone: what cannot be understood is
-// nobody's word.
-func (h *Hops) path(fields header.List, peer string) string {
+// that follow it, and the peer. It is not ok if the received entries are too few, or
+// one of those that count is no address: it did not come the way it should have.
+func (h *Hops) path(fields header.List, peer string) (path string, ok bool) {
 	var hops [MostHops]netip.Addr // from the right
 	n := 0
 	for _, f := range slices.Backward(fields) {
@@ -50,7 +50,7 @@ func (h *Hops) path(fields header.List, peer string) string {
 			at := strings.LastIndexByte(rest, ',')
 			addr, ok := parseHop(strings.Trim(rest[at+1:], " \t"))
 			if !ok {
-				return peer
+				return "", false
 			}
 			hops[n] = addr
 			if more = at >= 0; more {
@@ -59,7 +59,7 @@ func (h *Hops) path(fields header.List, peer string) string {
 		}
 	}
 	if n < h.Count {
-		return peer
+		return "", false
 	}
 	var b strings.Builder
 	for _, addr := range slices.Backward(hops[:n]) {
@@ -67,7 +67,7 @@ func (h *Hops) path(fields header.List, peer string) string {
 		b.WriteString(", ")
 	}
 	b.WriteString(peer)
-	return b.String()
+	return b.String(), true
 }
 
 // parseHop returns the address of an entry, which may have a port, and brackets if
@@ -106,8 +106,12 @@ func (h *Hops) setForwarded(l header.List, in *incoming) header.List {
 	if in.secure {
 		proto = "https"
 	}
+	path, ok := "", false
 	if h.believe(in.remote) {
-		from = h.path(in.fields, in.remote)
+		path, ok = h.path(in.fields, in.remote)
+	}
+	if ok {
+		from = path
 		switch told := only(in.fields, forwardedProto); {
 		case strings.EqualFold(told, "http"):
 			proto = "http"

@@ -32,6 +32,8 @@ func TestTrustedHops(t *testing.T) {
 		{"two proxies", two, "X-Forwarded-For: 9.9.9.9,192.0.2.7 ,\t198.51.100.3", ours("192.0.2.7, 198.51.100.3, " + peer)},
 		{"two proxies, two fields", two, "X-Forwarded-For: 9.9.9.9, 192.0.2.7\nx-forwarded-for: 198.51.100.3", ours("192.0.2.7, 198.51.100.3, " + peer)},
 		{"fewer than there are proxies", two, "X-Forwarded-For: 192.0.2.7", ours(peer)},
+		{"fewer, and more is told", two, "X-Forwarded-For: 192.0.2.7\nX-Forwarded-Proto: ftp\nX-Forwarded-Host: evil.test", ours(peer)},
+		{"no address, and more is told", one, "X-Forwarded-For: unknown\nX-Forwarded-Proto: http\nX-Forwarded-Host: evil.test", ours(peer)},
 		{"none at all", one, "", ours(peer)},
 		{"a port", one, "X-Forwarded-For: 192.0.2.7:4711", ours("192.0.2.7, " + peer)},
 		{"IPv6", one, "X-Forwarded-For: 2001:DB8:0::7", ours("2001:db8::7, " + peer)},

@@ -85,6 +85,26 @@ func TestSlowHeaderIsAnswered408(t *testing.T) {
 	<-sender
 }
 
+// Each header has its time: that of a client that pipelines in halves too.
+func TestEachHeaderHasItsTime(t *testing.T) {
+	en := limited(t, func(l *proxy.Limits) { l.HeaderTimeout = 700 * time.Millisecond })
+	conn := dial(t, en.addr)
+	replies := bufio.NewReader(conn)
+	tick := time.NewTicker(250 * time.Millisecond)
+	defer tick.Stop()
+	const half = len(plainGet) / 2
+	say(t, conn, plainGet[:half])
+	for i := range 8 {
+		<-tick.C
+		say(t, conn, plainGet[half:]+plainGet[:half])
+		resp, err := http.ReadResponse(replies, nil)
+		if err != nil || resp.StatusCode != 200 {
+			t.Fatalf("request %d got %v, %v", i, resp, err)
+		}
+		_ = read(t, resp)
+	}
+}
+
 func TestIdleConnectionIsClosed(t *testing.T) {
 	en := limited(t, func(l *proxy.Limits) { l.IdleTimeout = 200 * time.Millisecond })
 	for name, before := range map[string]string{"that never asked": "", "after a request": plainGet} {

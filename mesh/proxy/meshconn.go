@@ -50,11 +50,11 @@ func (c *meshConn) CloseWrite() error {
 	return errors.Join(c.under.release(), c.Conn.CloseWrite())
 }
 
-// Close ends the connection, whoever uses it.
+// Close ends the connection, whoever uses it. A link says by GOAWAY and CloseWrite
+// that it ends; TLS would wait 5 s here for a peer that does not read.
 func (c *meshConn) Close() error {
-	if c.under.mu.TryLock() { // or a write is stuck
-		c.under.on = false
-		c.under.mu.Unlock()
+	if c.linked {
+		return c.under.Conn.Close()
 	}
 	return c.Conn.Close()
 }

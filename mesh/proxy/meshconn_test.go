@@ -217,3 +217,38 @@ func TestMeshConnWaits(t *testing.T) {
 		t.Errorf("closed: %v", err)
 	}
 }
+
+// Close does not wait for a peer that does not read.
+func TestLinkedMeshConnClosesAtOnce(t *testing.T) {
+	_, server := secured(t)
+	server.gather()
+	wrote, ended := make(chan struct{}, 1), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			if _, err := server.Write(make([]byte, recordBytes)); err != nil {
+				return
+			}
+			if server.Flush() != nil {
+				return
+			}
+			select {
+			case wrote <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	for stuck := false; !stuck; {
+		select {
+		case <-wrote:
+		case <-time.After(300 * time.Millisecond):
+			stuck = true
+		}
+	}
+	begin := time.Now()
+	_ = server.Close()
+	<-ended
+	if took := time.Since(begin); took > time.Second {
+		t.Errorf("it took %v", took)
+	}
+}

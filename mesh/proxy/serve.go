@@ -3,10 +3,12 @@ package proxy
 import (
 	"errors"
 	"io"
+	"math/bits"
 	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
@@ -106,6 +108,23 @@ func (s *server) open(x *exchange) (answer, *failure) {
 // half, and an endpoint does not wait for who sends slowly.
 const gatherBytes = 16 << 10
 
+// shortBuffers are buffers for short bodies, by size: who sends one slowly holds no
+// more than twice its length, or 1 KiB.
+type shortBuffers [6]sync.Pool // of *[]byte: 1 KiB, 2 KiB, ... 32 KiB
+
+func (s *shortBuffers) get(n int64) *[]byte {
+	size, at := int64(1<<10), 0
+	for ; size < n; size, at = 2*size, at+1 {
+	}
+	if b, ok := s[at].Get().(*[]byte); ok {
+		return b
+	}
+	b := make([]byte, size)
+	return &b
+}
+
+func (s *shortBuffers) put(b *[]byte) { s[bits.Len(uint(len(*b)))-bits.Len(1<<10)].Put(b) }
+
 // gather waits for the whole of a short body. Who asks whether to send it at all
 // (RFC 9110 section 10.1.1) is told by the endpoint.
 func (x *exchange) gather() error {
@@ -115,8 +134,8 @@ func (x *exchange) gather() error {
 	if _, asks := x.in.fields.Get("Expect"); asks {
 		return nil
 	}
-	x.small = x.s.e.buffer()
-	if err := x.body.gather(x.small[:]); err != nil {
+	x.small = x.s.e.short.get(x.in.length + 1)
+	if err := x.body.gather(*x.small, x.in.length); err != nil {
 		return err
 	}
 	if len(x.client.bodyTrailers()) == 0 {
@@ -136,7 +155,7 @@ func (x *exchange) finish() {
 	x.uploads.Wait()
 	if x.small != nil {
 		x.body.forget()
-		x.s.e.buffers.Put(x.small)
+		x.s.e.short.put(x.small)
 		x.small, x.whole = nil, nil
 	}
 	x.over()

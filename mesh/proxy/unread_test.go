@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"io"
 	"net"
 	"strconv"
@@ -104,5 +105,29 @@ func TestTrailersOfAShortBody(t *testing.T) {
 		if got, err := io.ReadAll(body); err == nil {
 			t.Errorf("when it is over, who is late gets %q", got)
 		}
+	}
+}
+
+// A body that is longer than its client says is not taken.
+func TestShortBodyThatIsLonger(t *testing.T) {
+	var x exchange
+	x.reset(edgeServer(t, &unread{}), client{asker: trailed{Reader: strings.NewReader(strings.Repeat("x", 64<<10))}})
+	x.in.length = 10
+	x.takeBody()
+	if err := x.gather(); !errors.Is(err, errBodyTooLong) {
+		t.Errorf("got %v", err)
+	}
+	x.finish()
+}
+
+// A buffer for a short body is about as long as the body.
+func TestShortBuffers(t *testing.T) {
+	var s shortBuffers
+	for length, want := range map[int64]int{1: 1 << 10, 1<<10 - 1: 1 << 10, 1 << 10: 2 << 10, 4096: 8 << 10, gatherBytes: 32 << 10} {
+		b := s.get(length + 1)
+		if len(*b) != want {
+			t.Errorf("%d bytes for %d", len(*b), length)
+		}
+		s.put(b)
 	}
 }

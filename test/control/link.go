@@ -29,7 +29,8 @@ func linkMessages() []control {
 
 func linkStreams() []control {
 	return []control{
-		without("the owner is told at the end", "conn.go", "\t<-c.read\n\tif c.cfg.Ended", "\tif c.cfg.Ended", "TestEndedIsTheEnd"),
+		without("and not while a stream is handled", "conn.go", "\tc.streams.await()\n", "", "TestEndedIsAfterTheHandlers"),
+		without("the owner is told at the end", "conn.go", "\t<-c.read\n\tc.streams.await()", "\tc.streams.await()", "TestEndedIsTheEnd"),
 		without("a slot is free when its handler ends", "table.go", "if t.slots >= slots {", "if false {", "TestRapidReset"),
 		without("a reset from here is no reason to send again", "link.go", "return e.Remote && (", "return (", "TestReplayable"),
 		without("only what was not processed is sent again", "link.go", "(e.unprocessed || e.Code == http2.ErrCodeRefusedStream)", "(true)", "TestReplayable"),

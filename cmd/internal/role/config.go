@@ -112,6 +112,8 @@ func (l *PublicListener) hops(i int) (proxy.Hops, []error) {
 		switch {
 		case err != nil:
 			errs = append(errs, fmt.Errorf("listeners[%d].trustedProxies[%d]: %q is not a block of addresses such as 10.0.0.0/8 or 10.0.0.7/32", i, j, block))
+		case prefix.Addr().Is4In6():
+			errs = append(errs, fmt.Errorf("listeners[%d].trustedProxies[%d]: %q is IPv4 in IPv6; write it as 10.0.0.0/8", i, j, block))
 		case prefix != prefix.Masked():
 			errs = append(errs, fmt.Errorf("listeners[%d].trustedProxies[%d]: %q has bits beyond its length; %s is the block", i, j, block, prefix.Masked()))
 		}

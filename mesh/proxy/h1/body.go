@@ -8,8 +8,8 @@ import (
 	"sync"
 )
 
-// Complete returns the whole body if it is in the buffer already, and takes it.
-// The body of a chunked message is never contiguous.
+// Complete returns the whole body if it is in the buffer already, and takes it. It is
+// valid until the next message. The body of a chunked message is never contiguous.
 func (r *Reader) Complete() ([]byte, bool) {
 	switch {
 	case r.body == bodyEnded:
@@ -17,6 +17,7 @@ func (r *Reader) Complete() ([]byte, bool) {
 	case r.body == bodyLength && int64(r.end-r.at) >= r.left:
 		p := r.buf[r.at : r.at+int(r.left)]
 		r.at += len(p)
+		r.kept = r.at // what is read ahead must not lie over it
 		r.left, r.body = 0, bodyEnded
 		return p, true
 	}

@@ -334,3 +334,27 @@ func TestViewsLastWhileTheBodyIsRead(t *testing.T) {
 		t.Errorf("%d bytes, %q, %v", got.Len(), req.Target, req.Fields)
 	}
 }
+
+// A body that was there with its head stays as it was while more is read.
+func TestCompleteBodyLasts(t *testing.T) {
+	first := "POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 7\r\n\r\n{\"t\":1}"
+	next := "GET /next HTTP/1.1\r\nHost: a\r\nX: " + strings.Repeat("y", 2*bufferBytes) + "\r\n\r\n"
+	r := NewReader(io.MultiReader(strings.NewReader(first), iotest.OneByteReader(strings.NewReader(next))), Limits{HeadBytes: 64 << 10, TargetBytes: 8 << 10, Fields: 100})
+	var req Request
+	if err := r.ReadRequest(&req); err != nil {
+		t.Fatal(err)
+	}
+	body, ok := r.Complete()
+	if !ok {
+		t.Fatal("the body is not complete")
+	}
+	if err := r.Fill(); err != nil { // as who looks whether the client is still there
+		t.Fatal(err)
+	}
+	if string(body) != `{"t":1}` || req.Target != "/a" {
+		t.Errorf("the body of %s is %q now", req.Target, body)
+	}
+	if err := r.ReadRequest(&req); err != nil || req.Target != "/next" {
+		t.Errorf("then came %q, %v", req.Target, err)
+	}
+}

@@ -317,6 +317,7 @@ func (c *Conn) end(goAway []byte) {
 		c.farewell(goAway)
 	}
 	<-c.read
+	c.streams.await()
 	if c.cfg.Ended != nil {
 		c.cfg.Ended(c)
 	}

@@ -66,3 +66,32 @@ func TestEndedIsTheEnd(t *testing.T) {
 		})
 	}
 }
+
+// Nor is a stream handled any more.
+func TestEndedIsAfterTheHandlers(t *testing.T) {
+	a, b := tcpPair(t)
+	begun, release := make(chan struct{}), make(chan struct{})
+	told := make(chan struct{})
+	s := Server(a, Config{
+		Handle: func(*Stream) {
+			close(begun)
+			<-release
+		},
+		Ended: func(*Conn) { close(told) },
+	})
+	c := Client(b, Config{})
+	defer func() { _ = c.Close() }()
+	if _, err := c.Open(get("/"), nil, true); err != nil {
+		t.Fatal(err)
+	}
+	<-begun
+	_ = s.Close()
+	<-s.read
+	select {
+	case <-told:
+		t.Error("it was told while a stream was handled")
+	case <-time.After(50 * time.Millisecond):
+	}
+	close(release)
+	within(t, "the end", func() { <-told })
+}

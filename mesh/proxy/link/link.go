@@ -56,8 +56,8 @@ type Config struct {
 	// refuses every stream of the peer.
 	Handle func(*Stream)
 	// Ended is called once, in a goroutine of its own, when the link has ended and
-	// nothing of it runs any more but calls of Handle. That is up to a second after
-	// Done, which the peer has to read why. It may be nil.
+	// nothing of it runs any more, calls of Handle included. The peer has up to a
+	// second after Done to read why. It may be nil.
 	Ended func(*Conn)
 	// Reverse, on a client, lets the server open streams. It is offered in a
 	// SETTINGS parameter that servers other than this package's ignore.

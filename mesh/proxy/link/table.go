@@ -196,7 +196,9 @@ func (t *table) next() *Stream {
 	for len(t.jobs) == 0 {
 		if t.ended || t.dismiss > 0 {
 			t.dismiss = max(t.dismiss-1, 0)
-			t.workers--
+			if t.workers--; t.ended {
+				t.wake.Broadcast()
+			}
 			return nil
 		}
 		t.wake.Wait()
@@ -206,6 +208,16 @@ func (t *table) next() *Stream {
 	t.jobs[n] = nil
 	t.jobs = t.jobs[:n]
 	return s
+}
+
+// await waits until no stream is handled any more. It is called after shut, when the
+// reader has ended.
+func (t *table) await() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for t.workers > 0 {
+		t.wake.Wait()
+	}
 }
 
 // handle runs Handle for s, and then for other streams.
