@@ -66,45 +66,6 @@ func TestForwardsThroughTheMesh(t *testing.T) {
 	})
 }
 
-func TestWorkloadSeesOneIdentityAndItIsOurs(t *testing.T) {
-	modes(t, func(t *testing.T, m mode) {
-		w := newWorld(t)
-		var last atomic.Pointer[seen]
-		w.sidecar("orders", "n1", w.workload(echo(&last)), nil)
-		w.route("orders", nil)
-		en := w.gateway(m)
-		w.publish()
-		r := en.request(t, http.MethodGet, "/", nil)
-		for _, name := range []string{"X-Forwarded-Client-Cert", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port",
-			"Forwarded", "X-Real-Ip", "Hedgerow-Device", "Hedgerow-Message-Id", "x_forwarded_client_cert", "X_Real-IP", "hedgerow_device", "X-HTTP-Method-Override"} {
-			r.Header[http.CanonicalHeaderKey(name)] = []string{"spoofed", "twice"}
-		}
-		if m == overH1 {
-			r.Header.Set("Connection", "X-Forwarded-For, X-Forwarded-Client-Cert, X-Drop")
-			r.Header.Set("X-Drop", "1")
-		}
-		if a := en.do(t, r); a.StatusCode != 200 {
-			t.Fatalf("got %d %s", a.StatusCode, a.body)
-		}
-		h := last.Load().header
-		for name, values := range h {
-			if slices.Contains(values, "spoofed") || name == "X-Drop" {
-				t.Errorf("the workload got %s: %q", name, values)
-			}
-		}
-		proto := map[mode]string{overH1: "http", overH2: "https"}[m]
-		for name, want := range map[string]string{"X-Forwarded-For": "127.0.0.1", "X-Forwarded-Proto": proto, "X-Forwarded-Host": "shop.test"} {
-			if got := h[name]; len(got) != 1 || got[0] != want {
-				t.Errorf("%s is %q, want %q once", name, got, want)
-			}
-		}
-		xfcc := h["X-Forwarded-Client-Cert"]
-		if len(xfcc) != 1 || !strings.HasPrefix(xfcc[0], "By=spiffe://hedgerow.test/svc/orders/n/n1;Hash=") || !strings.HasSuffix(xfcc[0], ";URI=spiffe://hedgerow.test/gateway/edge") {
-			t.Errorf("X-Forwarded-Client-Cert is %q", xfcc)
-		}
-	})
-}
-
 func TestClientCertHasTheCallersLeaf(t *testing.T) {
 	w := newWorld(t)
 	var last atomic.Pointer[seen]

@@ -30,7 +30,8 @@ type hostilePath struct {
 func hostilePaths() []hostilePath {
 	const identityFields = "x-forwarded-client-cert: By=spoofed\nx_forwarded_client_cert: spoofed\nx-forwarded-for: spoofed\nx.forwarded.for: spoofed\n" +
 		"x-forwarded-proto: spoofed\nx-forwarded-host: spoofed\nx-forwarded-port: spoofed\nforwarded: for=spoofed\nx-real-ip: spoofed\nx_real_ip: spoofed\n" +
-		"hedgerow-device: spoofed\nhedgerow_device: spoofed\nhedgerow-message-id: spoofed\n"
+		"hedgerow-device: spoofed\nhedgerow_device: spoofed\nhedgerow-message-id: spoofed\n" +
+		"x-forwarded-client-cert: spoofed twice\nx-forwarded-for: spoofed twice\nx_real-ip: spoofed twice\n"
 	var out []hostilePath
 	group := func(name string, status int, paths ...string) {
 		for _, p := range paths {
@@ -39,12 +40,23 @@ func hostilePaths() []hostilePath {
 	}
 	group("denied in each spelling", 403, "/admin", "/a/../admin", "//admin", "/%61dmin", "/admin/", "/admin/.", "/./admin", "/%2e/admin", "/a/%2E%2e/admin",
 		"/../admin", "/../../admin", "/admin/x/..", "///admin//", "/admin?x=1", "/admin?", "/%61%64%6D%69%6e", "/.//admin")
-	group("two readings", 400, "/%2fadmin", "/%2Fadmin", "/%5cadmin", `/\admin`, "/x%2f..%2fadmin", "/%252e/admin", "/%2561dmin", "/%25%32e", "/%c0%ae%c0%ae/admin",
-		"/%c0%afadmin", "/%c1%a1dmin", "/%e0%80%af", "/%00", "/admin%00", "/admin%00.png", "/%zz", "/%", "/%2", "/%u002fadmin", "/%0a", "/%7f", "/%ff")
+	group("two readings", 400, "/%2fadmin", "/a/%2fadmin", "/%2Fadmin", "/%5cadmin", `/\admin`, "/x%2f..%2fadmin", "/%252e", "/%252e/admin", "/%2561dmin", "/%25%32e", "/%c0%ae%c0%ae/admin",
+		"/%c0%afadmin", "/%c1%a1dmin", "/%e0%80%af", "/%00", "/admin%00", "/admin%00.png", "/%zz", "/%zzadmin", "/%", "/%2", "/%u002fadmin", "/%0a", "/%7f", "/%ff")
 	group("parameters that would change the match", 400, "/x/..;/admin", "/..;a/admin", "/.;/admin", "/;a/admin", "/;/admin", "/special;a=b", "/special%3ba")
 	group("parameters that would change what is denied", 403, "/admin;a=b", "/admin;", "/admin%3ba=b", "/a/../admin;x", "/admin;a/")
 	group("a fragment", 400, "/admin#x", "/#", "/public#/admin", "/public?a#b")
+	group("no path", 400, "*", "orders.mesh:80")
+	for _, scheme := range []string{"http", "https", "HTTP"} {
+		for _, p := range []string{"/admin", "//admin", "/x/../%61dmin;a?b"} {
+			out = append(out, hostilePath{name: "denied in the absolute form", path: scheme + "://orders.mesh" + p, over: overH1, status: 403})
+		}
+	}
+	for _, p := range []string{"http://orders.mesh/public", "https://orders.mesh/admin", "http://other.mesh/public", "admin", "public"} {
+		out = append(out, hostilePath{name: "a :path that does not begin with a slash", path: p, over: overH2, status: 400})
+	}
 	out = append(out,
+		hostilePath{name: "the absolute form", path: "http://orders.mesh/a/./%62?c", over: overH1, status: 200, target: "/a/b?c"},
+		hostilePath{name: "its authority wins", path: "http://x.orders.mesh/public", over: overH1, status: 404},
 		hostilePath{name: "parameters", path: "/orders;v=1/7;a=b", status: 200, target: "/orders;v=1/7;a=b"},
 		hostilePath{name: "another case is another path", path: "/ADMIN", status: 200, target: "/ADMIN"},
 		hostilePath{name: "another case, escaped", path: "/%41dmin", status: 200, target: "/Admin"},
@@ -58,6 +70,8 @@ func hostilePaths() []hostilePath {
 		hostilePath{name: "a port", host: "%s:8080", status: 200},
 		hostilePath{name: "a final dot and a port", host: "%s.:80", status: 200},
 		hostilePath{name: "upper case", host: "upper %s", status: 200},
+		hostilePath{name: "mixed case", host: "OrDeRs.Mesh.", status: 200},
+		hostilePath{name: "denied in mixed case", host: "oRdErS.mEsH:80", path: "/admin/.", status: 403},
 		hostilePath{name: "denied at a final dot", host: "%s.", path: "/admin", status: 403},
 		hostilePath{name: "denied at a port", host: "%s:8080", path: "//admin", status: 403},
 		hostilePath{name: "denied in upper case", host: "upper %s.", path: "/%61dmin", status: 403},
@@ -76,7 +90,7 @@ func hostilePaths() []hostilePath {
 
 		hostilePath{name: "identity is ours to say", fields: identityFields, status: 200},
 		hostilePath{name: "what Connection names is not ours", over: overH1, status: 200,
-			fields: identityFields + "connection: x-forwarded-client-cert, x-forwarded-for, X-Forwarded-Proto, x-forwarded-host, host, x-drop\nx-drop: spoofed"},
+			fields: identityFields + "authorization: spoofed\nconnection: x-forwarded-client-cert, x-forwarded-for, X-Forwarded-Proto, x-forwarded-host, host, authorization, x-drop\nx-drop: spoofed"},
 		hostilePath{name: "a Connection over HTTP/2", over: overH2, status: 400, fields: "connection: x-forwarded-for"},
 	)
 	for i := range out {
@@ -100,9 +114,9 @@ func hostilePaths() []hostilePath {
 // hostOf is the spelling of host that r asks for.
 func (r *hostilePath) hostOf(host string) string {
 	if spelling, upper := strings.CutPrefix(r.host, "upper "); upper {
-		return strings.ToUpper(fmt.Sprintf(spelling, host))
+		return strings.ToUpper(strings.ReplaceAll(spelling, "%s", host))
 	}
-	return fmt.Sprintf(r.host, host)
+	return strings.ReplaceAll(r.host, "%s", host)
 }
 
 func (r *hostilePath) lines() [][2]string {
@@ -160,6 +174,7 @@ func (w *world) crowd(routes, policies int) {
 // There is one path: it is matched, authorized and forwarded. What could be read as
 // another is refused, whoever asks and however much is configured.
 func TestHostilePathsThroughTheMesh(t *testing.T) {
+	const host = "orders.mesh"
 	for _, size := range []struct{ routes, policies int }{{0, 0}, {1000, 200}} {
 		t.Run(fmt.Sprintf("%d more routes", size.routes), func(t *testing.T) {
 			w := newWorld(t)
@@ -179,13 +194,15 @@ func TestHostilePathsThroughTheMesh(t *testing.T) {
 			caller := w.source("/svc/web/n/n9")
 			outbound := w.run(e, reg, e.Outbound(func() (*identity.Source, *proxy.Refusal) { return caller, nil }), nil, time.Second)
 			ways := []struct {
-				name, addr, host string
-				m                mode
-				forwarded        bool // the caller is a gateway
+				name, addr string
+				m          mode
+				caller     string // as the sidecar knows it
+				proto      string // in X-Forwarded-Proto; "" if the caller is no gateway
 			}{
-				{"gateway, HTTP/1.1", w.gateway(overH1).addr, "orders.mesh", overH1, true},
-				{"gateway, HTTP/2", w.gateway(overH2).addr, "orders.mesh", overH2, true},
-				{"sidecar", outbound.addr, "orders.mesh", overH1, false},
+				{"gateway, HTTP/1.1", w.gateway(overH1).addr, overH1, "/gateway/edge", "http"},
+				{"gateway, HTTP/1.1, pooled", w.gateway(overH1, pooled).addr, overH1, "/gateway/edge", "http"},
+				{"gateway, HTTP/2", w.gateway(overH2).addr, overH2, "/gateway/edge", "https"},
+				{"sidecar", outbound.addr, overH1, "/svc/web/n/n9", ""},
 			}
 			w.publish()
 			for _, way := range ways {
@@ -195,7 +212,7 @@ func TestHostilePathsThroughTheMesh(t *testing.T) {
 					}
 					name := fmt.Sprintf("%s: %s: %s %s", way.name, r.name, r.method, r.path)
 					last.Store(nil)
-					if got := r.send(t, way.m, way.addr, r.hostOf(way.host)); got != r.status {
+					if got := r.send(t, way.m, way.addr, r.hostOf(host)); got != r.status {
 						t.Errorf("%s: got %d, want %d", name, got, r.status)
 						continue
 					}
@@ -214,14 +231,18 @@ func TestHostilePathsThroughTheMesh(t *testing.T) {
 							t.Errorf("%s: the workload got %s: %q", name, field, values)
 						}
 					}
-					ours := map[string]string{"X-Forwarded-Client-Cert": "By=spiffe://hedgerow.test/svc/orders/n/n1;Hash="}
-					if way.forwarded {
-						ours["X-Forwarded-For"], ours["X-Forwarded-Proto"], ours["X-Forwarded-Host"] = "127.0.0.1", "http", r.hostOf(way.host)
+					ours := map[string]string{"X-Forwarded-For": "", "X-Forwarded-Proto": "", "X-Forwarded-Host": ""}
+					if way.proto != "" {
+						ours = map[string]string{"X-Forwarded-For": "127.0.0.1", "X-Forwarded-Proto": way.proto, "X-Forwarded-Host": r.hostOf(host)}
 					}
-					for field, begins := range ours {
-						if values := got.header[field]; len(values) != 1 || !strings.HasPrefix(values[0], begins) {
-							t.Errorf("%s: the workload got %s: %q, want %q", name, field, values, begins)
+					for field, want := range ours {
+						if values := got.header[field]; strings.Join(values, ", ") != want {
+							t.Errorf("%s: the workload got %s: %q, want %q", name, field, values, want)
 						}
+					}
+					cert := got.header["X-Forwarded-Client-Cert"]
+					if len(cert) != 1 || !strings.HasPrefix(cert[0], "By=spiffe://hedgerow.test/svc/orders/n/n1;Hash=") || !strings.HasSuffix(cert[0], ";URI=spiffe://hedgerow.test"+way.caller) {
+						t.Errorf("%s: the workload got X-Forwarded-Client-Cert: %q", name, cert)
 					}
 				}
 			}

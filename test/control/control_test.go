@@ -54,7 +54,8 @@ func TestControlsAreAboutWhatIsThere(t *testing.T) {
 	}
 }
 
-// testsIn returns the names of the tests of a package.
+// testsIn returns the names of the tests of a package, and of the fuzz targets: go
+// test runs their seeds.
 func testsIn(t *testing.T, dir string) []string {
 	t.Helper()
 	paths, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
@@ -68,7 +69,7 @@ func testsIn(t *testing.T, dir string) []string {
 			t.Fatal(err)
 		}
 		for _, d := range file.Decls {
-			if fn, ok := d.(*ast.FuncDecl); ok && fn.Recv == nil && strings.HasPrefix(fn.Name.Name, "Test") {
+			if fn, ok := d.(*ast.FuncDecl); ok && fn.Recv == nil && (strings.HasPrefix(fn.Name.Name, "Test") || strings.HasPrefix(fn.Name.Name, "Fuzz")) {
 				names = append(names, fn.Name.Name)
 			}
 		}

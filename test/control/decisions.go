@@ -97,7 +97,7 @@ func enginePeers() []control {
 
 // engineHostilePaths is the same through real proxies.
 func engineHostilePaths() []control {
-	const through = "TestHostilePathsThroughTheMesh"
+	const through, fuzz = "TestHostilePathsThroughTheMesh", "FuzzCanonicalPath"
 	return []control{
 		without("an escaped slash is refused", "path.go", `case c == '\\' || c == '/' && escaped:`, `case c == '\\':`, through),
 		without("what is no UTF-8 is refused", "path.go", "if !utf8.Valid(plain) {", "if false && !utf8.Valid(plain) {", through),
@@ -113,7 +113,28 @@ func engineHostilePaths() []control {
 		without("the method is not overridden", "headers.go", `case folds(name, "x-http-method-override"), folds(name, "x-http-method"), folds(name, "x-method-override"):`, "case false:", through),
 		without("an identity header is not believed of everybody", "headers.go", "if !t.trusted(f.Name) || ", "if ", through),
 		without("what Connection names stays here", "headers.go", `if header.Equal(f.Name, "Content-Length") || namedIn(named, f.Name) {`, `if header.Equal(f.Name, "Content-Length") || namedIn(named[:0], f.Name) {`, through),
+		without("a backslash is refused", "path.go", `case c == '\\' || c == '/' && escaped:`, `case c == '/' && escaped:`, through),
+		without("a control character is refused", "path.go", "case c < 0x20 || c == 0x7f:", "case false:", through),
+		without("a broken escape is refused", "path.go", "if i+2 >= len(raw) || !isHex(raw[i+1]) || !isHex(raw[i+2]) {\n\t\t\t\treturn nil", "if i+2 >= len(raw) {\n\t\t\t\treturn nil", through),
+		without("an empty segment has no parameters", "path.go", "(dots || len(name) == 0):", "dots:", through),
+		without("a final dot of a host is none", "host.go", `host = strings.TrimSuffix(host, ".")`, "", through),
+		without("a host has no empty label at its end", "host.go", "\tif label == 0 {\n\t\treturn", "\tif false {\n\t\treturn", through),
+		without("a port is a number", "host.go", "if !validPort(hostport[i+1:]) {", "if false {", through),
+		without("TRACE is refused", "serve.go", "case in.method == http.MethodTrace:", "case false:", through),
+		without("an asterisk is no path", "serve.go", "strings.EqualFold(scheme, \"https\") {\n\t\treturn \"\", false", "strings.EqualFold(scheme, \"https\") {\n\t\treturn \"/\", true", through),
+		without("an identity header is found in each spelling", "headers.go", "case c == '_' || c == '.':", "case false:", through),
 		without("the workload learns who calls", "serve.go", "l = l.Set(clientCertHeader, x.in.clientCert)", "", through),
 		without("the workload learns where it came from", "serve.go", "x.out.fields = s.hops.setForwarded(x.out.fields, &x.in)", "", through),
+
+		without("fuzz: the path that was decided about is the one that is sent", "serve.go", "x.out.target = path + escaped", "x.out.target = rawPath + escaped", fuzz),
+		without("fuzz: one path is decided about", "serve.go", "path, err := CanonicalPath(rawPath)", "path, err := CanonicalPath(rawPath); path = rawPath", fuzz),
+		without("fuzz: an escaped slash is refused", "path.go", `case c == '\\' || c == '/' && escaped:`, `case c == '\\':`, fuzz),
+		without("fuzz: an escape of an escape is refused", "path.go", "if out[i] == '%' && out[i+1] == '2' && out[i+2] == '5' && isHex(out[i+3]) && isHex(out[i+4]) {", "if false {", fuzz),
+		without("fuzz: a dot segment has no parameters", "path.go", "(dots || len(name) == 0):", "len(name) == 0:", fuzz),
+		without("fuzz: dots go up", "path.go", `out = out[:max(n-1, 0)] // above the root is the root`, "", fuzz),
+		without("fuzz: a final slash stays", "path.go", "case len(name) == 0 || dots:\n\t\t\tif last {", "case len(name) == 0 || dots:\n\t\t\tif false {", fuzz),
+		without("fuzz: escaped parameters are parameters", "path.go", "segment[i+1] == '3' && segment[i+2] == 'B' {", "segment[i+1] == '3' && segment[i+2] == 'b' {", fuzz),
+		without("fuzz: a DENY sees through parameters", "policy.go", `|| c.stripped != "" && p.matches(c, c.stripped, true)`, "", fuzz),
+		without("fuzz: not everything is refused", "path.go", "if raw[0] != '/' {", "if raw != \"\" {", fuzz),
 	}
 }

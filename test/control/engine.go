@@ -55,7 +55,6 @@ func engineFields() []control {
 		without("a workload does not speak for the mesh", "headers.go", ` || fromWorkload && foldsPrefix(f.Name, "hedgerow-")`, "", "TestInformationalResponsesAreHandedOn"),
 		without("trailers are only what a header may be changed to", "headers.go", "if classify(f.Name) == ordinary && ", "if ", "TestCleanTrailer"),
 		without("trailers authorize nobody", "headers.go", ` && !folds(f.Name, "authorization")`, "", "TestCleanTrailer"),
-		without("the workload learns who calls", "serve.go", "l = l.Set(clientCertHeader, x.in.clientCert)", "", "TestWorkloadSeesOneIdentityAndItIsOurs"),
 		without("nobody is believed by default", "hops.go", "if h.Count == 0 {", "if false {", "TestTrustedHops"),
 		without("what came another way is not believed", "hops.go", "\tif ok {\n\t\tfrom = path\n", "\tif from = max(path, from); ok || h.believe(in.remote) {\n", "TestTrustedHops"),
 		without("only trusted proxies are believed", "hops.go", "if len(h.Proxies) == 0 {", "if true {", "TestTrustedHops"),
