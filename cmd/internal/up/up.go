@@ -157,16 +157,16 @@ func (u *upper) start(ctx context.Context) error {
 	if err := u.startControl(ctx); err != nil {
 		return err
 	}
+	if u.opt.Demo { // before what calls it: parts end the other way round
+		if err := u.startDemo(); err != nil {
+			return err
+		}
+	}
 	if err := u.startGateway(); err != nil {
 		return err
 	}
 	if err := u.startBridge(); err != nil {
 		return err
-	}
-	if u.opt.Demo {
-		if err := u.startDemo(); err != nil {
-			return err
-		}
 	}
 	for _, serving := range u.waiting {
 		if err := u.await(ctx, serving); err != nil {
