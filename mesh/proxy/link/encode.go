@@ -225,11 +225,12 @@ func (e *encoder) field(b []byte, n *name, value string) []byte {
 
 // again reports whether hash came before, and remembers it.
 func (e *encoder) again(hash uint64) bool {
-	at, half := &e.seen[hash>>32%doorBits], uint32(hash)
-	if *at == half {
+	// Two places for each, or two fields that share one would keep each other out.
+	at, half := hash>>32%doorBits&^1, uint32(hash)
+	if e.seen[at] == half || e.seen[at+1] == half {
 		return true
 	}
-	*at = half
+	e.seen[at], e.seen[at+1] = half, e.seen[at]
 	return false
 }
 

@@ -257,3 +257,32 @@ func FuzzHPACK(f *testing.F) {
 		}
 	})
 }
+
+// Fields that come in turn and are remembered at the same place enter the table.
+func TestEncoderRemembersNeighbours(t *testing.T) {
+	var e encoder
+	_ = e.request(nil, &Head{Method: "GET", Scheme: "https", Authority: "a", Path: "/", Fields: header.List{{Name: "Accept", Value: "first"}}})
+	place := func(value string) uint64 {
+		return (maphash.String(e.seed, value) + e.names.find("Accept").hash) >> 32 % doorBits
+	}
+	one, other := "one", ""
+	for i := 0; other == ""; i++ {
+		if value := fmt.Sprint("other", i); place(value) == place(one) {
+			other = value
+		}
+	}
+	length := func(value string) int {
+		h := Head{Method: "GET", Scheme: "https", Authority: "a", Path: "/", Fields: header.List{{Name: "Accept", Value: value}}}
+		return len(e.request(nil, &h))
+	}
+	for range 3 {
+		length(one)
+		length(other)
+	}
+	empty := len(e.request(nil, &Head{Method: "GET", Scheme: "https", Authority: "a", Path: "/"}))
+	for _, value := range []string{one, other} {
+		if n := length(value); n != empty+1 {
+			t.Errorf("%s takes %d bytes", value, n-empty)
+		}
+	}
+}

@@ -179,8 +179,8 @@ func roundTrip(c *Conn, h *Head) error {
 
 // TestRoundTripAllocates holds that a round trip, both ends of it, allocates nothing
 // but the values that are in no table. It does not run beside other tests. What a link
-// remembers of fields is found by a hash with a seed of its own, so that on a few links
-// two fields keep each other out of the table: the best of some links tells.
+// remembers of fields is found by a hash with a seed of its own, so that on one in a
+// hundred or fewer three fields keep each other out: the best of some links tells.
 func TestRoundTripAllocates(t *testing.T) {
 	n := math.Inf(1)
 	for range 5 {
