@@ -1,9 +1,12 @@
 package e2e
 
 import (
+	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -189,6 +192,48 @@ func TestUpDemo(t *testing.T) {
 	}
 	if !strings.Contains(d.process.out.String(), "draining") {
 		t.Errorf("the output does not say that it drains:\n%s", d.process.out.String())
+	}
+}
+
+// A request under way at Ctrl-C is finished: what is called outlives who calls.
+func TestUpLetsRequestsFinish(t *testing.T) {
+	d := newDemo(t)
+	d.start()
+	conn, err := net.Dial("tcp", d.ports["gateway"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	if err := conn.SetDeadline(time.Now().Add(15 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(conn, "GET /orders/7 HTTP/1.1\r\nHost: demo.localhost\r\nContent-Length: 2\r\n\r\na"); err != nil {
+		t.Fatal(err)
+	}
+	until(t, 5*time.Second, func() error {
+		if a := d.call("GET", "gateway-admin", "/metrics", ""); !strings.Contains(a.body, "\nhedgerow_requests_in_flight{face=\"gateway\"} 1\n") {
+			return fmt.Errorf("the request is not under way: %d %s", a.status, a.body)
+		}
+		return nil
+	})
+	stopped := make(chan error, 1)
+	go func() { stopped <- d.process.stop() }()
+	until(t, 5*time.Second, func() error {
+		probe, err := net.Dial("tcp", d.ports["gateway"])
+		if err != nil {
+			return nil // it accepts no more
+		}
+		return errors.Join(errors.New("the gateway still accepts"), probe.Close())
+	})
+	if _, err := io.WriteString(conn, "b"); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Errorf("got %v, %v", resp, err)
+	}
+	if err := <-stopped; err != nil {
+		t.Errorf("Ctrl-C: %v", err)
 	}
 }
 
