@@ -119,7 +119,7 @@ func foldsPrefix(name, to string) bool {
 
 // trusted reports whether t lets the identity header pass as it is.
 func (t trust) trusted(name string) bool {
-	if t.forwarded && (header.Equal(name, "X-Forwarded-For") || header.Equal(name, "X-Forwarded-Proto") || header.Equal(name, "X-Forwarded-Host")) {
+	if t.forwarded && (header.Equal(name, forwardedFor) || header.Equal(name, forwardedProto) || header.Equal(name, forwardedHost)) {
 		return true
 	}
 	const own = "Hedgerow-"

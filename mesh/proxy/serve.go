@@ -3,12 +3,10 @@ package proxy
 import (
 	"errors"
 	"io"
-	"math/bits"
 	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
@@ -101,48 +99,6 @@ func (s *server) open(x *exchange) (answer, *failure) {
 		return nil, x.classify(err)
 	}
 	return s.forwarder.forward(x)
-}
-
-// gatherBytes is up to which length a body is awaited before its request is
-// forwarded. Most arrive a moment after their head; to send both together costs
-// half, and an endpoint does not wait for who sends slowly.
-const gatherBytes = 16 << 10
-
-// shortBuffers are buffers for short bodies, by size: who sends one slowly holds no
-// more than twice its length, or 1 KiB.
-type shortBuffers [6]sync.Pool // of *[]byte: 1 KiB, 2 KiB, ... 32 KiB
-
-func (s *shortBuffers) get(n int64) *[]byte {
-	size, at := int64(1<<10), 0
-	for ; size < n; size, at = 2*size, at+1 {
-	}
-	if b, ok := s[at].Get().(*[]byte); ok {
-		return b
-	}
-	b := make([]byte, size)
-	return &b
-}
-
-func (s *shortBuffers) put(b *[]byte) { s[bits.Len(uint(len(*b)))-bits.Len(1<<10)].Put(b) }
-
-// gather waits for the whole of a short body. Who asks whether to send it at all
-// (RFC 9110 section 10.1.1) is told by the endpoint.
-func (x *exchange) gather() error {
-	if x.isWhole || x.in.length < 0 || x.in.length > gatherBytes {
-		return nil
-	}
-	if _, asks := x.in.fields.Get("Expect"); asks {
-		return nil
-	}
-	x.small = x.s.e.short.get(x.in.length + 1)
-	if err := x.body.gather(*x.small, x.in.length); err != nil {
-		return err
-	}
-	if len(x.client.bodyTrailers()) == 0 {
-		x.whole, x.isWhole = x.body.kept, true
-		x.out.length = int64(len(x.whole))
-	}
-	return nil
 }
 
 // finish ends what x has under way: nobody reads the client's body any more when

@@ -123,7 +123,7 @@ func TestShortBodyThatIsLonger(t *testing.T) {
 // A buffer for a short body is about as long as the body.
 func TestShortBuffers(t *testing.T) {
 	var s shortBuffers
-	for length, want := range map[int64]int{1: 1 << 10, 1<<10 - 1: 1 << 10, 1 << 10: 2 << 10, 4096: 8 << 10, gatherBytes: 32 << 10} {
+	for length, want := range map[int]int{1: 1 << 10, 1<<10 - 1: 1 << 10, 1 << 10: 2 << 10, 4096: 8 << 10, gatherBytes: 32 << 10} {
 		b := s.get(length + 1)
 		if len(*b) != want {
 			t.Errorf("%d bytes for %d", len(*b), length)
