@@ -84,6 +84,23 @@ func TestRunEndsWithItsLinks(t *testing.T) {
 	}
 }
 
+// Links that were idle for long close, and nothing of them is kept.
+func TestIdleLinksAreForgotten(t *testing.T) {
+	w := newWorld(t)
+	var last atomic.Pointer[seen]
+	w.sidecar("orders", "n1", w.workload(echo(&last)), nil)
+	w.route("orders", nil)
+	en := w.gateway(overH1, linked, func(o *proxy.Options) { o.Limits.UpstreamIdle = 100 * time.Millisecond })
+	w.publish()
+	if a := en.get(t, "/"); a.StatusCode != 200 {
+		t.Fatalf("got %d %s", a.StatusCode, a.body)
+	}
+	eventually(t, "the link is closed", func() bool { return counted(t, en.registry, "hedgerow_upstream_connections", nil) == 0 })
+	if n := en.engine.Links(); n != 0 {
+		t.Errorf("%d links are kept", n)
+	}
+}
+
 // A client of HTTP/2 that breaks it is counted.
 func TestBrokenHTTP2IsCounted(t *testing.T) {
 	w := newWorld(t)

@@ -8,9 +8,9 @@ import (
 	"syscall"
 )
 
-// meshConn is a TLS connection between proxies, or of a gateway's client. crypto/tls makes a system call
-// for each record of 16 KiB; once gather was called, what is written leaves with
-// Flush, in one.
+// meshConn is a TLS connection between proxies, or of a gateway's client. crypto/tls
+// makes a system call for each record of 16 KiB; once gather was called, what is
+// written leaves with Flush, in one.
 type meshConn struct {
 	*tls.Conn
 	under  *gathered

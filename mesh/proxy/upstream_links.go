@@ -20,7 +20,8 @@ const (
 // links are the mesh links to one endpoint. One carries the streams of many
 // clients; others are added as it becomes busy, and close when they are idle.
 type links struct {
-	dial func() (*link.Conn, error)
+	// dial makes a link, and calls forget when it has ended.
+	dial func(forget func(*link.Conn)) (*link.Conn, error)
 
 	// mu guards what follows. Nothing is called under it that blocks.
 	mu      sync.Mutex
@@ -75,23 +76,25 @@ func (l *links) get(x *exchange) (*link.Conn, error) {
 // best returns the link with the fewest streams among those that take more, or
 // nil, and whether there should be another. mu is held.
 func (l *links) best() (conn *link.Conn, another bool) {
-	usable := 0
-	l.conns = slices.DeleteFunc(l.conns, func(c *link.Conn) bool { return c.Err() != nil })
+	usable, leaving := 0, 0
 	for _, c := range l.conns {
 		if !c.Available() {
-			continue // full, or on its way out
+			if c.Err() == nil {
+				leaving++ // or full; who has ended will be forgotten in a moment
+			}
+			continue
 		}
 		usable++
 		if conn == nil || c.Streams() < conn.Streams() {
 			conn = c
 		}
 	}
-	return conn, conn == nil && len(l.conns) < 2*mostLinks || conn != nil && usable < mostLinks && conn.Streams() >= busyLink
+	return conn, conn == nil && usable+leaving < 2*mostLinks || conn != nil && usable < mostLinks && conn.Streams() >= busyLink
 }
 
 // add makes a link.
 func (l *links) add(d *dialing) {
-	c, err := l.dial()
+	c, err := l.dial(l.forget)
 	l.mu.Lock()
 	l.dialing = nil
 	switch {
@@ -99,11 +102,18 @@ func (l *links) add(d *dialing) {
 		d.err = err
 	case l.closed:
 		d.err = errors.Join(&connectError{CodeUnreachable, errProxyClosed}, c.Close())
-	default:
+	case c.Err() == nil: // or forget has been here before
 		l.conns = append(l.conns, c)
 	}
 	l.mu.Unlock()
 	close(d.done)
+}
+
+// forget drops a link that has ended.
+func (l *links) forget(ended *link.Conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.conns = slices.DeleteFunc(l.conns, func(c *link.Conn) bool { return c == ended })
 }
 
 // close lets the streams under way end, and the links with them.

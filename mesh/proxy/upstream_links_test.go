@@ -22,6 +22,8 @@ type endpoint struct {
 	mu     sync.Mutex
 	gate   chan struct{} // dials wait for it, if there is one
 	fails  error
+	ends   bool // the next link ends before it is handed out
+	late   bool // that a link has ended is told when the test does
 	dials  int
 	near   []*link.Conn
 	far    []*link.Conn
@@ -48,7 +50,7 @@ func withEndpoint(t *testing.T, test func(t *testing.T, e *endpoint)) {
 	})
 }
 
-func (e *endpoint) dial() (*link.Conn, error) {
+func (e *endpoint) dial(forget func(*link.Conn)) (*link.Conn, error) {
 	e.mu.Lock()
 	e.dials++
 	gate := e.gate
@@ -61,14 +63,26 @@ func (e *endpoint) dial() (*link.Conn, error) {
 	if e.fails != nil {
 		return nil, e.fails
 	}
+	late := e.late
 	a, b := net.Pipe()
 	e.far = append(e.far, link.Server(b, link.Config{Handle: e.handle}))
-	c := link.Client(a, link.Config{Ended: func(*link.Conn) {
+	c := link.Client(a, link.Config{Ended: func(c *link.Conn) {
+		if late {
+			<-e.held
+		}
+		forget(c)
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		e.closed++
 	}})
 	e.near = append(e.near, c)
+	if e.ends {
+		e.ends = false
+		_ = c.Close()
+		e.mu.Unlock()
+		synctest.Wait() // forget has been called
+		e.mu.Lock()
+	}
 	return c, nil
 }
 
@@ -176,12 +190,24 @@ func TestLinkThatGoesAwayIsReplaced(t *testing.T) {
 
 func TestLinksThatEndedAreNotCounted(t *testing.T) {
 	withEndpoint(t, func(t *testing.T, e *endpoint) {
+		e.late = true // as of a peer that is given time to read why
 		for range 4 * mostLinks {
 			c := e.get(t)
-			_ = c.Close() // that it has ended is told a moment later
+			_ = c.Close()
 			if c.Err() == nil {
 				t.Fatal("a link is open that was closed")
 			}
+		}
+	})
+}
+
+// A link that has ended before it is known is not kept, and who waited gets another.
+func TestLinkThatEndsAtOnce(t *testing.T) {
+	withEndpoint(t, func(t *testing.T, e *endpoint) {
+		e.ends = true
+		e.get(t)
+		if len(e.links.conns) != 1 || e.dials != 2 {
+			t.Errorf("%d links of %d dials", len(e.links.conns), e.dials)
 		}
 	})
 }

@@ -163,7 +163,7 @@ func (ps *peers) newPeer(key peerKey) (*peer, error) {
 	p := &peer{}
 	serverName := identity.ServerName(key.service, key.node, ps.mesh)
 	overH2 := identity.ClientConfig(key.caller, want, serverName, identity.ProtocolH2)
-	p.links.dial = func() (*link.Conn, error) { return ps.dialLink(key, overH2) }
+	p.links.dial = func(forget func(*link.Conn)) (*link.Conn, error) { return ps.dialLink(key, overH2, forget) }
 	overHTTP1 := identity.ClientConfig(key.caller, want, serverName, identity.ProtocolHTTP1)
 	p.http1 = newPool(ps.limits, ps.open, func(ctx context.Context) (net.Conn, error) { return ps.dial(ctx, key, overHTTP1) })
 	return p, nil
@@ -171,7 +171,7 @@ func (ps *peers) newPeer(key peerKey) (*peer, error) {
 
 // dialLink makes a link. It has no caller's context: who waits for it may leave,
 // and others stay.
-func (ps *peers) dialLink(key peerKey, config *tls.Config) (made *link.Conn, err error) {
+func (ps *peers) dialLink(key peerKey, config *tls.Config, forget func(*link.Conn)) (made *link.Conn, err error) {
 	ps.mu.Lock()
 	if ps.closed {
 		ps.mu.Unlock()
@@ -196,7 +196,10 @@ func (ps *peers) dialLink(key peerKey, config *tls.Config) (made *link.Conn, err
 	}
 	conn.gather()
 	bounds := ps.limits.link(ps.limits.UpstreamIdle)
-	bounds.Ended = ps.linkEnded
+	bounds.Ended = func(c *link.Conn) {
+		forget(c)
+		ps.linkEnded(c)
+	}
 	bounds.HeaderBytes, bounds.HeaderFields = 2*bounds.HeaderBytes, 2*bounds.HeaderFields // a response may say more than a request
 	ps.open.Inc()
 	ps.mu.Lock()
