@@ -43,8 +43,11 @@ type bodySource struct {
 // unknown; limit is how much is kept, most how much it may be in all (0: no
 // bound). onBytes runs after each piece; it may be nil.
 func newBodySource(body io.Reader, length int64, limit int, most int64, onBytes func()) *bodySource {
-	if length > int64(limit) {
+	switch {
+	case length > int64(limit):
 		limit = 0
+	case length >= 0:
+		limit = int(length) // who sends more is not sent again
 	}
 	return &bodySource{client: body, limit: limit, most: most, onBytes: onBytes}
 }
@@ -154,16 +157,28 @@ func (b *bodySource) read(p []byte, offset int64) (int, error) {
 	if b.most > 0 && b.total+int64(n) > b.most {
 		n, err = 0, errBodyTooLong
 	}
-	if b.total == int64(len(b.kept)) {
-		if len(b.kept)+n <= b.limit {
-			b.kept = append(b.kept, p[:n]...)
-		} else if n > 0 {
-			b.kept, b.limit = nil, 0
-		}
-	}
+	b.keep(p[:n])
 	b.total += int64(n)
 	b.end = err
 	return n, err
+}
+
+// keep remembers p for a later try, if all that came before is there and it fits. It
+// grows by less than append would: many bodies are kept at a time. mu is held.
+func (b *bodySource) keep(p []byte) {
+	size := len(b.kept) + len(p)
+	switch {
+	case b.total != int64(len(b.kept)):
+		return
+	case size > b.limit:
+		b.kept, b.limit = nil, 0
+		return
+	case size > cap(b.kept):
+		larger := make([]byte, len(b.kept), min(max(size, 2*cap(b.kept)), b.limit))
+		copy(larger, b.kept)
+		b.kept = larger
+	}
+	b.kept = append(b.kept, p...)
 }
 
 // known reads what need not be asked of the client; ok is false if nothing is

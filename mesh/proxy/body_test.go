@@ -54,6 +54,26 @@ func TestLongBodyIsReadOnce(t *testing.T) {
 	}
 }
 
+// What is kept of a body takes no more than the body, or the limit.
+func TestKeptBodyIsNoLargerThanItIs(t *testing.T) {
+	for _, tt := range []struct {
+		length int64
+		bytes  int
+		most   int
+	}{{-1, 40 << 10, 64 << 10}, {40 << 10, 40 << 10, 40 << 10}, {-1, 64 << 10, 64 << 10}, {-1, 10, 1 << 10}} {
+		b := newBodySource(strings.NewReader(strings.Repeat("x", tt.bytes)), tt.length, 64<<10, 0, nil)
+		r := mustOpen(t, b)
+		for buf := make([]byte, 1000); ; {
+			if _, err := r.Read(buf); err != nil {
+				break
+			}
+		}
+		if got, err := io.ReadAll(mustOpen(t, b)); err != nil || len(got) != tt.bytes || cap(b.kept) > tt.most {
+			t.Errorf("of %d bytes, told %d: %d again, in %d, %v", tt.bytes, tt.length, len(got), cap(b.kept), err)
+		}
+	}
+}
+
 // iotestOneByte makes the client of b send single bytes.
 func iotestOneByte(b *bodySource) *bodySource {
 	b.client = iotest.OneByteReader(b.client)

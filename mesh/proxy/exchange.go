@@ -144,6 +144,7 @@ type exchange struct {
 	uploads  sync.WaitGroup
 	uploaded chan struct{} // closed when the last upload has ended; nil if there was none
 	watch    watch
+	cost     int64 // bytes that it takes of overload's room
 	resp     responseHead
 	sent     responseHead // what the client gets of it
 	respKept header.List  // room for its fields
@@ -168,7 +169,7 @@ func (x *exchange) reset(s *server, c client) {
 	x.s, x.client = s, c
 	x.in = incoming{fields: x.in.fields[:0]}
 	x.request, x.decision = Request{}, Decision{}
-	x.caller = nil
+	x.caller, x.cost = nil, 0
 	x.out = outgoing{fields: x.out.fields[:0]}
 	x.wish = upgrade{}
 	x.whole, x.isWhole, x.small, x.body, x.uploaded = nil, false, nil, nil, nil

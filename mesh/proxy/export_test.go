@@ -3,6 +3,15 @@ package proxy
 // SetPressure makes the engine believe that percent of its memory is in use.
 func (e *Engine) SetPressure(percent int32) { e.overload.pressure.Store(percent) }
 
+// SetRoom makes the engine believe that it has so many bytes for what is under way.
+func (e *Engine) SetRoom(bytes int64) { e.overload.room.Store(bytes) }
+
+// Room is how many it has.
+func (e *Engine) Room() int64 { return e.overload.room.Load() }
+
+// Taken is how many of them are taken.
+func (e *Engine) Taken() int64 { return e.overload.taken.Load() }
+
 // Links is how many links to endpoints the engine keeps.
 func (e *Engine) Links() int {
 	e.peers.mu.Lock()

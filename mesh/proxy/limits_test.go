@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"runtime/debug"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -156,44 +155,6 @@ func TestBodiesAreLimited(t *testing.T) {
 			t.Errorf("chunks of %d got %d %s", len(body), a.StatusCode, a.body)
 		}
 	}
-}
-
-func TestMemoryPressure(t *testing.T) {
-	modes(t, func(t *testing.T, m mode) {
-		w := newWorld(t)
-		var last atomic.Pointer[seen]
-		w.sidecar("orders", "n1", w.workload(echo(&last)), nil)
-		w.route("orders", nil)
-		en := w.gateway(m)
-		w.publish()
-		for _, tt := range []struct {
-			percent int32
-			status  int
-			closes  bool
-		}{{79, 200, false}, {80, 200, true}, {84, 200, true}, {85, 503, true}, {0, 200, false}} {
-			en.engine.SetPressure(tt.percent)
-			a := en.get(t, "/")
-			if a.StatusCode != tt.status || m == overH1 && a.Close != tt.closes {
-				t.Errorf("at %d %% got %d, closes: %v", tt.percent, a.StatusCode, a.Close)
-			}
-			if tt.status == 503 {
-				wantProblem(t, a, 503, "overloaded")
-				if a.Header.Get("Retry-After") == "" {
-					t.Error("a 503 without Retry-After")
-				}
-			}
-		}
-		if n := counted(t, en.registry, "hedgerow_requests_shed_total", nil); n != 1 {
-			t.Errorf("hedgerow_requests_shed_total is %v, want 1", n)
-		}
-	})
-}
-
-func TestMemoryIsMeasured(t *testing.T) {
-	before := debug.SetMemoryLimit(1 << 20) // less than any process has
-	defer debug.SetMemoryLimit(before)
-	en := limited(t, func(*proxy.Limits) {})
-	eventually(t, "requests are refused", func() bool { return en.get(t, "/").StatusCode == 503 })
 }
 
 func TestHTTP10(t *testing.T) {

@@ -133,6 +133,7 @@ func (l *listener) serve() error {
 			continue
 		}
 		pause = firstPause
+		l.e.overload.taken.Add(connectionBytes)
 		l.all.Go(func() { l.serveConn(conn) })
 	}
 }
@@ -153,6 +154,12 @@ func (l *listener) slot() bool {
 	}
 }
 
+// ended frees the place of a connection.
+func (l *listener) ended() {
+	l.e.overload.taken.Add(-connectionBytes)
+	l.release()
+}
+
 func (l *listener) release() {
 	<-l.slots
 	<-l.e.slots
@@ -163,7 +170,7 @@ func (l *listener) release() {
 // free when it has ended.
 func (l *listener) serveConn(accepted net.Conn) {
 	if !l.greet(accepted) {
-		l.release()
+		l.ended()
 	}
 }
 
@@ -207,6 +214,7 @@ func (l *listener) serveLink(conn *meshConn, state *tls.ConnectionState) bool {
 	limits := &l.e.opt.Limits
 	bounds := limits.link(limits.IdleTimeout)
 	bounds.Handle = func(stream *link.Stream) { s.serveLink(stream, &info) }
+	bounds.Refuse = s.turnAway
 	bounds.Ended = l.linkEnded
 	l.all.Add(1)
 	l.mu.Lock()
@@ -232,7 +240,7 @@ func (l *listener) linkEnded(c *link.Conn) {
 	l.mu.Lock()
 	delete(l.links, c)
 	l.mu.Unlock()
-	l.release()
+	l.ended()
 	l.all.Done()
 }
 
@@ -263,12 +271,12 @@ func (l *listener) attend(c *h1Client) (goesOn bool) {
 	l.all.Go(func() {
 		if !c.await() {
 			l.forget(c)
-			l.release()
+			l.ended()
 			return
 		}
 		l.all.Go(func() {
 			if !l.attend(c) {
-				l.release()
+				l.ended()
 			}
 		})
 	})

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"math"
+	"runtime"
 	"runtime/debug"
 	runtimemetrics "runtime/metrics"
 	"sync/atomic"
@@ -15,15 +16,59 @@ import (
 // killed. Without a limit it does nothing.
 type overload struct {
 	pressure atomic.Int32 // percent of the limit that is in use
-	// A burst is over before it is measured. So each request under way counts
-	// as what one with a body that streams comes to need.
-	spare    atomic.Int64 // bytes up to shedAt beyond what an idle process uses; 0 is no limit
-	inFlight atomic.Int64
+	// A burst is over before it is measured. So what is let in takes room for all
+	// that it may come to hold.
+	room  atomic.Int64 // bytes up to shedAt beyond what an idle process uses; 0 is no limit
+	taken atomic.Int64 // of room
 }
 
-// requestBytes is what one request under way is taken to need at most: buffers
-// and windows of the connections on both sides.
-const requestBytes = 128 << 10
+// What is let in is taken to hold, in bytes.
+const (
+	// connectionBytes is an idle connection of a client: its TLS, its goroutine.
+	connectionBytes = 20 << 10
+	// exchangeBytes is a request without a body: its goroutine, and a window of the
+	// response's body.
+	exchangeBytes = 48 << 10
+	// streamedBytes is a body that streams besides: a window of it and what is copied.
+	streamedBytes = 24<<10 + copyBytes
+)
+
+// weigh returns how much x, whose head is known, may come to hold.
+func (x *exchange) weigh() int64 {
+	n := int64(exchangeBytes)
+	for i := range x.in.fields {
+		n += 2 * int64(len(x.in.fields[i].Name)+len(x.in.fields[i].Value)) // here and on its way out
+	}
+	kept := int64(x.s.e.opt.Limits.ReplayBytes)
+	switch length := x.in.length; {
+	case length == 0:
+	case length > 0 && length <= gatherBytes:
+		n += 3 * length // in a window and in a buffer of up to twice its length
+	case length <= kept:
+		n += streamedBytes + kept
+	default:
+		n += streamedBytes
+	}
+	return n
+}
+
+// admit takes room for x and reports whether there is enough.
+func (o *overload) admit(x *exchange) bool {
+	if o.pressure.Load() >= shedAt {
+		return false
+	}
+	room := o.room.Load()
+	if room == 0 {
+		return true
+	}
+	cost := x.weigh()
+	if o.taken.Add(cost) > room {
+		o.taken.Add(-cost)
+		return false
+	}
+	x.cost = cost
+	return true
+}
 
 // Levels of pressure, in percent.
 const (
@@ -34,10 +79,14 @@ const (
 // weighEvery is how often the memory is measured.
 const weighEvery = 20 * time.Millisecond
 
-// shedding reports whether a new request is to be refused.
+// collectAfter is how old a collection may be while memory is short: who refuses
+// everything makes no garbage, and would wait long for the next one.
+const collectAfter = 500 * time.Millisecond
+
+// shedding reports whether no request at all would be let in now.
 func (o *overload) shedding() bool {
-	spare := o.spare.Load()
-	return o.pressure.Load() >= shedAt || spare > 0 && o.inFlight.Load()*requestBytes > spare
+	room := o.room.Load()
+	return o.pressure.Load() >= shedAt || room > 0 && o.taken.Load()+exchangeBytes > room
 }
 
 // closing reports whether connections are not to be kept.
@@ -59,23 +108,33 @@ func (o *overload) run(ctx context.Context) {
 		{Name: "/memory/classes/heap/stacks:bytes"},
 		{Name: "/memory/classes/metadata/other:bytes"},
 		{Name: "/memory/classes/os-stacks:bytes"},
+		{Name: "/gc/cycles/total:gc-cycles"},
 	}
+	last := len(sample) - 1
 	used := func() uint64 {
 		runtimemetrics.Read(sample)
 		var sum uint64
-		for _, s := range sample {
+		for _, s := range sample[:last] {
 			sum += s.Value.Uint64()
 		}
 		return sum
 	}
-	o.spare.Store(max(limit/100*shedAt-int64(used()), 1))
+	cycles, since := uint64(0), time.Now()
+	o.room.Store(max(limit/100*shedAt-int64(used()), 1))
 	for {
 		select {
 		case <-ctx.Done():
 			o.pressure.Store(0)
 			return
-		case <-tick.C:
+		case now := <-tick.C:
 			o.pressure.Store(int32(min(100*used()/uint64(max(limit, 1)), 1000)))
+			if n := sample[last].Value.Uint64(); n != cycles {
+				cycles, since = n, now
+			}
+			if o.closing() && now.Sub(since) >= collectAfter {
+				runtime.GC()
+				since = now
+			}
 		}
 	}
 }

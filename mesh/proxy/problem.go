@@ -57,6 +57,9 @@ const (
 // decisionHeader names the request in logs; it is on every answer of our own.
 const decisionHeader = "Hedgerow-Decision"
 
+// retryAfter is the Retry-After of every 503, in seconds.
+const retryAfter = "1"
+
 // problemDetails is RFC 9457 problem details. Title is the status phrase and Type is
 // left to its default, about:blank. Nothing of the request is echoed.
 type problemDetails struct {
@@ -83,7 +86,7 @@ func problem(refusal *Refusal, id string) (*responseHead, []byte) {
 	case http.StatusMethodNotAllowed:
 		fields = fields.Add("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
 	case http.StatusServiceUnavailable:
-		fields = fields.Add("Retry-After", "1")
+		fields = fields.Add("Retry-After", retryAfter)
 	}
 	return &responseHead{status: refusal.Status, fields: fields, length: int64(len(body))}, body
 }

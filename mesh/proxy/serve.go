@@ -54,14 +54,13 @@ func (s *server) serve(x *exchange) (complete bool) {
 // begin counts a request that is under way.
 func (s *server) begin() {
 	s.counters.inFlight.Inc()
-	s.e.overload.inFlight.Add(1)
 }
 
 // end ends x and counts it by the status that its client got; 0 is that it did
 // not get all.
 func (s *server) end(x *exchange, status int) {
 	x.finish()
-	s.e.overload.inFlight.Add(-1)
+	s.e.overload.taken.Add(-x.cost)
 	s.counters.inFlight.Dec()
 	s.counters.count(x.decision.Service, status)
 }
@@ -143,7 +142,7 @@ func (x *exchange) takeBody() {
 
 // prepare screens the request, decides about it, and fills in x but for its body.
 func (s *server) prepare(x *exchange) *Refusal {
-	if s.e.overload.shedding() {
+	if !s.e.overload.admit(x) {
 		s.e.metrics.shed.Inc()
 		return &Refusal{http.StatusServiceUnavailable, CodeOverloaded, "the proxy is short of memory"}
 	}

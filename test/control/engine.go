@@ -110,8 +110,8 @@ func engineBodies() []control {
 		without("a body in pieces is bounded", "body.go", "if b.most > 0 && b.total+int64(n) > b.most {", "if false {", "TestBodiesAreLimited"),
 		without("what was forgotten is not sent again", "body.go", "if b.total != int64(len(b.kept)) {\n\t\treturn nil, false", "if false {\n\t\treturn nil, false", "TestLongBodyIsReadOnce"),
 		without("a body that is forgotten is not replayable", "body.go", "return b.total == int64(len(b.kept))", "return true", "TestLongBodyIsReadOnce"),
-		without("a body that is known to be too long is not kept", "body.go", "if length > int64(limit) {", "if false {", "TestKnownLongBodyIsNotKept"),
-		without("what is kept of a body is bounded", "body.go", "if len(b.kept)+n <= b.limit {", "if true {", "TestLongBodyIsReadOnce"),
+		without("a body that is known to be too long is not kept", "body.go", "case length > int64(limit):", "case false:", "TestKnownLongBodyIsNotKept"),
+		without("what is kept of a body is bounded", "body.go", "case size > b.limit:", "case false:", "TestLongBodyIsReadOnce"),
 		without("a try that was closed reads nothing", "body.go", "if r.closed.Load() {", "if false {", "TestBodyIsReadAgain"),
 	}
 }
@@ -211,10 +211,21 @@ func engineLimits() []control {
 	const memory = "TestMemoryPressure"
 	return []control{
 		without("connections of a listener are bounded", "listener.go", "slots: make(chan struct{}, e.opt.Limits.Connections)", "slots: make(chan struct{}, 100)", "TestConnectionsAreLimited"),
-		without("without memory requests are shed", "overload.go", "o.pressure.Load() >= shedAt || ", "", memory),
+		without("without memory requests are shed", "overload.go", "return o.pressure.Load() >= shedAt || ", "return ", memory).
+			and("\tif o.pressure.Load() >= shedAt {\n\t\treturn false\n\t}\n", ""),
+		without("garbage is no pressure", "overload.go", "if o.closing() && now.Sub(since)", "if false && now.Sub(since)", "TestGarbageIsNoPressure"),
+		without("a request takes room", "overload.go", "\tx.cost = cost\n", "", "TestRoom"),
+		without("and gives it back", "serve.go", "\ts.e.overload.taken.Add(-x.cost)\n", "", "TestRoom"),
+		without("a connection takes room", "listener.go", "\t\tl.e.overload.taken.Add(connectionBytes)\n", "", "TestRoom"),
+		without("a large header takes more", "overload.go", "n += 2 * int64(", "n += 0 * int64(", "TestRoom"),
+		without("a short body takes more", "overload.go", "n += 3 * length", "n += 0 * length", "TestRoom"),
+		without("a body that is kept takes more", "overload.go", "n += streamedBytes + kept", "n += streamedBytes", "TestRoom"),
+		without("without room no header is read", "listener.go", "\tbounds.Refuse = s.turnAway\n", "", "TestRoom"),
+		without("a kept body is no larger than it is", "body.go", "min(max(size, 2*cap(b.kept)), b.limit)", "max(size, 2*cap(b.kept))", "TestKeptBodyIsNoLargerThanItIs"),
 		without("with little memory connections are not kept", "overload.go", "return o.pressure.Load() >= closeAt", "return false", memory),
 		without("memory is measured", "overload.go", "o.pressure.Store(int32(min(100*used()/uint64(max(limit, 1)), 1000)))", "o.pressure.Store(0)", "TestMemoryIsMeasured").
-			and("spare > 0 && o.inFlight.Load()*requestBytes > spare", "false && spare > 0"),
+			and("if o.taken.Add(cost) > room {", "if o.taken.Add(cost) > room && false {").
+			and("room > 0 && o.taken.Load()+exchangeBytes > room", "false && room > 0"),
 		without("the route's timeout ends an exchange", "serve.go", "return x.decision.Rule.Timeout", "return 0", "TestTimeouts").orHangs(),
 		without("silence ends an exchange without timeout", "watch.go", "w.idle, timeout = idle, idle", "w.idle, timeout = idle, time.Hour", "TestSilenceEndsAnExchangeWithoutTimeout").orHangs(),
 		without("a client that sends too slowly is answered 408", "exchange.go", "case errors.Is(cause, errClientSlow), errors.Is(clientErr, os.ErrDeadlineExceeded):", "case cause == os.ErrDeadlineExceeded:", "TestTimeouts").orHangs(),

@@ -32,6 +32,8 @@ func linkStreams() []control {
 		without("fields do not keep each other out of the table", "encode.go", "if e.seen[at] == half || e.seen[at+1] == half {", "if e.seen[at] == half {", "TestEncoderRemembersNeighbours"),
 		without("and not while a stream is handled", "conn.go", "\tc.streams.await()\n", "", "TestEndedIsAfterTheHandlers"),
 		without("the owner is told at the end", "conn.go", "\t<-c.read\n\tc.streams.await()", "\tc.streams.await()", "TestEndedIsTheEnd"),
+		without("what is refused is decoded for the table", "frames.go", "r.block.kind = unwanted", "r.block.kind = request", "TestRefuse"),
+		without("who sends to refused streams is not cut", "frames.go", "if s == nil && total >= smallCredit {", "if false {", "TestDataOfRefusedStreams"),
 		without("a slot is free when its handler ends", "table.go", "if t.slots >= slots {", "if false {", "TestRapidReset"),
 		without("a reset from here is no reason to send again", "link.go", "return e.Remote && (", "return (", "TestReplayable"),
 		without("only what was not processed is sent again", "link.go", "(e.unprocessed || e.Code == http2.ErrCodeRefusedStream)", "(true)", "TestReplayable"),

@@ -14,6 +14,7 @@ type blockKind uint8
 
 const (
 	discarded blockKind = iota // decoded for HPACK's table only
+	unwanted                   // likewise: a request that is refused
 	request
 	response
 	trailers
@@ -38,7 +39,8 @@ type block struct {
 	id       uint32 // 0 between blocks
 	end      bool   // END_STREAM came with it
 	frames   int
-	bytes    int // encoded
+	bytes    int   // encoded
+	answer   *Head // to what is unwanted
 	head     Head
 	fields   header.List
 	length   int64 // Content-Length, or -1
@@ -72,7 +74,7 @@ func (b *block) rest() {
 }
 
 // wants reports whether further fields are of use.
-func (b *block) wants() bool { return b.kind != discarded && !b.tooLarge && b.bad == "" }
+func (b *block) wants() bool { return b.kind > unwanted && !b.tooLarge && b.bad == "" }
 
 // field takes a decoded field.
 func (b *block) field(f hpack.HeaderField) {

@@ -92,6 +92,9 @@ func (c *Conn) data(h frameHeader, p []byte) *ConnError {
 		return protocolError("DATA on an idle stream")
 	}
 	end := h.flags.Has(http2.FlagDataEndStream)
+	if s == nil && total >= smallCredit { // of a stream that was refused or reset: its sender works as hard
+		return nil
+	}
 	if s == nil {
 		return c.didNothing()
 	}
@@ -184,6 +187,12 @@ func (c *Conn) beginPeer(id uint32, end bool) *ConnError {
 	switch c.streams.arrive(id, slots) {
 	case taken:
 		r.block.begin(request, id, end)
+		if c.cfg.Refuse == nil {
+			break
+		}
+		if r.block.answer = c.cfg.Refuse(); r.block.answer != nil {
+			r.block.kind = unwanted
+		}
 	case refused:
 		r.control = appendReset(r.control, id, http2.ErrCodeRefusedStream)
 		r.block.begin(discarded, id, end)
@@ -248,6 +257,8 @@ func (c *Conn) fragment(h frameHeader, p []byte) *ConnError {
 	switch b.kind {
 	case request:
 		return c.request(id)
+	case unwanted:
+		return c.refuse(id, b.end, b.answer)
 	case response, trailers:
 		c.section(id)
 	}
@@ -263,7 +274,7 @@ func (c *Conn) request(id uint32) *ConnError {
 		return nil
 	}
 	if b.tooLarge {
-		return c.refuseLarge(id, b.end)
+		return c.refuse(id, b.end, &Head{Status: 431}) // RFC 6585 section 5
 	}
 	s := c.streams.take(c)
 	c.mu.Lock()
@@ -292,9 +303,8 @@ func (c *Conn) request(id uint32) *ConnError {
 	return nil
 }
 
-// refuseLarge answers a request whose header section is too large with 431 (RFC
-// 6585 section 5).
-func (c *Conn) refuseLarge(id uint32, end bool) *ConnError {
+// refuse answers a request that becomes no stream. What follows of it is ignored.
+func (c *Conn) refuse(id uint32, end bool, answer *Head) *ConnError {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err != nil {
@@ -302,7 +312,7 @@ func (c *Conn) refuseLarge(id uint32, end bool) *ConnError {
 	}
 	before := c.queued()
 	start := c.startHeaders()
-	c.out.b = c.enc.response(c.out.b, &Head{Status: 431})
+	c.out.b = c.enc.response(c.out.b, answer)
 	c.out.b = closeHeaders(c.out.b, start, id, true)
 	if !end {
 		c.out.b = appendReset(c.out.b, id, http2.ErrCodeNo)

@@ -55,6 +55,11 @@ type Config struct {
 	// if the peer resets it before. The stream must not be used after that. Nil
 	// refuses every stream of the peer.
 	Handle func(*Stream)
+	// Refuse is asked by the reader before the header section of a new stream is
+	// decoded. If it returns a head, the stream is answered with that and no body,
+	// and costs no more memory: how to shed load. It must not block. Nil takes
+	// every stream.
+	Refuse func() *Head
 	// Ended is called once, in a goroutine of its own, when the link has ended and
 	// nothing of it runs any more, calls of Handle included. The peer has up to a
 	// second after Done to read why. It may be nil.

@@ -5,6 +5,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/net/http2"
@@ -96,6 +97,59 @@ func TestDiscardedBlocksAreDecoded(t *testing.T) {
 	p.request(9, true, "GET", "/", "a", "1", "b", "22", "c", "333", "d", "4444")
 	p.flush()
 	p.await("DATA 9 10 END")
+}
+
+// TestRefuse has streams refused whose header is only decoded for HPACK's table, and
+// what comes after it ignored.
+func TestRefuse(t *testing.T) {
+	t.Parallel()
+	var shed atomic.Bool
+	p, s := rawClient(t, Config{
+		Handle: func(s *Stream) {
+			v, _ := s.Request().Fields.Get("A")
+			ok(s, v)
+		},
+		Refuse: func() *Head {
+			if shed.Load() {
+				return &Head{Status: 503, Fields: header.List{{Name: "Retry-After", Value: "1"}}}
+			}
+			return nil
+		},
+	})
+	p.request(1, true, "GET", "/")
+	p.flush()
+	p.await("HEADERS 1 :status=200 END")
+	eventually(t, "the slot", func() bool { return s.streams.len() == 0 })
+	shed.Store(true)
+	p.request(3, true, "GET", "/", "a", "remembered")
+	p.request(5, false, "POST", "/", "b", strings.Repeat("x", 10<<10))
+	_ = p.WriteData(5, false, make([]byte, 1000))
+	_ = p.WriteData(5, true, nil)
+	p.flush()
+	p.await("HEADERS 3 :status=503 retry-after=1 END")
+	p.await("HEADERS 5 :status=503 retry-after=1 END")
+	p.await("RST 5 NO_ERROR")
+	if n := s.streams.len(); n != 0 {
+		t.Errorf("%d streams", n)
+	}
+	shed.Store(false)
+	p.request(7, true, "GET", "/", "a", "remembered")
+	p.flush()
+	p.await("DATA 7 10 END")
+}
+
+// TestDataOfRefusedStreams has a client send bodies that nobody wants: frames with
+// content are not what costs more here than there.
+func TestDataOfRefusedStreams(t *testing.T) {
+	t.Parallel()
+	p, _ := rawClient(t, Config{Handle: func(s *Stream) { ok(s, "") }, Refuse: func() *Head { return &Head{Status: 503} }})
+	p.request(1, false, "POST", "/")
+	for range 3 * maxUseless {
+		_ = p.WriteData(1, false, make([]byte, smallCredit))
+	}
+	p.request(3, true, "GET", "/")
+	p.flush()
+	p.await("HEADERS 3 :status=503 END")
 }
 
 // TestCredit follows what a peer may send: on a stream as its body is taken, on
