@@ -76,7 +76,6 @@ func TestGarbageIsNoPressure(t *testing.T) {
 	garbage := make([]byte, 350<<20) // the limit itself makes nobody collect yet
 	eventually(t, "requests are refused", func() bool { return en.get(t, "/").StatusCode == 503 })
 	runtime.KeepAlive(garbage)
-	garbage = nil
 	eventually(t, "requests are served", func() bool { return en.get(t, "/").StatusCode == 200 })
 }
 
