@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/hedgerow-mesh/hedgerow/mesh/identity"
 	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/link"
 )
@@ -165,6 +167,23 @@ func (l *listener) release() {
 	<-l.e.slots
 }
 
+// unsentBytes is how much the kernel holds of what is written to a client before it
+// is sent. Left to itself it is megabytes of each answer that is read slowly, which no
+// limit of this process counts.
+const unsentBytes = 128 << 10
+
+// boundUnsent sets unsentBytes. It is not inherited from a listener of Multipath TCP.
+// A kernel that cannot only holds more.
+func boundUnsent(conn *net.TCPConn) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return // it is closed, which shows soon
+	}
+	_ = raw.Control(func(fd uintptr) { // as above
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsentBytes)
+	})
+}
+
 // serveConn serves one connection to its end, or until it goes on without the stack
 // that was needed so far: as a link, or when it is quiet. The connection's place is
 // free when it has ended.
@@ -181,6 +200,7 @@ func (l *listener) greet(accepted net.Conn) (goesOn bool) {
 		_ = accepted.Close() // listeners are TCP's; how closing went cannot matter to anybody
 		return false
 	}
+	boundUnsent(raw)
 	if l.site.TLS == nil {
 		return l.serveHTTP1(raw, raw, raw, nil)
 	}

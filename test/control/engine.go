@@ -213,6 +213,7 @@ func engineLimits() []control {
 		without("connections of a listener are bounded", "listener.go", "slots: make(chan struct{}, e.opt.Limits.Connections)", "slots: make(chan struct{}, 100)", "TestConnectionsAreLimited"),
 		without("without memory requests are shed", "overload.go", "return o.pressure.Load() >= shedAt || ", "return ", memory).
 			and("\tif o.pressure.Load() >= shedAt {\n\t\treturn false\n\t}\n", ""),
+		without("the kernel holds little of an answer", "listener.go", "\tboundUnsent(raw)\n", "", "TestUnsentBytesAreBounded"),
 		without("garbage is no pressure", "overload.go", "if o.closing() && now.Sub(since)", "if false && now.Sub(since)", "TestGarbageIsNoPressure"),
 		without("a request takes room", "overload.go", "\tx.cost = cost\n", "", "TestRoom"),
 		without("and gives it back", "serve.go", "\ts.e.overload.taken.Add(-x.cost)\n", "", "TestRoom"),
