@@ -66,12 +66,19 @@ func FuzzServerBytes(f *testing.F) {
 	greeting := append([]byte(http2.ClientPreface), appendSettings(nil)...)
 	f.Fuzz(func(t *testing.T, data []byte, chunk uint16) {
 		in := append(bytes.Clone(greeting), data...)
-		c := Server(&script{in: bytes.NewReader(in), chunk: int(chunk) + 1}, hostileConfig(func(s *Stream) {
+		cfg := hostileConfig(func(s *Stream) {
 			consume(s)
 			_ = s.Respond(&Head{Status: 200}, []byte("x"), false)
 			_ = s.End(s.Trailers())
-		}))
-		fuzzed(t, c)
+		})
+		asked := int(chunk)
+		cfg.Refuse = func() *Head {
+			if asked++; asked%3 == 0 {
+				return &Head{Status: 503}
+			}
+			return nil
+		}
+		fuzzed(t, Server(&script{in: bytes.NewReader(in), chunk: int(chunk) + 1}, cfg))
 	})
 }
 
