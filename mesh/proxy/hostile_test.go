@@ -121,6 +121,34 @@ func TestMalformedBodyIsTheClientsFault(t *testing.T) {
 	}
 }
 
+// A body that breaks off after some of it was sent breaks off at the workload too,
+// which waits for the rest.
+func TestBodyThatBreaksOffLate(t *testing.T) {
+	for _, option := range []option{pooled, linked} {
+		w := newWorld(t)
+		began, ended := make(chan struct{}), make(chan error, 1)
+		w.sidecar("orders", "n1", w.workload(func(rw http.ResponseWriter, r *http.Request) {
+			_, _ = io.ReadFull(r.Body, make([]byte, 5))
+			close(began)
+			_, err := io.Copy(io.Discard, r.Body)
+			ended <- err
+		}), nil)
+		w.route("orders", nil)
+		en := w.gateway(overH1, option)
+		w.publish()
+		conn := dial(t, en.addr)
+		say(t, conn, "POST / HTTP/1.1\r\nHost: shop.test\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+		<-began
+		say(t, conn, "-1\r\n")
+		if reply := rest(t, conn); !strings.HasPrefix(reply, "HTTP/1.1 400 ") {
+			t.Errorf("got %q", reply)
+		}
+		if err := <-ended; err == nil {
+			t.Error("the workload took a part for all")
+		}
+	}
+}
+
 func TestOneResponsePerRequest(t *testing.T) {
 	for _, tt := range []struct{ name, request, upstream, want string }{
 		{"HEAD with a body", "HEAD /a HTTP/1.1\r\nHost: shop.test\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nHTTP/", "Content-Length: 5\r\n"},
@@ -134,6 +162,9 @@ func TestOneResponsePerRequest(t *testing.T) {
 			reply := raw(t, en.addr, tt.request)
 			if got, want := strings.Count(reply, "HTTP/1.1 "), strings.Count(tt.request, " HTTP/1.1"); got != want || !strings.Contains(reply, tt.want) {
 				t.Errorf("%d responses, want %d: %q", got, want, reply)
+			}
+			if n := strings.Count(reply, "Content-Length"); n > strings.Count(reply, "HTTP/1.1 ") || strings.Contains(tt.want, "204") && n > 0 {
+				t.Errorf("%d lengths: %q", n, reply)
 			}
 		})
 	}

@@ -311,6 +311,26 @@ func TestAnswerDoesNotWaitForTheRestOfTheRequest(t *testing.T) {
 	})
 }
 
+// Of an endpoint that leaves, connections that wait for a request are closed at once.
+func TestEndpointThatLeavesWhileIdleIsDisconnected(t *testing.T) {
+	w := newWorld(t)
+	var last atomic.Pointer[seen]
+	w.sidecar("orders", "n1", w.workload(echo(&last)), nil)
+	w.route("orders", nil)
+	en := w.gateway(overH1, pooled)
+	w.publish()
+	if a := en.get(t, "/"); a.StatusCode != 200 {
+		t.Fatalf("got %d", a.StatusCode)
+	}
+	connections := func() float64 { return counted(t, en.registry, "hedgerow_upstream_connections", nil) }
+	if n := connections(); n != 1 {
+		t.Fatalf("%v connections", n)
+	}
+	w.instances["orders"] = nil
+	w.publish()
+	eventually(t, "the connection is closed", func() bool { return connections() == 0 })
+}
+
 func TestEndpointThatLeavesIsDisconnected(t *testing.T) {
 	w := newWorld(t)
 	var last atomic.Pointer[seen]
