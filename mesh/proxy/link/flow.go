@@ -191,11 +191,15 @@ func (c *Conn) giveCredit(id uint32, n int) {
 // grows. Much is taken at once by whoever has buffers of its own to fill.
 const growAfter = time.Second
 
-// grow gives a body whose owner waits for it the larger window. mu is held.
+// grow gives a body whose owner waits for it the larger window. Who is held up for long
+// and then takes much at once, as the kernel does for a slow client, begins anew. mu is
+// held.
 func (s *Stream) grow() {
 	now := time.Now()
+	pause := now.Sub(s.credited)
+	s.credited = now
 	switch {
-	case s.since.IsZero():
+	case pause >= growAfter: // or it is the first
 		s.since = now
 	case s.keptUp && now.Sub(s.since) >= growAfter:
 		s.grown = true

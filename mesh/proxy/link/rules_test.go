@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/net/http2"
 
@@ -306,19 +307,28 @@ func TestManyAtOnce(t *testing.T) {
 // one whose owner lets the body lie.
 func TestWindowGrows(t *testing.T) {
 	t.Parallel()
-	for name, keepsUp := range map[string]bool{"keeps up": true, "lets it lie": false} {
+	for name, tt := range map[string]struct {
+		keepsUp bool
+		pause   time.Duration
+		grown   bool
+	}{
+		"keeps up":     {true, growAfter / 2, true},
+		"lets it lie":  {false, growAfter / 2, false},
+		"in bursts":    {true, growAfter, false},
+		"after a rest": {true, time.Hour, false},
+	} {
 		t.Run(name, func(t *testing.T) {
 			s := newStream(&Conn{cfg: Config{FirstWindow: 32 << 10, StreamWindow: 64 << 10}})
 			credit := func() int {
 				s.credit += 16 << 10
-				s.keptUp = keepsUp
+				s.keptUp = tt.keepsUp
 				return s.creditDue()
 			}
 			if n := credit(); n != 16<<10 || s.grown {
 				t.Fatalf("the first credit is %d", n)
 			}
-			s.since = s.since.Add(-growAfter)
-			if n, want := credit(), map[bool]int{true: 48 << 10, false: 16 << 10}[keepsUp]; n != want || s.grown != keepsUp {
+			s.since, s.credited = s.since.Add(-growAfter), s.credited.Add(-tt.pause)
+			if n, want := credit(), map[bool]int{true: 48 << 10, false: 16 << 10}[tt.grown]; n != want || s.grown != tt.grown {
 				t.Errorf("a second later it is %d, want %d", n, want)
 			}
 		})

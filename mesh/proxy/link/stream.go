@@ -38,7 +38,8 @@ type Stream struct {
 	length     int64
 	received   int64     // of the body
 	recvWindow int64     // what the peer may still send
-	since      time.Time // when the first credit was given
+	credited   time.Time // when credit was given last
+	since      time.Time // from when on it was given without long pauses
 	keptUp     bool      // the owner has waited for more since the last
 	grown      bool      // the window is StreamWindow
 	credit     int       // what was taken, and the peer may send again when it is told
@@ -320,7 +321,7 @@ func (s *Stream) clear() {
 	putBuffer(s.view)
 	s.view, s.off = nil, 0
 	s.length, s.received, s.credit = -1, 0, 0
-	s.since, s.keptUp, s.grown = time.Time{}, false, false
+	s.credited, s.keptUp, s.grown = time.Time{}, false, false
 	s.recvErr, s.aborted, s.onAbort = nil, false, nil
 	s.sendErr, s.pending, s.pendingEnd = nil, nil, false
 	s.dropTail()
