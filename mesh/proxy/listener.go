@@ -135,7 +135,6 @@ func (l *listener) serve() error {
 			continue
 		}
 		pause = firstPause
-		l.e.overload.taken.Add(connectionBytes)
 		l.all.Go(func() { l.serveConn(conn) })
 	}
 }
@@ -154,12 +153,6 @@ func (l *listener) slot() bool {
 		<-l.slots
 		return false
 	}
-}
-
-// ended frees the place of a connection.
-func (l *listener) ended() {
-	l.e.overload.taken.Add(-connectionBytes)
-	l.release()
 }
 
 func (l *listener) release() {
@@ -189,7 +182,7 @@ func boundUnsent(conn *net.TCPConn) {
 // free when it has ended.
 func (l *listener) serveConn(accepted net.Conn) {
 	if !l.greet(accepted) {
-		l.ended()
+		l.release()
 	}
 }
 
@@ -260,7 +253,7 @@ func (l *listener) linkEnded(c *link.Conn) {
 	l.mu.Lock()
 	delete(l.links, c)
 	l.mu.Unlock()
-	l.ended()
+	l.release()
 	l.all.Done()
 }
 
@@ -291,12 +284,12 @@ func (l *listener) attend(c *h1Client) (goesOn bool) {
 	l.all.Go(func() {
 		if !c.await() {
 			l.forget(c)
-			l.ended()
+			l.release()
 			return
 		}
 		l.all.Go(func() {
 			if !l.attend(c) {
-				l.ended()
+				l.release()
 			}
 		})
 	})

@@ -22,10 +22,9 @@ type overload struct {
 	taken atomic.Int64 // of room
 }
 
-// What is let in is taken to hold, in bytes.
+// What is let in is taken to hold, in bytes. Connections are not counted: those that
+// idle would keep requests out for as long as they stay, and what they hold is measured.
 const (
-	// connectionBytes is an idle connection of a client: its TLS, its goroutine.
-	connectionBytes = 20 << 10
 	// exchangeBytes is a request without a body: its goroutine, and a window of the
 	// response's body.
 	exchangeBytes = 48 << 10

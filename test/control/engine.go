@@ -217,7 +217,6 @@ func engineLimits() []control {
 		without("garbage is no pressure", "overload.go", "if o.closing() && now.Sub(since)", "if false && now.Sub(since)", "TestGarbageIsNoPressure"),
 		without("a request takes room", "overload.go", "\tx.cost = cost\n", "", "TestRoom"),
 		without("and gives it back", "serve.go", "\ts.e.overload.taken.Add(-x.cost)\n", "", "TestRoom"),
-		without("a connection takes room", "listener.go", "\t\tl.e.overload.taken.Add(connectionBytes)\n", "", "TestRoom"),
 		without("a large header takes more", "overload.go", "n += 2 * int64(", "n += 0 * int64(", "TestRoom"),
 		without("a short body takes more", "overload.go", "n += 3 * length", "n += 0 * length", "TestRoom"),
 		without("a body that is kept takes more", "overload.go", "n += streamedBytes + kept", "n += streamedBytes", "TestRoom"),
