@@ -38,20 +38,23 @@ func (x *exchange) weigh() int64 {
 	for i := range x.in.fields {
 		n += 2 * int64(len(x.in.fields[i].Name)+len(x.in.fields[i].Value)) // here and on its way out
 	}
-	kept := int64(x.s.e.opt.Limits.ReplayBytes)
+	kept := min(int64(x.s.e.opt.Limits.ReplayBytes), 1<<30)
 	switch length := x.in.length; {
 	case length == 0:
 	case length > 0 && length <= gatherBytes:
 		n += 3 * length // in a window and in a buffer of up to twice its length
-	case length <= kept:
+	case length < 0:
 		n += streamedBytes + kept
+	case length <= kept:
+		n += streamedBytes + length
 	default:
 		n += streamedBytes
 	}
 	return n
 }
 
-// admit takes room for x and reports whether there is enough.
+// admit takes room for x and reports whether there is enough. There is for what is
+// alone: nobody is refused for ever.
 func (o *overload) admit(x *exchange) bool {
 	if o.pressure.Load() >= shedAt {
 		return false
@@ -61,7 +64,7 @@ func (o *overload) admit(x *exchange) bool {
 		return true
 	}
 	cost := x.weigh()
-	if o.taken.Add(cost) > room {
+	if taken := o.taken.Add(cost); taken > room && taken != cost {
 		o.taken.Add(-cost)
 		return false
 	}
@@ -84,8 +87,8 @@ const collectAfter = 500 * time.Millisecond
 
 // shedding reports whether no request at all would be let in now.
 func (o *overload) shedding() bool {
-	room := o.room.Load()
-	return o.pressure.Load() >= shedAt || room > 0 && o.taken.Load()+exchangeBytes > room
+	room, taken := o.room.Load(), o.taken.Load()
+	return o.pressure.Load() >= shedAt || room > 0 && taken > 0 && taken+exchangeBytes > room
 }
 
 // closing reports whether connections are not to be kept.

@@ -54,7 +54,7 @@ const (
 	CodeNotReady = "not_ready"
 )
 
-// decisionHeader names the request in logs; it is on every answer of our own.
+// decisionHeader names the request in logs; it is on every answer of our own that has a body.
 const decisionHeader = "Hedgerow-Decision"
 
 // retryAfter is the Retry-After of every 503, in seconds.

@@ -3,8 +3,6 @@ package proxy
 import (
 	"net/http"
 
-	"github.com/rs/xid"
-
 	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/header"
 	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/link"
 )
@@ -36,20 +34,17 @@ func (s *server) fail(x *exchange, f *failure) int {
 }
 
 // turnAway refuses a request over HTTP/2 whose header nobody has decoded, if there is
-// no room for any. Whether its answer may have a body is not known.
+// no room for any. Whether its answer may have a body is not known. It is counted and not
+// logged: a log that stands still must not hold up who reads the connection.
 func (s *server) turnAway() *link.Head {
 	if !s.e.overload.shedding() {
 		return nil
 	}
-	id := xid.New().String()
 	s.e.metrics.shed.Inc()
 	s.e.metrics.refusals.WithLabelValues(faceName(s.face.Kind), "", CodeOverloaded).Inc()
 	s.counters.count("", http.StatusServiceUnavailable)
-	s.e.denials.Warn().Str("decision_id", id).Str("face", faceName(s.face.Kind)).
-		Int("status", http.StatusServiceUnavailable).Str("code", CodeOverloaded).Msg("request refused before its header was read")
 	return &link.Head{Status: http.StatusServiceUnavailable, Fields: header.List{
 		{Name: "Cache-Control", Value: "no-store"},
-		{Name: decisionHeader, Value: id},
 		{Name: "Retry-After", Value: retryAfter},
 	}}
 }
