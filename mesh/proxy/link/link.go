@@ -56,9 +56,9 @@ type Config struct {
 	// refuses every stream of the peer.
 	Handle func(*Stream)
 	// Refuse is asked by the reader before the header section of a new stream is
-	// decoded. If it returns a head, the stream is answered with that and no body,
-	// and costs no more memory: how to shed load. It must not block. Nil takes
-	// every stream.
+	// decoded. If it returns a head, the stream is answered with that and no body, and
+	// nothing of it is kept: how to shed load. Until it has come whole, the decoder may
+	// hold a field of it. It must not block. Nil takes every stream.
 	Refuse func() *Head
 	// Ended is called once, in a goroutine of its own, when the link has ended and
 	// nothing of it runs any more, calls of Handle included. The peer has up to a
