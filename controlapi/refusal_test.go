@@ -114,7 +114,7 @@ func badValues() []badRequest {
 		{"half a weight", "PUT", route, strings.Replace(demoRoute, "90", "0.5", 1), nil, 422, "invalid", []string{"rules[0].backends[0].weight"}},
 		{"a weight beyond uint32", "PUT", route, strings.Replace(demoRoute, "90", "4294967296", 1), nil, 422, "invalid", []string{"rules[0].backends[0].weight"}},
 		{"everything at once", "PUT", route, `{}`, nil, 422, "invalid", []string{"targets", "hostnames", "rules"}},
-		{"a field of a later version", "PUT", "/v1/services/s", `{"health":{"path":"/"}}`, nil, 422, "unsupported", []string{"health"}},
+		{"a field of a later version", "PUT", "/v1/services/s", `{"activation":{}}`, nil, 422, "unsupported", []string{"activation"}},
 		{"an object of 256 KiB", "PUT", "/v1/services/s", `{"subsets":[` + strings.Repeat(`{"name":"a","labels":{"a":"b"}},`, 20_000)[:20_000*32-1] + `]}`, nil, 413, "too_large", nil},
 	}
 }

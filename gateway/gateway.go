@@ -35,9 +35,8 @@ type Config struct {
 	Drain time.Duration
 }
 
-// Listener is one public address: HTTP/1.1 in clear text, or with a
-// certificate HTTP/2 and HTTP/1.1 over TLS 1.2 or 1.3. HTTP/2 in clear text is
-// not served: nothing on the way to it could tell its requests apart.
+// Listener is one public address: HTTP/1.1 and HTTP/2, in clear text by prior
+// knowledge, or with a certificate over TLS 1.2 or 1.3.
 type Listener struct {
 	Address string // host:port
 	// CertFile and KeyFile are PEM files. They are read again when they
@@ -52,6 +51,7 @@ type Listener struct {
 type Options struct {
 	Mesh        string
 	TrustDomain string
+	Node        string           // this node's id
 	Source      *identity.Source // of /gateway/<id>
 	Log         zerolog.Logger
 	Registerer  prometheus.Registerer
@@ -107,7 +107,7 @@ func New(cfg Config, opt Options) (*Gateway, error) {
 		opt.Limits = proxy.EdgeLimits()
 	}
 	engine, err := proxy.New(proxy.Options{
-		Mesh: opt.Mesh, TrustDomain: opt.TrustDomain, Limits: opt.Limits,
+		Mesh: opt.Mesh, TrustDomain: opt.TrustDomain, Node: opt.Node, Limits: opt.Limits,
 		Log: opt.Log, Registerer: opt.Registerer, Need: opt.Need, Compiled: opt.Compiled,
 	})
 	if err != nil {

@@ -43,7 +43,9 @@ type ExternalTLS struct {
 	CAPem      string `json:"caPem,omitempty"`
 }
 
-// LoadBalancing chooses among the endpoints of a service.
+// LoadBalancing chooses among the endpoints of a service. Hash is what RING_HASH and
+// MAGLEV go by; requests without it go by chance. For SlowStart after an endpoint
+// came, or came back, its share grows from a tenth to all.
 type LoadBalancing struct {
 	Policy    string         `json:"policy,omitempty"`
 	Hash      *HashKey       `json:"hash,omitempty"`
@@ -51,10 +53,31 @@ type LoadBalancing struct {
 	Locality  *LocalityPrefs `json:"locality,omitempty"`
 }
 
-// LeastRequest is the default LoadBalancing.Policy: of two endpoints drawn at
-// random, the one with fewer requests in flight for its weight (Envoy
-// LEAST_REQUEST with choice_count 2).
-const LeastRequest = "LEAST_REQUEST"
+// Values of LoadBalancing.Policy.
+const (
+	// LeastRequest is the default: of two endpoints drawn at random, the one with
+	// fewer requests in flight for its weight (Envoy LEAST_REQUEST with
+	// choice_count 2).
+	LeastRequest = "LEAST_REQUEST"
+	// PeakEWMA is likewise, by requests in flight times a moving average of the
+	// time to the response, which a slow one raises at once (Linkerd).
+	PeakEWMA = "PEAK_EWMA"
+	// RoundRobin is nginx's smooth weighted round robin.
+	RoundRobin = "ROUND_ROBIN"
+	// Random is by weight alone.
+	Random = "RANDOM"
+	// RingHash and Maglev choose by Hash: requests that agree in it go to the same
+	// endpoint, until that has half as much again as its share under way.
+	RingHash = "RING_HASH"
+	Maglev   = "MAGLEV"
+)
+
+// Values of LocalityPrefs.Mode.
+const (
+	LocalityPrefer = "PREFER_LOCAL" // the default
+	LocalityAny    = "ANY"
+	LocalityStrict = "STRICT"
+)
 
 // HashKey says which part of a request is hashed; exactly one field is set.
 type HashKey struct {
@@ -65,13 +88,19 @@ type HashKey struct {
 	Device         bool   `json:"device,omitempty"`
 }
 
-// LocalityPrefs prefers endpoints that are near.
+// LocalityPrefs prefers endpoints that are near: in the zone of the caller's node,
+// then in its region. While less than OverflowPercent of those are healthy (72 if
+// absent), a part of their traffic goes further, in proportion. STRICT uses the same
+// zone alone.
 type LocalityPrefs struct {
 	Mode            string `json:"mode,omitempty"`
 	OverflowPercent uint32 `json:"overflowPercent,omitempty"`
 }
 
-// Health is an active health check.
+// Health is how the sidecar beside a workload checks it: by a GET of Path that answers
+// 2xx or 3xx, or by connecting if there is none, every Interval (2 s if absent) within
+// Timeout (1 s). UnhealthyAfter (2) failures in a row make an instance unhealthy,
+// HealthyAfter (1) successes healthy again.
 type Health struct {
 	Path           string    `json:"path,omitempty"`
 	Interval       *Duration `json:"interval,omitempty"`
@@ -80,7 +109,11 @@ type Health struct {
 	HealthyAfter   uint32    `json:"healthyAfter,omitempty"`
 }
 
-// OutlierDetection ejects endpoints that fail (Envoy outlier_detection.proto).
+// OutlierDetection ejects endpoints that fail (Envoy outlier_detection.proto): after 5
+// server errors (a response 5xx, or none) or 3 connections that could not be made, in a
+// row, for 30 s times how often it was ejected, less one for each Interval (10 s)
+// since. At most MaxEjectionPercent (50) are out at a time, but one may always be.
+// These defaults hold for every service.
 type OutlierDetection struct {
 	ConsecutiveServerErrors    uint32    `json:"consecutiveServerErrors,omitempty"`
 	ConsecutiveConnectFailures uint32    `json:"consecutiveConnectFailures,omitempty"`
@@ -89,8 +122,10 @@ type OutlierDetection struct {
 	MaxEjectionPercent         uint32    `json:"maxEjectionPercent,omitempty"`
 }
 
-// CircuitBreaker caps concurrency towards a service (Envoy
-// CircuitBreakers.Thresholds).
+// CircuitBreaker caps concurrency of each proxy towards a service (Envoy
+// CircuitBreakers.Thresholds): connections of a service of protocol TCP, requests under
+// way, requests that wait for a connection (1,024 each if absent), and retries under
+// way (no cap if absent: there is a budget).
 type CircuitBreaker struct {
 	MaxConnections uint32 `json:"maxConnections,omitempty"`
 	MaxPending     uint32 `json:"maxPending,omitempty"`

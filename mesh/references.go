@@ -16,6 +16,11 @@ func (c *Config) CheckReferences(o Object) []Violation {
 			for j, b := range rule.Backends {
 				c.checkBackend(at(at("rules", i)+".backends", j), b, &v)
 			}
+			for j, f := range rule.Filters {
+				if f.Mirror != nil {
+					c.checkService(at(at("rules", i)+".filters", j)+".mirror.service", f.Mirror.Service, &v)
+				}
+			}
 		}
 	case *Policy:
 		if o.Target != nil && o.Target.Service != "" {
@@ -61,6 +66,9 @@ func (c *Config) checkBackend(field string, b Backend, v *Violations) {
 	if s == nil {
 		c.checkService(field+".service", b.Service, v)
 		return
+	}
+	if s.Protocol == ProtocolTCP {
+		v.Add(field+".service", "workloads reach it through the tcp listeners of their sidecar", "service %q is of protocol TCP, and routes are for HTTP", b.Service)
 	}
 	if b.Subset == "" || s.subset(b.Subset) != nil {
 		return

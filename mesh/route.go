@@ -19,7 +19,9 @@ const (
 // Collection returns Routes.
 func (*Route) Collection() Collection { return Routes }
 
-// RouteRule sends what any of Matches matches to Backends, through Filters.
+// RouteRule sends what any of Matches matches to Backends, through Filters. A rule with
+// KeepEncodedSlash takes paths with "%2F", which is then a part of its segment and no
+// separator; without, such a path is refused.
 type RouteRule struct {
 	Name             string       `json:"name,omitempty"`
 	Matches          []RouteMatch `json:"matches,omitempty"` // absent: everything
@@ -95,7 +97,8 @@ type Rewrite struct {
 	ReplacePathPrefix string `json:"replacePathPrefix,omitempty"`
 }
 
-// Redirect answers with a Location; absent parts are the request's.
+// Redirect answers with a Location; absent parts are the request's. Status is 302 if
+// absent. A Scheme without a Port means the scheme's own.
 type Redirect struct {
 	Scheme            string `json:"scheme,omitempty"`
 	Hostname          string `json:"hostname,omitempty"`
@@ -105,20 +108,24 @@ type Redirect struct {
 	Status            uint32 `json:"status,omitempty"`
 }
 
-// Mirror sends a copy of Percent of the requests to Service.
+// Mirror sends a copy of Percent of the requests, all if absent, to Service. Nobody
+// waits for what becomes of it.
 type Mirror struct {
 	Service string `json:"service,omitempty"`
 	Percent uint32 `json:"percent,omitempty"`
 }
 
-// Fault delays or aborts Percent of the requests.
+// Fault delays Percent of the requests, all if absent, answers them with the status
+// Abort, or both.
 type Fault struct {
 	Delay   *Duration `json:"delay,omitempty"`
 	Abort   uint32    `json:"abort,omitempty"` // status
 	Percent uint32    `json:"percent,omitempty"`
 }
 
-// RateLimit admits Requests per Per, with Burst at once, for each Key.
+// RateLimit admits Requests in each Per, evenly, and Burst at once (Requests if
+// absent), for each value of Key; all share one limit if there is none. Scope LOCAL,
+// the default, counts in each proxy by itself.
 type RateLimit struct {
 	Requests uint32    `json:"requests,omitempty"`
 	Per      *Duration `json:"per,omitempty"`
@@ -127,7 +134,10 @@ type RateLimit struct {
 	Scope    string    `json:"scope,omitempty"`
 }
 
-// CORS answers preflight requests (Fetch standard).
+// CORS answers preflight requests and lets the other origins of AllowOrigins read
+// responses (Fetch standard, section 3.2). An origin is "*", "https://shop.example"
+// or "https://*.shop.example". AllowMethods is GET, HEAD and POST if absent; "*" in it
+// or in AllowHeaders is whatever was asked for. MaxAge is 5 s if absent.
 type CORS struct {
 	AllowOrigins     []string  `json:"allowOrigins,omitempty"`
 	AllowMethods     []string  `json:"allowMethods,omitempty"`
@@ -137,13 +147,17 @@ type CORS struct {
 	MaxAge           *Duration `json:"maxAge,omitempty"`
 }
 
-// Respond answers without an upstream.
+// Respond answers without an upstream, by text/plain unless the rule's
+// responseHeaders set another Content-Type.
 type Respond struct {
 	Status uint32 `json:"status,omitempty"`
 	Body   string `json:"body,omitempty"`
 }
 
-// Compress compresses responses by the first algorithm the client accepts.
+// Compress compresses responses by the first of Algorithms (zstd, br, gzip) that the
+// client accepts, if their Content-Type is one of ContentTypes (text and the common
+// formats of data; "text/*" is all of text) and they have MinBytes (1,024) or an
+// unknown length.
 type Compress struct {
 	Algorithms   []string `json:"algorithms,omitempty"`
 	ContentTypes []string `json:"contentTypes,omitempty"`
@@ -151,7 +165,8 @@ type Compress struct {
 }
 
 // Retry tries another endpoint after a failure. Attempts counts tries after
-// the first.
+// the first. All retries of a proxy to a service together are at most BudgetPercent
+// (20 if absent) of its requests in the last ten seconds, or 3 a second.
 type Retry struct {
 	Attempts      uint32    `json:"attempts,omitempty"`
 	On            []string  `json:"on,omitempty"`

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 )
 
 func (s *Service) normalize() {
@@ -14,19 +15,31 @@ func (s *Service) normalize() {
 }
 
 func (s *Service) validate(v *Violations) {
-	v.oneOf("protocol", s.Protocol, []string{ProtocolHTTP, ProtocolHTTP2}, ProtocolGRPC, ProtocolTCP)
+	v.oneOf("protocol", s.Protocol, []string{ProtocolHTTP, ProtocolHTTP2, ProtocolGRPC, ProtocolTCP})
 	v.unsupported(s.External != nil, "external")
-	v.unsupported(s.Health != nil, "health")
-	v.unsupported(s.OutlierDetection != nil, "outlierDetection")
-	v.unsupported(s.CircuitBreaker != nil, "circuitBreaker")
-	v.unsupported(s.Activation != nil, "activation")
-	if lb := s.LoadBalancing; lb != nil {
-		if lb.Policy != "" {
-			v.oneOf("loadBalancing.policy", lb.Policy, []string{LeastRequest}, "PEAK_EWMA", "ROUND_ROBIN", "RANDOM", "RING_HASH", "MAGLEV")
+	if h := s.Health; h != nil {
+		if h.Path != "" {
+			checkPlainPath("health.path", h.Path, v)
 		}
-		v.unsupported(lb.Hash != nil, "loadBalancing.hash")
-		v.unsupported(lb.SlowStart != nil, "loadBalancing.slowStart")
-		v.unsupported(lb.Locality != nil, "loadBalancing.locality")
+		checkDuration("health.interval", h.Interval, 100*time.Millisecond, maxTimeout, v)
+		checkDuration("health.timeout", h.Timeout, time.Millisecond, maxTimeout, v)
+	}
+	v.unsupported(s.Activation != nil, "activation")
+	if s.Protocol == ProtocolTCP && s.LoadBalancing != nil && s.LoadBalancing.Hash != nil {
+		v.Add("loadBalancing.hash", "leave it out", "a connection has no requests to hash")
+	}
+	if s.LoadBalancing != nil {
+		s.LoadBalancing.validate("loadBalancing", v)
+	}
+	if o := s.OutlierDetection; o != nil {
+		checkDuration("outlierDetection.interval", o.Interval, time.Millisecond, maxTimeout, v)
+		checkDuration("outlierDetection.baseEjectionTime", o.BaseEjectionTime, time.Millisecond, maxTimeout, v)
+		checkPercent("outlierDetection.maxEjectionPercent", o.MaxEjectionPercent, v)
+	}
+	if c := s.CircuitBreaker; c != nil {
+		if c.MaxConnections != 0 && s.Protocol != ProtocolTCP {
+			v.Add("circuitBreaker.maxConnections", "use maxRequests", "it is for services of protocol TCP: requests share a few links")
+		}
 	}
 	seen := map[string]bool{}
 	for i, sub := range s.Subsets {
@@ -42,6 +55,29 @@ func (s *Service) validate(v *Violations) {
 			v.Add(field+".labels", "say which instances belong to the subset, e.g. {\"version\": \"v1\"}", "a subset needs labels")
 		}
 		checkLabels(field+".labels", sub.Labels, v)
+	}
+}
+
+func (l *LoadBalancing) validate(field string, v *Violations) {
+	policies := []string{LeastRequest, PeakEWMA, RoundRobin, Random, RingHash, Maglev}
+	if l.Policy != "" {
+		v.oneOf(field+".policy", l.Policy, policies)
+	}
+	hashes := l.Policy == RingHash || l.Policy == Maglev
+	switch {
+	case hashes && l.Hash == nil:
+		v.Add(field+".hash", "e.g. {\"header\": \"x-user\"}", "%s needs to know what to hash", l.Policy)
+	case !hashes && l.Hash != nil:
+		v.Add(field+".hash", "use RING_HASH or MAGLEV", "only these policies look at a hash")
+	case l.Hash != nil:
+		l.Hash.validate(field+".hash", v)
+	}
+	checkDuration(field+".slowStart", l.SlowStart, time.Millisecond, maxTimeout, v)
+	if prefs := l.Locality; prefs != nil {
+		if prefs.Mode != "" {
+			v.oneOf(field+".locality.mode", prefs.Mode, []string{LocalityPrefer, LocalityAny, LocalityStrict})
+		}
+		checkPercent(field+".locality.overflowPercent", prefs.OverflowPercent, v)
 	}
 }
 
@@ -148,7 +184,9 @@ func (n *Node) validate(v *Violations) {
 			v.Add(at("gateways", i), "", "%q is not a gateway id", g)
 		}
 	}
-	v.unsupported(n.Locality != "", "locality")
+	if region, zone, zoned := strings.Cut(n.Locality, "/"); n.Locality != "" && (!ValidID(region) || zoned && !ValidID(zone)) {
+		v.Add("locality", "e.g. \"eu/site-3\"", "%q is no region, or region and zone", n.Locality)
+	}
 	checkCIDRs("dialCidrs", n.DialCidrs, v)
 }
 

@@ -1,12 +1,13 @@
 package mesh
 
 import (
-	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
 )
+
+// maxAttempts bounds tries after the first.
+const maxAttempts = 10
 
 // maxTimeout bounds the durations of a route: longer is surely a mistake.
 const maxTimeout = 24 * time.Hour
@@ -82,15 +83,13 @@ func checkHostname(field, h string, v *Violations) {
 }
 
 func (r *RouteRule) validate(field string, v *Violations) {
-	v.unsupported(r.KeepEncodedSlash, field+".keepEncodedSlash")
-	v.unsupported(r.IdleTimeout != nil, field+".idleTimeout")
-	v.unsupported(r.Affinity != nil, field+".affinity")
+	checkDuration(field+".idleTimeout", r.IdleTimeout, 0, maxTimeout, v)
+	if r.Affinity != nil {
+		r.Affinity.validate(field+".affinity", v)
+	}
 	checkDuration(field+".timeout", r.Timeout, 0, maxTimeout, v)
 	for i := range r.Matches {
 		r.Matches[i].validate(at(field+".matches", i), v)
-	}
-	if len(r.Backends) == 0 {
-		v.Add(field+".backends", "e.g. [{\"service\": \"orders\"}]", "a rule needs a backend")
 	}
 	for i, b := range r.Backends {
 		f := at(field+".backends", i)
@@ -104,9 +103,7 @@ func (r *RouteRule) validate(field string, v *Violations) {
 			v.Add(f+".weight", "", "%d is over 1000000", *b.Weight)
 		}
 	}
-	for i := range r.Filters {
-		r.Filters[i].validate(at(field+".filters", i), v)
-	}
+	r.validateFilters(field, v)
 	if r.Retry != nil {
 		r.Retry.validate(field+".retry", v)
 	}
@@ -132,7 +129,9 @@ func (m *RouteMatch) validate(field string, v *Violations) {
 		if p.Template != "" {
 			checkTemplate(field+".path.template", p.Template, v)
 		}
-		v.unsupported(p.Regex != "", field+".path.regex")
+		if p.Regex != "" {
+			checkRegex(field+".path.regex", p.Regex, v)
+		}
 	}
 	checkMethods(field+".methods", m.Methods, v)
 	for i, h := range m.Headers {
@@ -152,82 +151,27 @@ func (m *RouteMatch) validate(field string, v *Violations) {
 }
 
 func (m *ValueMatch) validate(field string, v *Violations) {
-	v.unsupported(m.Prefix != "", field+".prefix")
-	v.unsupported(m.Regex != "", field+".regex")
-}
-
-func (f *Filter) validate(field string, v *Violations) {
 	set := 0
-	for _, ops := range []struct {
-		name string
-		ops  *HeaderOps
-	}{{"requestHeaders", f.RequestHeaders}, {"responseHeaders", f.ResponseHeaders}} {
-		if ops.ops != nil {
+	for _, s := range []string{m.Exact, m.Prefix, m.Regex} {
+		if s != "" {
 			set++
-			ops.ops.validate(field+"."+ops.name, v)
 		}
 	}
-	for _, later := range []struct {
-		name string
-		set  bool
-	}{
-		{"rewrite", f.Rewrite != nil}, {"redirect", f.Redirect != nil}, {"mirror", f.Mirror != nil}, {"fault", f.Fault != nil},
-		{"rateLimit", f.RateLimit != nil}, {"cors", f.CORS != nil}, {"respond", f.Respond != nil}, {"compress", f.Compress != nil},
-	} {
-		if later.set {
-			set++
-			v.unsupported(true, field+"."+later.name)
-		}
+	if set > 1 {
+		v.Add(field, "none of them asks only that it is there", "at most one of exact, prefix and regex is allowed")
 	}
-	if set != 1 {
-		v.Add(field, "e.g. {\"requestHeaders\": {\"set\": {\"x-a\": \"1\"}}}", "a filter has exactly one field")
-	}
-}
-
-// ReservedHeader reports whether only the mesh itself may set the header: it
-// frames the message or says who the caller is.
-func ReservedHeader(name string) bool {
-	n := strings.ToLower(strings.ReplaceAll(name, "_", "-"))
-	switch n {
-	case "host", "connection", "content-length", "transfer-encoding", "te", "trailer", "upgrade", "keep-alive",
-		"proxy-connection", "http2-settings", "forwarded", "x-real-ip":
-		return true
-	}
-	return strings.HasPrefix(n, "x-forwarded-") || strings.HasPrefix(n, "hedgerow-")
-}
-
-func (o *HeaderOps) validate(field string, v *Violations) {
-	if len(o.Set)+len(o.Add)+len(o.Remove) == 0 {
-		v.Add(field, "", "one of set, add and remove is needed")
-	}
-	check := func(f, name, value string) {
-		switch {
-		case !token(name):
-			v.Add(f, "", "%q is not a header name", name)
-		case ReservedHeader(name):
-			v.Add(f, "", "%q is set by the mesh alone", name)
-		case !printable(strings.ReplaceAll(value, "\t", " ")):
-			v.Add(f, "", "the value has characters other than printable ASCII")
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(o.Set)) {
-		check(fmt.Sprintf("%s.set[%q]", field, name), name, o.Set[name])
-	}
-	for _, name := range slices.Sorted(maps.Keys(o.Add)) {
-		check(fmt.Sprintf("%s.add[%q]", field, name), name, o.Add[name])
-	}
-	for i, name := range o.Remove {
-		check(at(field+".remove", i), name, "")
+	if m.Regex != "" {
+		checkRegex(field+".regex", m.Regex, v)
 	}
 }
 
 func (r *Retry) validate(field string, v *Violations) {
-	v.unsupported(r.BudgetPercent != 0, field+".budgetPercent")
-	if r.Attempts > 1 {
-		*v = append(*v, Violation{Field: field + ".attempts", Message: "more than one retry is not supported by this version of hedgerow", Hint: "use 1", Unsupported: true})
+	checkPercent(field+".budgetPercent", r.BudgetPercent, v)
+	if r.Attempts > maxAttempts {
+		v.Add(field+".attempts", "", "%d is over %d", r.Attempts, maxAttempts)
 	}
 	for i, on := range r.On {
-		v.oneOf(at(field+".on", i), on, []string{OnConnectFailure, OnReset, OnGatewayError}, OnTooManyRequests)
+		v.oneOf(at(field+".on", i), on, []string{OnConnectFailure, OnReset, OnGatewayError, OnTooManyRequests})
 	}
 	if r.Attempts > 0 && len(r.On) == 0 {
 		v.Add(field+".on", "e.g. [\"CONNECT_FAILURE\"]", "say which failures are tried again")

@@ -34,50 +34,46 @@ func TestGoodObjectsAreAccepted(t *testing.T) {
 	}
 }
 
-func TestViolations(t *testing.T) {
-	rule := func(s string) string {
-		return `{"targets":["GATEWAY"],"hostnames":["a.example"],"rules":[{"backends":[{"service":"orders"}],` + s + `}]}`
+// violation is an object that is refused for field first; hint is a part.
+type violation struct {
+	name, object, body string
+	field, hint        string
+	unsupported        bool
+}
+
+func (tt *violation) check(t *testing.T) {
+	err := Validate(decode(t, tt.object, tt.body))
+	var ve *ValidationError
+	if !errors.As(err, &ve) || KindOf(err) != Invalid {
+		t.Fatalf("Validate = %v, want a violation of %s", err, tt.field)
 	}
+	got := ve.Violations[0]
+	if got.Field != tt.field || !strings.Contains(got.Hint, tt.hint) || got.Unsupported != tt.unsupported {
+		t.Errorf("got %+v, want field %q, hint %q, unsupported %v", got, tt.field, tt.hint, tt.unsupported)
+	}
+	if strings.Contains(err.Error(), "\n") {
+		t.Errorf("%q is not one line", err)
+	}
+}
+
+func TestViolations(t *testing.T) {
 	policy := func(s string) string {
 		return `{"target":{"service":"orders"},"action":"ALLOW","rules":[` + s + `]}`
 	}
 	topic := func(filter, path string) string {
 		return `{"filter":"` + filter + `","ack":"DELIVERED","to":{"service":"orders","path":"` + path + `"}}`
 	}
-	for _, tt := range []struct {
-		name, object, body string
-		field, hint        string // of the first violation; hint is a part
-		unsupported        bool
-	}{
+	for _, tt := range []violation{
 		{"unknown enum with a suggestion", "services/a", `{"protocol":"HTTTP"}`, "protocol", `did you mean "HTTP"?`, false},
-		{"protocol of a later version", "services/a", `{"protocol":"TCP"}`, "protocol", "HTTP", true},
-		{"load balancing of a later version", "services/a", `{"loadBalancing":{"policy":"MAGLEV"}}`, "loadBalancing.policy", "LEAST_REQUEST", true},
-		{"health of a later version", "services/a", `{"health":{"path":"/h"}}`, "health", "", true},
+		{"connections of requests", "services/a", `{"circuitBreaker":{"maxConnections":3}}`, "circuitBreaker.maxConnections", "maxRequests", false},
+		{"hashing nothing", "services/a", `{"loadBalancing":{"policy":"MAGLEV"}}`, "loadBalancing.hash", "x-user", false},
+		{"a hash that nobody looks at", "services/a", `{"loadBalancing":{"policy":"RANDOM","hash":{"header":"a"}}}`, "loadBalancing.hash", "RING_HASH", false},
+		{"two things to hash", "services/a", `{"loadBalancing":{"policy":"RING_HASH","hash":{"header":"a","cookie":"b"}}}`, "loadBalancing.hash", "", false},
+		{"locality that is no place", "nodes/a", `{"roles":["SIDECAR"],"locality":"EU/1"}`, "locality", "eu/site-3", false},
+		{"a health check of no path", "services/a", `{"health":{"path":"h"}}`, "health.path", `"/h"`, false},
+		{"a health check all the time", "services/a", `{"health":{"interval":"0.001s"}}`, "health.interval", "", false},
 		{"subset without labels", "services/a", `{"subsets":[{"name":"v1"}]}`, "subsets[0].labels", "version", false},
 		{"subset twice", "services/a", `{"subsets":[{"name":"v","labels":{"a":"b"}},{"name":"v","labels":{"a":"c"}}]}`, "subsets[1].name", "", false},
-		{"route without target", "routes/a", `{"hostnames":["a"],"rules":[{"backends":[{"service":"orders"}]}]}`, "targets", "GATEWAY", false},
-		{"hostname with port", "routes/a", `{"targets":["GATEWAY"],"hostnames":["a:80"],"rules":[{"backends":[{"service":"orders"}]}]}`, "hostnames[0]", "no port", false},
-		{"hostname with inner wildcard", "routes/a", `{"targets":["GATEWAY"],"hostnames":["a.*.b"],"rules":[{"backends":[{"service":"orders"}]}]}`, "hostnames[0]", "", false},
-		{"mesh hostname outside .mesh", "routes/a", `{"targets":["MESH"],"hostnames":["a.example"],"rules":[{"backends":[{"service":"orders"}]}]}`, "hostnames[0]", "orders.mesh", false},
-		{"rule without backend", "routes/a", `{"targets":["GATEWAY"],"hostnames":["a"],"rules":[{}]}`, "rules[0].backends", "", false},
-		{"two path kinds", "routes/a", rule(`"matches":[{"path":{"exact":"/a","prefix":"/b"}}]`), "rules[0].matches[0].path", "", false},
-		{"relative prefix", "routes/a", rule(`"matches":[{"path":{"prefix":"orders"}}]`), "rules[0].matches[0].path.prefix", `"/orders"`, false},
-		{"template with half a capture", "routes/a", rule(`"matches":[{"path":{"template":"/a/{id"}}]`), "rules[0].matches[0].path.template", "", false},
-		{"template with a capture inside a segment", "routes/a", rule(`"matches":[{"path":{"template":"/a/x{id}"}}]`), "rules[0].matches[0].path.template", "", false},
-		{"template with a rest that is not last", "routes/a", rule(`"matches":[{"path":{"template":"/{r=**}/a"}}]`), "rules[0].matches[0].path.template", "", false},
-		{"template capture twice", "routes/a", rule(`"matches":[{"path":{"template":"/{a}/{a}"}}]`), "rules[0].matches[0].path.template", "", false},
-		{"path that normalisation would change", "routes/a", rule(`"matches":[{"path":{"exact":"/a/../b"}}]`), "rules[0].matches[0].path.exact", "", false},
-		{"path with an escape", "routes/a", rule(`"matches":[{"path":{"exact":"/a%2fb"}}]`), "rules[0].matches[0].path.exact", "", false},
-		{"regex of a later version", "routes/a", rule(`"matches":[{"path":{"regex":"^/a"}}]`), "rules[0].matches[0].path.regex", "", true},
-		{"lower-case method", "routes/a", rule(`"matches":[{"methods":["get"]}]`), "rules[0].matches[0].methods[0]", `"GET"`, false},
-		{"filter of a later version", "routes/a", rule(`"filters":[{"fault":{"abort":503}}]`), "rules[0].filters[0].fault", "", true},
-		{"filter that sets an identity header", "routes/a", rule(`"filters":[{"requestHeaders":{"set":{"X_Forwarded-Client-Cert":"x"}}}]`), `rules[0].filters[0].requestHeaders.set["X_Forwarded-Client-Cert"]`, "", false},
-		{"filter that splits a header", "routes/a", rule(`"filters":[{"requestHeaders":{"set":{"x-a":"1\r\nx-b: 2"}}}]`), `rules[0].filters[0].requestHeaders.set["x-a"]`, "", false},
-		{"two retries", "routes/a", rule(`"retry":{"attempts":2,"on":["RESET"]}`), "rules[0].retry.attempts", "use 1", true},
-		{"retry on nothing", "routes/a", rule(`"retry":{"attempts":1}`), "rules[0].retry.on", "CONNECT_FAILURE", false},
-		{"negative timeout", "routes/a", rule(`"timeout":"-1s"`), "rules[0].timeout", "", false},
-		{"budget of a later version", "routes/a", rule(`"retry":{"budgetPercent":20}`), "rules[0].retry.budgetPercent", "", true},
-		{"affinity of a later version", "routes/a", rule(`"affinity":{"header":"x-user"}`), "rules[0].affinity", "", true},
 		{"policy with two targets", "policies/a", `{"target":{"service":"a","route":"b"},"action":"DENY","rules":[{}]}`, "target", "", false},
 		{"policy without rules", "policies/a", `{"target":{"service":"a"},"action":"DENY"}`, "rules", "[{}]", false},
 		{"audit of a later version", "policies/a", `{"target":{"service":"a"},"action":"AUDIT","rules":[{}]}`, "action", "", true},
@@ -99,20 +95,56 @@ func TestViolations(t *testing.T) {
 		{"block with host bits", "defaults/mesh", `{"dialCidrs":["10.0.0.1/8"]}`, "dialCidrs[0]", "10.0.0.0/8", false},
 		{"grace of a later version", "defaults/mesh", `{"identityGrace":{"window":"1s"}}`, "identityGrace", "", true},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			err := Validate(decode(t, tt.object, tt.body))
-			var ve *ValidationError
-			if !errors.As(err, &ve) || KindOf(err) != Invalid {
-				t.Fatalf("Validate = %v, want a violation of %s", err, tt.field)
-			}
-			got := ve.Violations[0]
-			if got.Field != tt.field || !strings.Contains(got.Hint, tt.hint) || got.Unsupported != tt.unsupported {
-				t.Errorf("got %+v, want field %q, hint %q, unsupported %v", got, tt.field, tt.hint, tt.unsupported)
-			}
-			if strings.Contains(err.Error(), "\n") {
-				t.Errorf("%q is not one line", err)
-			}
-		})
+		t.Run(tt.name, tt.check)
+	}
+}
+
+func TestViolationsOfRoutes(t *testing.T) {
+	rule := func(s string) string {
+		return `{"targets":["GATEWAY"],"hostnames":["a.example"],"rules":[{"backends":[{"service":"orders"}],` + s + `}]}`
+	}
+	for _, tt := range []violation{
+		{"route without target", "routes/a", `{"hostnames":["a"],"rules":[{"backends":[{"service":"orders"}]}]}`, "targets", "GATEWAY", false},
+		{"hostname with port", "routes/a", `{"targets":["GATEWAY"],"hostnames":["a:80"],"rules":[{"backends":[{"service":"orders"}]}]}`, "hostnames[0]", "no port", false},
+		{"hostname with inner wildcard", "routes/a", `{"targets":["GATEWAY"],"hostnames":["a.*.b"],"rules":[{"backends":[{"service":"orders"}]}]}`, "hostnames[0]", "", false},
+		{"mesh hostname outside .mesh", "routes/a", `{"targets":["MESH"],"hostnames":["a.example"],"rules":[{"backends":[{"service":"orders"}]}]}`, "hostnames[0]", "orders.mesh", false},
+		{"rule without backend", "routes/a", `{"targets":["GATEWAY"],"hostnames":["a"],"rules":[{}]}`, "rules[0].backends", "", false},
+		{"two path kinds", "routes/a", rule(`"matches":[{"path":{"exact":"/a","prefix":"/b"}}]`), "rules[0].matches[0].path", "", false},
+		{"relative prefix", "routes/a", rule(`"matches":[{"path":{"prefix":"orders"}}]`), "rules[0].matches[0].path.prefix", `"/orders"`, false},
+		{"template with half a capture", "routes/a", rule(`"matches":[{"path":{"template":"/a/{id"}}]`), "rules[0].matches[0].path.template", "", false},
+		{"template with a capture inside a segment", "routes/a", rule(`"matches":[{"path":{"template":"/a/x{id}"}}]`), "rules[0].matches[0].path.template", "", false},
+		{"template with a rest that is not last", "routes/a", rule(`"matches":[{"path":{"template":"/{r=**}/a"}}]`), "rules[0].matches[0].path.template", "", false},
+		{"template capture twice", "routes/a", rule(`"matches":[{"path":{"template":"/{a}/{a}"}}]`), "rules[0].matches[0].path.template", "", false},
+		{"path that normalisation would change", "routes/a", rule(`"matches":[{"path":{"exact":"/a/../b"}}]`), "rules[0].matches[0].path.exact", "", false},
+		{"path with an escape", "routes/a", rule(`"matches":[{"path":{"exact":"/a%2fb"}}]`), "rules[0].matches[0].path.exact", "", false},
+		{"regex that does not compile", "routes/a", rule(`"matches":[{"path":{"regex":"/(a"}}]`), "rules[0].matches[0].path.regex", "RE2", false},
+		{"regex that costs too much", "routes/a", rule(`"matches":[{"headers":[{"name":"a","regex":"((a{50}){50}){2}"}]}]`), "rules[0].matches[0].headers[0].regex", "RE2", false},
+		{"regex that is too long", "routes/a", rule(`"matches":[{"queryParams":[{"name":"a","regex":"` + strings.Repeat("a|", 513) + `"}]}]`), "rules[0].matches[0].queryParams[0].regex", "RE2", false},
+		{"two values at once", "routes/a", rule(`"matches":[{"headers":[{"name":"a","exact":"b","prefix":"c"}]}]`), "rules[0].matches[0].headers[0]", "", false},
+		{"lower-case method", "routes/a", rule(`"matches":[{"methods":["get"]}]`), "rules[0].matches[0].methods[0]", `"GET"`, false},
+		{"two filters in one", "routes/a", rule(`"filters":[{"fault":{"abort":503},"compress":{}}]`), "rules[0].filters[0]", "", false},
+		{"a filter twice", "routes/a", rule(`"filters":[{"compress":{}},{"compress":{}}]`), "rules[0].filters[1].compress", "", false},
+		{"a redirect with a backend", "routes/a", rule(`"filters":[{"redirect":{"scheme":"https"}}]`), "rules[0].backends", "leave it out", false},
+		{"a prefix replaced that nothing matches", "routes/a", rule(`"matches":[{"path":{"exact":"/a"}}],"filters":[{"rewrite":{"replacePathPrefix":"/b"}}]`), "rules[0].filters", "prefix", false},
+		{"a rewrite of nothing", "routes/a", rule(`"filters":[{"rewrite":{}}]`), "rules[0].filters[0].rewrite", "", false},
+		{"a rewrite to two paths", "routes/a", rule(`"filters":[{"rewrite":{"replacePath":"/a","replacePathPrefix":"/b"}}]`), "rules[0].filters[0].rewrite", "", false},
+		{"a fault that is no error", "routes/a", rule(`"filters":[{"fault":{"abort":200}}]`), "rules[0].filters[0].fault.abort", "", false},
+		{"more than all", "routes/a", rule(`"filters":[{"fault":{"abort":503,"percent":101}}]`), "rules[0].filters[0].fault.percent", "", false},
+		{"a rate of nothing", "routes/a", rule(`"filters":[{"rateLimit":{"per":"1s"}}]`), "rules[0].filters[0].rateLimit.requests", "", false},
+		{"a rate without a time", "routes/a", rule(`"filters":[{"rateLimit":{"requests":1}}]`), "rules[0].filters[0].rateLimit.per", "1s", false},
+		{"a limit of the whole mesh, a later version", "routes/a", rule(`"filters":[{"rateLimit":{"requests":1,"per":"1s","scope":"MESH"}}]`), "rules[0].filters[0].rateLimit.scope", "LOCAL", true},
+		{"an origin with a path", "routes/a", rule(`"filters":[{"cors":{"allowOrigins":["https://a.example/"]}}]`), "rules[0].filters[0].cors.allowOrigins[0]", "https://shop.example", false},
+		{"an unknown compression", "routes/a", rule(`"filters":[{"compress":{"algorithms":["brotli"]}}]`), "rules[0].filters[0].compress.algorithms[0]", "", false},
+		{"a response that is none", "routes/a", rule(`"filters":[{"respond":{"status":101}}]`), "rules[0].filters[0].respond.status", "404", false},
+		{"filter that sets an identity header", "routes/a", rule(`"filters":[{"requestHeaders":{"set":{"X_Forwarded-Client-Cert":"x"}}}]`), `rules[0].filters[0].requestHeaders.set["X_Forwarded-Client-Cert"]`, "", false},
+		{"filter that splits a header", "routes/a", rule(`"filters":[{"requestHeaders":{"set":{"x-a":"1\r\nx-b: 2"}}}]`), `rules[0].filters[0].requestHeaders.set["x-a"]`, "", false},
+		{"many retries", "routes/a", rule(`"retry":{"attempts":11,"on":["RESET"]}`), "rules[0].retry.attempts", "", false},
+		{"retry on nothing", "routes/a", rule(`"retry":{"attempts":1}`), "rules[0].retry.on", "CONNECT_FAILURE", false},
+		{"negative timeout", "routes/a", rule(`"timeout":"-1s"`), "rules[0].timeout", "", false},
+		{"a budget of more than all", "routes/a", rule(`"retry":{"budgetPercent":200}`), "rules[0].retry.budgetPercent", "", false},
+		{"affinity to nothing", "routes/a", rule(`"affinity":{}`), "rules[0].affinity", "x-user", false},
+	} {
+		t.Run(tt.name, tt.check)
 	}
 }
 

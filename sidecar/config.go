@@ -16,6 +16,7 @@ type Config struct {
 	Outbound string // host:port for calls of the workload; "" for none. Keep it on loopback
 	Admin    string // host:port; keep it on loopback
 	Services []Service
+	TCP      []TCPUpstream // listeners for services of protocol TCP
 	// Upstreams are services whose endpoints are read before the first request
 	// to them; others are when they are first called.
 	Upstreams []string
@@ -40,6 +41,15 @@ type Service struct {
 	// Outbound is a listener for calls of this workload alone. With several
 	// services on a node, it is how the sidecar knows who calls.
 	Outbound string
+}
+
+// TCPUpstream is a listener whose connections go to a service of protocol TCP.
+type TCPUpstream struct {
+	Service string
+	Address string // host:port; keep it on loopback
+	// As is the local service that connects there. It may be left out if there is
+	// one alone.
+	As string
 }
 
 // defaultDrain is Config.Drain if that is 0.
@@ -73,6 +83,15 @@ func (c *Config) Validate() error {
 			errs = append(errs, fmt.Errorf("services[%d].service: %q is there twice", i, s.Service))
 		}
 		seen[s.Service] = true
+	}
+	for i, t := range c.TCP {
+		id(fmt.Sprintf("tcp[%d].service", i), t.Service)
+		switch {
+		case t.As == "" && len(c.Services) > 1:
+			errs = append(errs, fmt.Errorf("tcp[%d].as: which of the services of this node connects there is needed", i))
+		case t.As != "" && !seen[t.As]:
+			errs = append(errs, fmt.Errorf("tcp[%d].as: %q is none of the services of this node", i, t.As))
+		}
 	}
 	for i, u := range c.Upstreams {
 		id(fmt.Sprintf("upstreams[%d]", i), u)

@@ -83,7 +83,7 @@ func New(cfg Config, opt Options) (*Sidecar, error) {
 	}
 	var err error
 	s.engine, err = proxy.New(proxy.Options{
-		Mesh: opt.Mesh, TrustDomain: opt.TrustDomain, Limits: opt.Limits,
+		Mesh: opt.Mesh, TrustDomain: opt.TrustDomain, Node: cfg.Node, Limits: opt.Limits,
 		Log: opt.Log, Registerer: opt.Registerer, Need: opt.Need, Compiled: opt.Compiled,
 	})
 	if err != nil {
@@ -117,6 +117,16 @@ func (s *Sidecar) listen(cfg Config, workloads []proxy.Workload, log zerolog.Log
 	outbound(cfg.Outbound, callerOf(workloads))
 	for i, local := range cfg.Services {
 		outbound(local.Outbound, callerOf(workloads[i:i+1]))
+	}
+	for _, t := range cfg.TCP {
+		as := workloads[:1]
+		for i := range workloads {
+			if workloads[i].Service == t.As {
+				as = workloads[i : i+1]
+			}
+		}
+		addresses = append(addresses, t.Address)
+		doors = append(doors, s.engine.TCP(t.Service, callerOf(as)))
 	}
 	listeners, err := proxy.ListenAll(addresses...)
 	if err != nil {
@@ -163,7 +173,10 @@ func advertised(in Inbound, bound net.Addr) (string, error) {
 }
 
 // Update makes snap the snapshot that requests are decided by.
-func (s *Sidecar) Update(snap *mesh.Snapshot) { s.engine.Update(snap) }
+func (s *Sidecar) Update(snap *mesh.Snapshot) {
+	s.engine.Update(snap)
+	s.health.update(snap.Config)
+}
 
 // Instances returns what is to be registered, with the health of this moment.
 // The caller must not change them.
@@ -176,8 +189,8 @@ func (s *Sidecar) Ready() bool { return s.engine.Ready(s.admin) }
 func (s *Sidecar) InboundAddr() net.Addr { return s.plan.Stages[0][0].Listener.Addr() }
 
 // OutboundAddrs returns where the outbound listeners are bound: the shared one,
-// if there is one, then those of single services in the order of the
-// configuration.
+// if there is one, then those of single services, then those of TCP, in the order of
+// the configuration.
 func (s *Sidecar) OutboundAddrs() []net.Addr {
 	var out []net.Addr
 	for _, site := range s.plan.Stages[1] {

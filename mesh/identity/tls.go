@@ -13,8 +13,9 @@ import (
 
 // ALPN protocol names of mesh connections.
 const (
-	ProtocolH2    = "h2"       // the mesh link, or any HTTP/2 peer
-	ProtocolHTTP1 = "http/1.1" // the pooled fallback, and WebSocket
+	ProtocolH2    = "h2"             // the mesh link, or any HTTP/2 peer
+	ProtocolHTTP1 = "http/1.1"       // the pooled fallback, and WebSocket
+	ProtocolTCP   = "hedgerow-tcp/1" // one raw stream
 )
 
 // The two sides of a handshake, as the label side has them.
@@ -55,7 +56,7 @@ func SplitServerName(serverName, meshName string) (service, node string, ok bool
 func ServerConfig(pick func(serverName string) (*Source, error)) *tls.Config {
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
-		NextProtos:             []string{ProtocolH2, ProtocolHTTP1},
+		NextProtos:             []string{ProtocolH2, ProtocolHTTP1, ProtocolTCP},
 		SessionTicketsDisabled: true,
 		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 			if hello.ServerName == "" {
@@ -74,7 +75,7 @@ func ServerConfig(pick func(serverName string) (*Source, error)) *tls.Config {
 func (s *Source) serverConfig() *tls.Config {
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
-		NextProtos:             []string{ProtocolH2, ProtocolHTTP1},
+		NextProtos:             []string{ProtocolH2, ProtocolHTTP1, ProtocolTCP},
 		SessionTicketsDisabled: true,
 		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.Certificate() },
 		// Any, because verification is VerifyConnection's, against the

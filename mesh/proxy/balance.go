@@ -3,6 +3,9 @@ package proxy
 import (
 	"errors"
 	"math/bits"
+	"time"
+
+	"github.com/hedgerow-mesh/hedgerow/mesh"
 )
 
 // ErrNoEndpoint is returned by Pick when no endpoint may take the request: the
@@ -12,60 +15,228 @@ import (
 // again.
 var ErrNoEndpoint = errors.New("no healthy endpoint")
 
-// Pick chooses an endpoint of set for one request by least request: of two
-// distinct endpoints drawn uniformly, the one with fewer requests in flight for
-// its weight (Envoy LEAST_REQUEST, choice_count 2); of two as busy, one at
-// random in proportion to their weights. draw is 64 random bits.
-//
-// subset "" is the whole service. Unhealthy endpoints are skipped unless all
-// are. Those in exclude, compared by EndpointKey, are never returned; a retry
-// passes the endpoints that it tried. Pick counts nothing: the caller calls
-// Acquire and Release on the result. It does not allocate.
-func Pick(set *EndpointSet, subset string, exclude []*Endpoint, draw uint64) (*Endpoint, error) {
-	candidates := set.pool(subset).usable()
-	n := len(candidates)
-	for _, e := range candidates {
-		if len(exclude) > 0 && excluded(e, exclude) {
-			n--
+// defaultOverflow is the share of near endpoints that has to be healthy, so that none
+// of their traffic goes further: Envoy's overprovisioning factor of 1.4, inverted.
+const defaultOverflow = 0.72
+
+// slowStartLeast is the share of its weight with which an endpoint starts (Envoy's
+// min_weight_percent).
+const slowStartLeast = 0.1
+
+// balancing is a compiled mesh.LoadBalancing.
+type balancing struct {
+	policy    string
+	key       *mesh.HashKey
+	slowStart time.Duration // 0 is none
+	local     bool          // prefer what is near
+	strict    bool          // and use nothing else
+	overflow  float64       // in (0,1]
+}
+
+// compileBalancing compiles l, which may be nil. Where our own locality is not known,
+// nothing is near.
+func compileBalancing(l *mesh.LoadBalancing, known bool) balancing {
+	out := balancing{policy: mesh.LeastRequest, local: known, overflow: defaultOverflow}
+	if l == nil {
+		return out
+	}
+	if l.Policy != "" {
+		out.policy = l.Policy
+	}
+	out.key, out.slowStart = l.Hash, l.SlowStart.Or(0)
+	if prefs := l.Locality; prefs != nil {
+		out.local = known && prefs.Mode != mesh.LocalityAny
+		out.strict = known && prefs.Mode == mesh.LocalityStrict
+		if prefs.OverflowPercent != 0 {
+			out.overflow = float64(prefs.OverflowPercent) / 100
 		}
 	}
-	if n == 0 {
+	return out
+}
+
+// prepare completes a pool. What costs more than a list is taken over from prev, if
+// the endpoints are the same.
+func (b *balancing) prepare(p *pool, prev *EndpointSet, subset string) {
+	if !b.local {
+		p.tiers = [distances]tier{elsewhere: {p.healthy, len(p.all)}}
+	}
+	if b.policy != mesh.RingHash && b.policy != mesh.Maglev {
+		return
+	}
+	if before := prev.pool(subset); before != nil && prev.balancing.policy == b.policy && before.same(p) {
+		p.hash = before.hash
+		return
+	}
+	if b.policy == mesh.Maglev {
+		p.hash = newMaglev(p.all)
+	} else {
+		p.hash = newRing(p.all)
+	}
+}
+
+// Lot is by what one pick is decided: 64 random bits, and the hash of the part of the
+// request that the service's policy looks at.
+type Lot struct {
+	Draw  uint64
+	Key   uint64
+	Keyed bool // there is such a part
+}
+
+// Pick chooses an endpoint of set for one request by the policy of its service. The
+// default is least request: of two distinct endpoints drawn uniformly, the one with
+// fewer requests in flight for its weight (Envoy LEAST_REQUEST, choice_count 2); of
+// two as busy, one at random in proportion to their weights.
+//
+// subset "" is the whole service. Endpoints that are unhealthy or ejected as outliers
+// are skipped unless all are: when every one looks ill, the check is likelier to be
+// wrong than all of them (Envoy's panic, at 0 and not at 50 %: of three instances two
+// may really be down). Near ones come first, where localities are known. Those in
+// exclude, compared by EndpointKey, are never returned; a retry passes the endpoints
+// that it tried. Pick counts nothing: the caller calls Acquire and Release on the
+// result. It does not allocate.
+func Pick(set *EndpointSet, subset string, exclude []*Endpoint, lot Lot) (*Endpoint, error) {
+	p := set.pool(subset)
+	if p == nil {
 		return nil, ErrNoEndpoint
 	}
-	first := below(draw, n)
-	a := nth(candidates, exclude, first)
-	if n == 1 {
-		return a, nil
+	c := chooser{set: set, subset: subset, pool: p, exclude: exclude, lot: lot}
+	if set.ejections.any() {
+		now := time.Now()
+		set.ejections.refresh(now)
+		c.now, c.ejections = now.UnixNano(), set.ejections.any()
+	} else if set.balancing.slowStart > 0 {
+		c.now = time.Now().UnixNano()
 	}
-	second := below(mix(draw+1), n-1)
+	if e := c.near(); e != nil {
+		return e, nil
+	}
+	if c.able() { // all were tried
+		return nil, ErrNoEndpoint
+	}
+	c.ejections, c.panics = false, true
+	if e := c.choose(p.all, anywhere); e != nil {
+		return e, nil
+	}
+	return nil, ErrNoEndpoint
+}
+
+// chooser is one pick.
+type chooser struct {
+	set       *EndpointSet
+	subset    string
+	pool      *pool
+	exclude   []*Endpoint
+	lot       Lot
+	now       int64 // 0 if nobody asks
+	ejections bool  // some endpoints are ejected
+	panics    bool  // none is usable, so all are
+	at        int   // the distance of the candidates, or anywhere
+}
+
+// anywhere is the distance of candidates that may be at any.
+const anywhere = -1
+
+// stands reports whether e is among the candidates.
+func (c *chooser) stands(e *Endpoint) bool {
+	return (e.Healthy || c.panics) && (c.at == anywhere || c.at == e.distance)
+}
+
+// able reports whether an endpoint of the pool is neither unhealthy nor ejected.
+func (c *chooser) able() bool {
+	for _, e := range c.pool.healthy {
+		if !c.ejections || !e.outlier.ejected(c.now) {
+			return true
+		}
+	}
+	return false
+}
+
+// near chooses among the nearest endpoints that have room for their share.
+func (c *chooser) near() *Endpoint {
+	strict := c.set.balancing.strict
+	draw := unit(mix(c.lot.Draw + 3))
+	for i := range c.pool.tiers {
+		t := &c.pool.tiers[i]
+		if t.of == 0 {
+			continue
+		}
+		share := float64(len(t.healthy)) / (float64(t.of) * c.set.balancing.overflow)
+		last := strict || i == elsewhere
+		if !last && draw >= share {
+			draw = unit(mix(c.lot.Draw + 4 + uint64(i)))
+			continue
+		}
+		at := i
+		if !c.set.balancing.local {
+			at = anywhere
+		}
+		if e := c.choose(t.healthy, at); e != nil {
+			return e
+		}
+		if strict {
+			return nil
+		}
+	}
+	if strict {
+		return nil
+	}
+	// What was passed over may still have one.
+	return c.choose(c.pool.healthy, anywhere)
+}
+
+// choose picks one of candidates, which are at a distance, by the policy; nil if none
+// may be used.
+func (c *chooser) choose(candidates []*Endpoint, at int) *Endpoint {
+	c.at = at
+	n := len(candidates)
+	if c.selective() {
+		n = 0
+		for _, e := range candidates {
+			if c.usable(e) {
+				n++
+			}
+		}
+	}
+	switch {
+	case n == 0:
+		return nil
+	case n == 1:
+		return c.nth(candidates, 0)
+	}
+	switch c.set.balancing.policy {
+	case mesh.RoundRobin:
+		return c.set.robin(c.subset).next(c, candidates)
+	case mesh.Random:
+		return c.random(candidates)
+	case mesh.RingHash, mesh.Maglev:
+		if c.lot.Keyed {
+			return c.hashed(candidates)
+		}
+		return c.random(candidates)
+	}
+	first := below(c.lot.Draw, n)
+	second := below(mix(c.lot.Draw+1), n-1)
 	if second >= first {
 		second++ // skips first, so that the two are distinct and as likely as any
 	}
-	return lessLoaded(a, nth(candidates, exclude, second), mix(draw+2)), nil
+	return c.better(c.nth(candidates, first), c.nth(candidates, second))
 }
 
-// lessLoaded compares requests in flight for weight, without dividing.
-func lessLoaded(a, b *Endpoint, draw uint64) *Endpoint {
-	busyA := a.InFlight() * int64(b.Weight)
-	busyB := b.InFlight() * int64(a.Weight)
-	switch {
-	case busyA < busyB:
-		return a
-	case busyB < busyA:
-		return b
-	case below(draw, int(a.Weight)+int(b.Weight)) < int(a.Weight):
-		return a
-	}
-	return b
+// selective reports whether some candidates may have to be skipped.
+func (c *chooser) selective() bool { return len(c.exclude) > 0 || c.ejections }
+
+// usable reports whether a candidate may be picked.
+func (c *chooser) usable(e *Endpoint) bool {
+	return !excluded(e, c.exclude) && (!c.ejections || !e.outlier.ejected(c.now))
 }
 
-// nth returns the i-th of candidates that is not excluded.
-func nth(candidates, exclude []*Endpoint, i int) *Endpoint {
-	if len(exclude) == 0 {
+// nth returns the i-th of candidates that is usable.
+func (c *chooser) nth(candidates []*Endpoint, i int) *Endpoint {
+	if !c.selective() {
 		return candidates[i]
 	}
 	for _, e := range candidates {
-		if excluded(e, exclude) {
+		if !c.usable(e) {
 			continue
 		}
 		if i == 0 {
@@ -73,7 +244,88 @@ func nth(candidates, exclude []*Endpoint, i int) *Endpoint {
 		}
 		i--
 	}
-	return nil // i is below the number that is not excluded
+	return nil // i is below the number that is usable
+}
+
+// weight returns what e weighs now: less than it will while it starts slowly.
+func (c *chooser) weight(e *Endpoint) float64 {
+	w := float64(e.Weight)
+	if window := c.set.balancing.slowStart; window > 0 {
+		if since := e.endpointState.usable.Load(); since > 0 && c.now-since < int64(window) {
+			w *= max(slowStartLeast, float64(c.now-since)/float64(window))
+		}
+	}
+	return w
+}
+
+// better returns which of two endpoints costs less for its weight, or one at random
+// in proportion to the weights if they cost the same. One that asked for no more
+// requests is avoided.
+func (c *chooser) better(a, b *Endpoint) *Endpoint {
+	weightA, weightB := c.weight(a), c.weight(b)
+	if shunA, shunB := c.shunned(a), c.shunned(b); shunA != shunB {
+		if shunA {
+			return b
+		}
+		return a
+	}
+	costA, costB := c.cost(a)*weightB, c.cost(b)*weightA
+	switch {
+	case costA < costB:
+		return a
+	case costB < costA:
+		return b
+	case unit(mix(c.lot.Draw+2))*(weightA+weightB) < weightA:
+		return a
+	}
+	return b
+}
+
+// shunned reports whether e asked for no more requests just now.
+func (c *chooser) shunned(e *Endpoint) bool {
+	until := e.avoid.Load()
+	if until == 0 {
+		return false
+	}
+	if c.now == 0 {
+		c.now = time.Now().UnixNano()
+	}
+	return c.now < until
+}
+
+// cost returns what one more request costs at e: by the number that it has, and for
+// PEAK_EWMA by how long it takes.
+func (c *chooser) cost(e *Endpoint) float64 {
+	busy := float64(e.InFlight())
+	if c.set.balancing.policy != mesh.PeakEWMA {
+		return busy
+	}
+	if c.now == 0 {
+		c.now = time.Now().UnixNano()
+	}
+	return e.latency.at(c.now) * (busy + 1)
+}
+
+// random picks in proportion to the weights.
+func (c *chooser) random(candidates []*Endpoint) *Endpoint {
+	total := 0.0
+	for _, e := range candidates {
+		if !c.selective() || c.usable(e) {
+			total += c.weight(e)
+		}
+	}
+	point := unit(c.lot.Draw) * total
+	var last *Endpoint
+	for _, e := range candidates {
+		if c.selective() && !c.usable(e) {
+			continue
+		}
+		last = e
+		if point -= c.weight(e); point < 0 {
+			break
+		}
+	}
+	return last
 }
 
 func excluded(e *Endpoint, exclude []*Endpoint) bool {
@@ -91,6 +343,9 @@ func below(random uint64, n int) int {
 	high, _ := bits.Mul64(random, uint64(n))
 	return int(high)
 }
+
+// unit maps 64 random bits to [0,1).
+func unit(random uint64) float64 { return float64(random>>11) / (1 << 53) }
 
 // mix derives further random bits from a draw (splitmix64, Steele and others
 // 2014), so that one draw decides a whole pick.

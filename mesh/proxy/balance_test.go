@@ -19,7 +19,7 @@ func instanceOf(i int, version string, weight uint32, health string) *mesh.Insta
 // ordersSet returns the endpoints of orders for the instances.
 func ordersSet(instances ...*mesh.Instance) *EndpointSet {
 	snap := &mesh.Snapshot{Config: configOf(), Instances: map[string][]*mesh.Instance{"orders": instances}}
-	return NewEndpoints(nil, snap).Of("orders")
+	return NewEndpoints(nil, snap, "").Of("orders")
 }
 
 // shares returns how many of n picks each instance got, none of them in flight.
@@ -28,7 +28,7 @@ func shares(t *testing.T, set *EndpointSet, subset string, exclude []*Endpoint, 
 	rnd := rand.New(rand.NewPCG(5, 6))
 	out := map[string]int{}
 	for range n {
-		e, err := Pick(set, subset, exclude, rnd.Uint64())
+		e, err := Pick(set, subset, exclude, Lot{Draw: rnd.Uint64()})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -68,7 +68,7 @@ func TestPickChoosesAmong(t *testing.T) {
 				exclude = append(exclude, set.All()[i])
 			}
 			if len(tt.want) == 0 {
-				if e, err := Pick(set, tt.subset, exclude, 7); !errors.Is(err, ErrNoEndpoint) || e != nil {
+				if e, err := Pick(set, tt.subset, exclude, Lot{Draw: 7}); !errors.Is(err, ErrNoEndpoint) || e != nil {
 					t.Errorf("Pick = %v, %v, want ErrNoEndpoint", e, err)
 				}
 				return
@@ -88,7 +88,7 @@ func TestPickChoosesAmong(t *testing.T) {
 
 func TestPickOfNoSet(t *testing.T) {
 	var none *Endpoints
-	if e, err := Pick(none.Of("orders"), "", nil, 1); !errors.Is(err, ErrNoEndpoint) || e != nil {
+	if e, err := Pick(none.Of("orders"), "", nil, Lot{Draw: 1}); !errors.Is(err, ErrNoEndpoint) || e != nil {
 		t.Errorf("Pick = %v, %v, want ErrNoEndpoint", e, err)
 	}
 	if none.Of("orders").All() != nil {
@@ -141,7 +141,7 @@ func TestPickFollowsWeights(t *testing.T) {
 		light, heavy := set.All()[0], set.All()[1]
 		rnd := rand.New(rand.NewPCG(7, 8))
 		for range 400 { // none ends
-			e, err := Pick(set, "", nil, rnd.Uint64())
+			e, err := Pick(set, "", nil, Lot{Draw: rnd.Uint64()})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -162,7 +162,7 @@ func TestRequestsInFlightOutliveASnapshot(t *testing.T) {
 	snapshot := func(instances ...*mesh.Instance) *mesh.Snapshot {
 		return &mesh.Snapshot{Config: configOf(), Instances: map[string][]*mesh.Instance{"orders": instances}}
 	}
-	first := NewEndpoints(nil, snapshot(instanceOf(1, "v1", 1, mesh.Healthy), instanceOf(2, "v1", 1, mesh.Healthy)))
+	first := NewEndpoints(nil, snapshot(instanceOf(1, "v1", 1, mesh.Healthy), instanceOf(2, "v1", 1, mesh.Healthy)), "")
 	held := first.Of("orders").All()[0]
 	held.Acquire()
 
@@ -170,7 +170,7 @@ func TestRequestsInFlightOutliveASnapshot(t *testing.T) {
 	moved := instanceOf(2, "v1", 1, mesh.Healthy)
 	first.Of("orders").All()[1].Acquire()
 	moved.Address = "10.0.0.99:15006"
-	second := NewEndpoints(first, snapshot(changed, moved)).Of("orders").All()
+	second := NewEndpoints(first, snapshot(changed, moved), "").Of("orders").All()
 
 	if second[0].InFlight() != 1 || second[0].Weight != 5 || second[0].Healthy {
 		t.Errorf("the endpoint is %+v with %d in flight, want the new description and 1", second[0], second[0].InFlight())
@@ -179,8 +179,8 @@ func TestRequestsInFlightOutliveASnapshot(t *testing.T) {
 	if second[0].InFlight() != 0 {
 		t.Errorf("%d in flight after the release of the old snapshot's", second[0].InFlight())
 	}
-	fresh := NewEndpoints(first, snapshot(instanceOf(1, "v1", 1, mesh.Healthy))).Of("orders")
-	if _, err := Pick(fresh, "", []*Endpoint{held}, 1); !errors.Is(err, ErrNoEndpoint) {
+	fresh := NewEndpoints(first, snapshot(instanceOf(1, "v1", 1, mesh.Healthy)), "").Of("orders")
+	if _, err := Pick(fresh, "", []*Endpoint{held}, Lot{Draw: 1}); !errors.Is(err, ErrNoEndpoint) {
 		t.Errorf("Pick = %v, want the endpoint excluded though it is of another snapshot", err)
 	}
 	if second[1].InFlight() != 0 {
@@ -195,7 +195,7 @@ func TestEndpointsLeaveOutWhatIsNotTheirs(t *testing.T) {
 		"orders":  {instanceOf(1, "v1", 1, ""), stranger, instanceOf(1, "v1", 1, "")},
 		"unknown": {instanceOf(3, "v1", 1, "")},
 	}}
-	endpoints := NewEndpoints(nil, snap)
+	endpoints := NewEndpoints(nil, snap, "")
 	if all := endpoints.Of("orders").All(); len(all) != 1 || all[0].Instance != "instances/orders-1" || all[0].Node != "node-1" {
 		t.Errorf("endpoints %+v, want only instance 1, once", all)
 	}
@@ -208,7 +208,7 @@ func TestPickAllocatesNothing(t *testing.T) {
 	set := ordersSet(instanceOf(1, "v1", 1, ""), instanceOf(2, "v1", 3, ""), instanceOf(3, "v1", 3, ""))
 	draw := uint64(0)
 	for name, exclude := range map[string][]*Endpoint{"first try": nil, "retry": set.All()[:1]} {
-		if n := testing.AllocsPerRun(100, func() { draw++; _, _ = Pick(set, "v1", exclude, draw) }); n != 0 {
+		if n := testing.AllocsPerRun(100, func() { draw++; _, _ = Pick(set, "v1", exclude, Lot{Draw: draw}) }); n != 0 {
 			t.Errorf("%s: %v allocations", name, n)
 		}
 	}
@@ -224,7 +224,7 @@ func BenchmarkPick(b *testing.B) {
 	draw := uint64(0)
 	for b.Loop() {
 		draw++
-		e, err := Pick(set, "v1", nil, draw)
+		e, err := Pick(set, "v1", nil, Lot{Draw: draw})
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net/http"
@@ -123,6 +124,20 @@ func (b *bodySource) close() (reading bool) {
 	}
 	b.closed.Store(true)
 	return b.reading.Load()
+}
+
+// copy returns a copy of the whole body, if it was read to its end and kept. A nil
+// source has none.
+func (b *bodySource) copy() ([]byte, bool) {
+	if b == nil {
+		return nil, true
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !errors.Is(b.end, io.EOF) || b.total != int64(len(b.kept)) {
+		return nil, false
+	}
+	return bytes.Clone(b.kept), true
 }
 
 // forget gives back what gather was given: after close nobody looks at it.

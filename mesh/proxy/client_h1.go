@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/net/http2"
+
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/h1"
 	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/header"
@@ -42,6 +44,8 @@ type h1Client struct {
 	gone  atomic.Bool  // another protocol's now
 	leave *atomic.Bool // the listener drains: responses are the last
 	head  bool         // the request is a HEAD
+	known bool         // that the client speaks HTTP/1
+	http2 bool         // it does not: what it sent is still to be read
 }
 
 var _ = client{(*h1Client)(nil), (*h1Client)(nil), (*h1Client)(nil)}
@@ -62,11 +66,38 @@ func newH1Client(s *server, conn halfCloser, deadlines deadliner, info callerInf
 func (c *h1Client) serve() (quiet bool) {
 	for c.next() {
 	}
-	if c.quiet {
+	switch {
+	case c.quiet:
 		return true
+	case !c.http2:
+		c.hangUp()
 	}
-	c.hangUp()
 	return false
+}
+
+// yield returns the connection of a client that speaks HTTP/2 as it was before
+// anything was read.
+func (c *h1Client) yield() (net.Conn, error) {
+	c.x.watch.release()
+	early := c.r.Tunnel()
+	c.r.Release()
+	return &replayed{Conn: c.raw, early: early}, c.raw.SetDeadline(time.Time{})
+}
+
+// replayed is a connection of which something was read before.
+type replayed struct {
+	net.Conn
+	early []byte
+}
+
+// Read implements net.Conn.
+func (c *replayed) Read(p []byte) (int, error) {
+	if len(c.early) == 0 {
+		return c.Conn.Read(p)
+	}
+	n := copy(p, c.early)
+	c.early = c.early[n:]
+	return n, nil
 }
 
 // hangUp closes the connection after its last response.
@@ -100,6 +131,12 @@ func (c *h1Client) next() bool {
 		return false // it left, was silent for too long, or the listener drains
 	}
 	c.reads.phase(phaseHead)
+	if !c.known && !c.info.secure {
+		c.known = true
+		if c.http2, _ = c.r.Begins(http2.ClientPreface); c.http2 {
+			return false
+		}
+	}
 	c.x.reset(c.s, client{c, c, c})
 	if err := c.r.ReadRequest(&c.req); err != nil {
 		c.refuse(err)

@@ -32,12 +32,23 @@ const (
 // Inbound there are no routes: the policies of face.Service decide, or else the
 // mesh default.
 func Decide(t *Table, face Face, r *Request, draw float64) Decision {
-	c := call{method: r.Method, peer: r.Peer, path: r.Path}
-	if hasParameters(r.Path) {
-		c.stripped = withoutParameters(r.Path)
+	c := call{method: r.Method, peer: r.Peer, path: r.Path, tcp: r.TCP}
+	switch {
+	case r.DecodedPath != "" && hasParameters(r.Path):
+		return Decision{Refusal: &Refusal{http.StatusBadRequest, CodeBadRequest, "a path with both parameters and escaped slashes has no single meaning"}}
+	case r.DecodedPath != "":
+		c.other = r.DecodedPath
+	case hasParameters(r.Path):
+		c.other = withoutParameters(r.Path)
 	}
 	switch face.Kind {
 	case Inbound:
+		if r.DecodedPath != "" && !t.keepsSlash[face.Service] {
+			return Decision{Service: face.Service, Refusal: escapedSlash()}
+		}
+		if s := t.services[face.Service]; s != nil && (s.Protocol == mesh.ProtocolTCP) != r.TCP {
+			return Decision{Service: face.Service, Refusal: noRoute()}
+		}
 		return t.decideInbound(face, &c)
 	case Gateway:
 		return t.decideRouted(t.gateway, face, r, &c, draw)
@@ -58,13 +69,25 @@ func (t *Table) decideRouted(index hostIndex, face Face, r *Request, c *call, dr
 	var d Decision
 	var policies *policySet // of the route
 	won := t.lookup(index, face, r, c.path)
-	if c.stripped != "" && won != t.lookup(index, face, r, c.stripped) {
+	if r.DecodedPath != "" && (won.rule == nil || !won.rule.keepsSlash) {
+		d.Refusal = escapedSlash()
+		return d
+	}
+	if c.other != "" && r.DecodedPath == "" && won != t.lookup(index, face, r, c.other) {
 		d.Refusal = &Refusal{http.StatusBadRequest, CodeBadRequest, "the path parameters would change the route"}
 		return d
 	}
-	d.Rule = won.rule
+	d.Rule, d.prefix = won.rule, won.prefix
 	if won.route != nil {
 		d.Route, policies = won.route.route, won.route.policies
+	}
+	// Browsers ask without credentials whether they may ask, so that no policy
+	// could tell who asks.
+	if d.Rule != nil && d.Rule.cors != nil {
+		if method, ok := preflight(r); ok {
+			d.preflight = method
+			return d
+		}
 	}
 	// The gateway's policies come first, so that a caller who may not use it
 	// does not learn which routes exist.
@@ -84,6 +107,14 @@ func (t *Table) decideRouted(index hostIndex, face Face, r *Request, c *call, dr
 			return d
 		}
 	}
+	if d.Rule.answers() {
+		return d
+	}
+	if d.Rule.affinity != nil {
+		if value, ok := hashValue(d.Rule.affinity, r); ok {
+			draw = drawOf(value)
+		}
+	}
 	b, ok := d.Rule.choose(draw)
 	if !ok {
 		d.Refusal = &Refusal{http.StatusServiceUnavailable, CodeNoEndpoint, "every backend of the rule has weight 0"}
@@ -96,8 +127,9 @@ func (t *Table) decideRouted(index hostIndex, face Face, r *Request, c *call, dr
 // winner is the rule that takes a request; its route is nil for the one that a
 // service has by itself, and both are nil if there is none.
 type winner struct {
-	route *compiledRoute
-	rule  *Rule
+	route  *compiledRoute
+	rule   *Rule
+	prefix int // bytes of the path that matched as a prefix
 }
 
 func (t *Table) lookup(index hostIndex, face Face, r *Request, path string) winner {
@@ -111,7 +143,7 @@ func (t *Table) lookup(index hostIndex, face Face, r *Request, path string) winn
 		}
 	}
 	if c := index.find(face, r, path); c != nil {
-		return winner{c.route, c.rule}
+		return winner{c.route, c.rule, c.prefix}
 	}
 	return winner{}
 }
@@ -124,6 +156,10 @@ func (d *Decision) refuseDenied() bool {
 	}
 	d.Refusal = &Refusal{http.StatusForbidden, CodeDenied, "no policy lets this caller do this"}
 	return true
+}
+
+func escapedSlash() *Refusal {
+	return &Refusal{http.StatusBadRequest, CodeBadRequest, "the request path has no single meaning: no rule takes escaped slashes there"}
 }
 
 func noRoute() *Refusal {

@@ -10,11 +10,16 @@ import (
 // Request is what a decision looks at: one request, already in canonical form.
 // It is a view: decisions never change it.
 type Request struct {
-	Method   string
-	Host     string // lower case, no port, no trailing dot
-	Path     string // canonical, see CanonicalPath
-	RawQuery string
-	Fields   header.List
+	Method string
+	Host   string // lower case, no port, no trailing dot
+	Path   string // canonical, see CanonicalPath
+	// DecodedPath is the path that a server sees which decodes the escaped slashes in
+	// Path. It is "" if there are none; where there are, only a rule with
+	// keepEncodedSlash takes the request.
+	DecodedPath string
+	RawQuery    string
+	TCP         bool // it is no request but a connection, of which nothing but Peer is known
+	Fields      header.List
 	// Peer is the caller: the mTLS peer at an inbound or a gateway, the local
 	// workload at an outbound. Zero is anonymous.
 	Peer mesh.ID
@@ -53,6 +58,9 @@ type Decision struct {
 	Draw    float64
 	// Authorization says which policy decided, if one was consulted.
 	Authorization Authorization
+
+	prefix    int    // bytes of the path that the rule matched as a prefix
+	preflight string // the method that a CORS preflight asks about; "" if it is none
 }
 
 // Refusal is an answer that the proxy gives itself, as problem+json. Detail is
@@ -79,13 +87,16 @@ type NearMiss struct {
 
 // Rule is a compiled mesh.RouteRule: what forwarding needs of it. It never changes.
 type Rule struct {
-	Name            string
-	Timeout         time.Duration // of the whole exchange; 0 is none
-	Retry           RetryPolicy
-	RequestHeaders  []mesh.HeaderOps // in the order of the filters
-	ResponseHeaders []mesh.HeaderOps
-	backends        []backend
-	totalWeight     uint64
+	Name        string
+	Timeout     time.Duration // of the whole exchange; 0 is none
+	timed       bool          // the route says so: a stream of gRPC has no other bound
+	IdleTimeout time.Duration // in which nothing moves; 0 is the proxy's own
+	Retry       RetryPolicy
+	keepsSlash  bool          // takes paths with escaped slashes
+	affinity    *mesh.HashKey // by which the backend is chosen; nil: by chance
+	backends    []backend
+	totalWeight uint64
+	filters
 }
 
 // RetryPolicy is a compiled mesh.Retry. The zero value never retries.
@@ -96,6 +107,7 @@ type RetryPolicy struct {
 	OnGatewayError   bool
 	OnTooMany        bool
 	PerTryTimeout    time.Duration // 0 is none
+	Budget           int           // percent of the requests
 	BackoffBase      time.Duration
 	BackoffMax       time.Duration
 }

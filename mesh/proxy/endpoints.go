@@ -1,7 +1,11 @@
 package proxy
 
 import (
+	"slices"
+	"strings"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 )
@@ -14,15 +18,26 @@ type EndpointKey struct {
 	Address  string // host:port of the sidecar's inbound
 }
 
-// Endpoint is one instance as a target of requests. All but its count of
-// requests in flight is immutable.
+// Endpoint is one instance as a target of requests. It is immutable, but for what
+// this proxy finds out about it, which is shared with the endpoints of the same key
+// in other snapshots.
 type Endpoint struct {
 	EndpointKey
-	Node    string // names, with Service, the identity to expect: /svc/<service>/n/<node>
-	Weight  uint32 // at least 1
-	Healthy bool
+	Node     string // names, with Service, the identity to expect: /svc/<service>/n/<node>
+	Weight   uint32 // at least 1
+	Healthy  bool   // as the registry has it
+	distance int    // nearest is 0; see the tiers of a pool
+	*endpointState
+}
 
-	inFlight *atomic.Int64 // shared with the endpoints of the same key in other snapshots
+// endpointState is what a proxy finds out about an endpoint. Times are nanoseconds
+// since 1970; 0 is none.
+type endpointState struct {
+	inFlight atomic.Int64
+	usable   atomic.Int64 // since when it may be used; 0 is from the start
+	avoid    atomic.Int64 // until when it asked for no more requests
+	latency  peakEWMA
+	outlier  outlier
 }
 
 // Acquire counts a request that goes to e. Each has one Release.
@@ -34,11 +49,34 @@ func (e *Endpoint) Release() { e.inFlight.Add(-1) }
 // InFlight returns the number of requests that e has now.
 func (e *Endpoint) InFlight() int64 { return e.inFlight.Load() }
 
-// EndpointSet is the endpoints of one service, all and by subset. It is
-// immutable; a nil set has none.
+// EndpointSet is the endpoints of one service, all and by subset, and how one is
+// chosen. It is immutable; a nil set has none.
 type EndpointSet struct {
-	all     pool
-	subsets map[string]pool
+	all       pool
+	subsets   map[string]*pool
+	balancing balancing
+	*setState
+}
+
+// setState is what the endpoint sets of one service in all snapshots share.
+type setState struct {
+	ejections ejections
+	breaker   breaker
+	retries   retryBudget
+	mu        sync.Mutex
+	robins    map[string]*roundRobin // by subset
+}
+
+// robin returns the turns of a subset.
+func (s *setState) robin(subset string) *roundRobin {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.robins[subset]
+	if r == nil {
+		r = &roundRobin{credit: map[*endpointState]float64{}}
+		s.robins[subset] = r
+	}
+	return r
 }
 
 // Endpoints is every endpoint of one snapshot. It is immutable; nil has none.
@@ -46,24 +84,53 @@ type Endpoints struct {
 	sets map[string]*EndpointSet
 }
 
-// NewEndpoints builds the endpoints of snap. Those that prev has too, by
-// EndpointKey, keep counting in the same place, so a new snapshot forgets no
-// request in flight. prev may be nil. Instances of services that the
-// configuration does not have, and ones filed under a service that is not
-// theirs, are left out.
-func NewEndpoints(prev *Endpoints, snap *mesh.Snapshot) *Endpoints {
-	counters := prev.counters()
+// NewEndpoints builds the endpoints of snap as the proxy on node sees them. Those that
+// prev has too, by EndpointKey, keep what is known of them, so a new snapshot forgets
+// no request in flight. prev may be nil. Instances of services that the configuration
+// does not have, and ones filed under a service that is not theirs, are left out.
+func NewEndpoints(prev *Endpoints, snap *mesh.Snapshot, node string) *Endpoints {
 	out := &Endpoints{sets: make(map[string]*EndpointSet, len(snap.Instances))}
+	b := endpointBuilder{config: snap.Config, here: localityOf(snap.Config, node), now: time.Now(), first: prev == nil}
 	for id, instances := range snap.Instances {
 		if service := snap.Config.Services[id]; service != nil {
-			out.sets[id] = newEndpointSet(id, service.Subsets, instances, counters)
+			out.sets[id] = b.set(id, service, instances, prev.Of(id))
 		}
 	}
 	return out
 }
 
-func newEndpointSet(id string, subsets []mesh.Subset, instances []*mesh.Instance, counters map[EndpointKey]*atomic.Int64) *EndpointSet {
-	set := &EndpointSet{subsets: make(map[string]pool, len(subsets))}
+// localityOf returns "region/zone" of a node; "" if it is not known.
+func localityOf(config *mesh.Config, node string) string {
+	if n := config.Nodes[node]; n != nil {
+		return n.Locality
+	}
+	return ""
+}
+
+// endpointBuilder builds the endpoint sets of one snapshot.
+type endpointBuilder struct {
+	config *mesh.Config
+	here   string // our own locality
+	now    time.Time
+	first  bool // nothing was known before: nobody is new
+}
+
+func (b *endpointBuilder) set(id string, service *mesh.Service, instances []*mesh.Instance, prev *EndpointSet) *EndpointSet {
+	set := &EndpointSet{subsets: make(map[string]*pool, len(service.Subsets)), balancing: compileBalancing(service.LoadBalancing, b.here != "")}
+	known := map[EndpointKey]*Endpoint{}
+	if prev != nil {
+		set.setState = prev.setState
+		for _, e := range prev.all.all {
+			known[e.EndpointKey] = e
+		}
+	} else {
+		set.setState = &setState{robins: map[string]*roundRobin{}}
+	}
+	set.ejections.configure(service.OutlierDetection, len(instances))
+	set.breaker.configure(service.CircuitBreaker)
+	for _, subset := range service.Subsets {
+		set.subsets[subset.Name] = &pool{}
+	}
 	seen := make(map[EndpointKey]bool, len(instances))
 	for _, instance := range instances {
 		key := EndpointKey{Service: id, Instance: instance.Name, Address: instance.Address}
@@ -71,24 +138,65 @@ func newEndpointSet(id string, subsets []mesh.Subset, instances []*mesh.Instance
 			continue
 		}
 		seen[key] = true
-		e := &Endpoint{
-			EndpointKey: key,
-			Node:        instance.Node,
-			Weight:      max(instance.Weight, 1), // absent is 1
-			Healthy:     instance.Health != mesh.Unhealthy,
-			inFlight:    counters[key],
-		}
-		if e.inFlight == nil {
-			e.inFlight = new(atomic.Int64)
-		}
-		set.all = set.all.with(e)
-		for _, subset := range subsets {
+		e := b.endpoint(key, instance, known[key])
+		set.all.add(e)
+		for _, subset := range service.Subsets {
 			if hasLabels(instance.Labels, subset.Labels) {
-				set.subsets[subset.Name] = set.subsets[subset.Name].with(e)
+				set.subsets[subset.Name].add(e)
 			}
 		}
 	}
+	for key, e := range known {
+		if !seen[key] {
+			set.ejections.forget(e)
+		}
+	}
+	set.balancing.prepare(&set.all, prev, "")
+	for name, p := range set.subsets {
+		set.balancing.prepare(p, prev, name)
+	}
 	return set
+}
+
+func (b *endpointBuilder) endpoint(key EndpointKey, instance *mesh.Instance, known *Endpoint) *Endpoint {
+	e := &Endpoint{
+		EndpointKey: key,
+		Node:        instance.Node,
+		Weight:      max(instance.Weight, 1), // absent is 1
+		Healthy:     instance.Health != mesh.Unhealthy,
+		distance:    distance(b.here, localityOf(b.config, instance.Node)),
+	}
+	if known != nil {
+		e.endpointState = known.endpointState
+	} else {
+		e.endpointState = &endpointState{}
+	}
+	if e.Healthy && !b.first && (known == nil || !known.Healthy) {
+		e.usable.Store(b.now.UnixNano()) // it starts slowly, if the service says so
+	}
+	return e
+}
+
+// Distances between two localities: the same zone, the same region, elsewhere.
+const (
+	sameZone = iota
+	sameRegion
+	elsewhere
+	distances
+)
+
+// distance compares two localities "region/zone". What is not known is near to
+// nothing.
+func distance(a, b string) int {
+	regionA, _, _ := strings.Cut(a, "/")
+	regionB, _, _ := strings.Cut(b, "/")
+	switch {
+	case a == "" || b == "" || regionA != regionB:
+		return elsewhere
+	case a == b:
+		return sameZone
+	}
+	return sameRegion
 }
 
 // hasLabels reports whether have carries every label of want.
@@ -109,20 +217,6 @@ func (e *Endpoints) Of(service string) *EndpointSet {
 	return e.sets[service]
 }
 
-// counters returns the counts of requests in flight of every endpoint.
-func (e *Endpoints) counters() map[EndpointKey]*atomic.Int64 {
-	out := map[EndpointKey]*atomic.Int64{}
-	if e == nil {
-		return out
-	}
-	for _, set := range e.sets {
-		for _, endpoint := range set.all.all {
-			out[endpoint.EndpointKey] = endpoint.inFlight
-		}
-	}
-	return out
-}
-
 // All returns every endpoint of the set, in the order of the snapshot. The
 // caller must not change it.
 func (s *EndpointSet) All() []*Endpoint {
@@ -136,33 +230,39 @@ func (s *EndpointSet) All() []*Endpoint {
 type pool struct {
 	all     []*Endpoint
 	healthy []*Endpoint
+	tiers   [distances]tier // by distance; only the last one where that does not matter
+	hash    hashIndex       // of all, for policies that need one; nil for others
 }
 
-func (p pool) with(e *Endpoint) pool {
+// tier is the healthy endpoints at one distance, and how many there are in all.
+type tier struct {
+	healthy []*Endpoint
+	of      int
+}
+
+func (p *pool) add(e *Endpoint) {
 	p.all = append(p.all, e)
+	p.tiers[e.distance].of++
 	if e.Healthy {
 		p.healthy = append(p.healthy, e)
+		p.tiers[e.distance].healthy = append(p.tiers[e.distance].healthy, e)
 	}
-	return p
 }
 
-// usable returns the healthy endpoints, or all if none is: when every one looks
-// ill, the check is likelier to be wrong than all of them (Envoy's panic).
-func (p pool) usable() []*Endpoint {
-	if len(p.healthy) > 0 {
-		return p.healthy
-	}
-	return p.all
+// same reports whether q has the same endpoints with the same weights as p, in the
+// same order.
+func (p *pool) same(q *pool) bool {
+	return slices.EqualFunc(p.all, q.all, func(a, b *Endpoint) bool { return a.EndpointKey == b.EndpointKey && a.Weight == b.Weight })
 }
 
-// pool returns the endpoints of a subset; "" is all of the service. A subset
-// that the service does not define has none.
-func (s *EndpointSet) pool(subset string) pool {
+// pool returns the endpoints of a subset; "" is all of the service. It is nil for a
+// subset that the service does not define.
+func (s *EndpointSet) pool(subset string) *pool {
 	switch {
 	case s == nil:
-		return pool{}
+		return nil
 	case subset == "":
-		return s.all
+		return &s.all
 	}
 	return s.subsets[subset]
 }

@@ -21,6 +21,7 @@ import (
 type Options struct {
 	Mesh        string // the mesh's name: the last part of server names
 	TrustDomain string
+	Node        string // the id of this node, whose locality others are compared with; may be ""
 	Limits      Limits // EdgeLimits or MeshLimits
 	Log         zerolog.Logger
 	Registerer  prometheus.Registerer
@@ -45,6 +46,9 @@ type Engine struct {
 	peers       *peers
 	toMesh      *toMesh
 	tunnels     tunnels
+	limits      *rateLimits
+	mirrors     *mirrors
+	encoders    encoders
 	buffers     sync.Pool // of *[copyBytes]byte
 	short       shortBuffers
 	linkClients sync.Pool // of *linkClient
@@ -85,6 +89,7 @@ func New(opt Options) (*Engine, error) {
 		denials: opt.Log.Sample(&zerolog.BurstSampler{Burst: 100, Period: time.Second}),
 		tunnels: tunnels{open: map[*tunnel]struct{}{}},
 	}
+	e.limits, e.mirrors = newRateLimits(), newMirrors()
 	e.peers = newPeers(&opt, m.conns, e.allowed)
 	e.toMesh = &toMesh{e}
 	e.slots = make(chan struct{}, connectionSlots())
@@ -108,9 +113,9 @@ func (e *Engine) Update(s *mesh.Snapshot) {
 		next.table, next.dial = e.compile(s.Config), newDialList(s.Config)
 	}
 	if old == nil {
-		next.endpoints = NewEndpoints(nil, s)
+		next.endpoints = NewEndpoints(nil, s, e.opt.Node)
 	} else {
-		next.endpoints = NewEndpoints(old.endpoints, s)
+		next.endpoints = NewEndpoints(old.endpoints, s, e.opt.Node)
 	}
 	e.state.Store(next)
 	if old != nil {
@@ -245,12 +250,10 @@ func (e *Engine) Inbound(workloads ...Workload) (Door, *tls.Config, error) {
 	return in, identity.ServerConfig(in.source), nil
 }
 
-// protocol returns what the workloads of service speak.
-func (e *Engine) protocol(service string) string {
-	if s := e.state.Load().table.Service(service); s != nil {
-		return s.Protocol
-	}
-	return mesh.ProtocolHTTP
+// overHTTP2 reports whether the workloads of service speak HTTP/2.
+func (e *Engine) overHTTP2(service string) bool {
+	s := e.state.Load().table.Service(service)
+	return s != nil && (s.Protocol == mesh.ProtocolHTTP2 || s.Protocol == mesh.ProtocolGRPC)
 }
 
 // RoundTripper returns a transport whose requests, to http://<service>.mesh,
@@ -269,13 +272,27 @@ func (e *Engine) RoundTripper(caller *identity.Source) http.RoundTripper {
 func (e *Engine) Close() {
 	e.update.Lock()
 	defer e.update.Unlock()
+	e.mirrors.close()
 	e.peers.close()
-	e.mu.Lock()
-	workloads := e.workloads
-	e.mu.Unlock()
-	for _, w := range workloads {
+	for _, w := range e.locals() {
 		w.close()
 	}
+}
+
+// await waits, after Close, for the links that were made. When done is closed it cuts
+// those that are left.
+func (e *Engine) await(done <-chan struct{}) {
+	e.peers.made.await(done)
+	for _, w := range e.locals() {
+		w.made.await(done)
+	}
+}
+
+// locals returns the workloads beside this proxy.
+func (e *Engine) locals() []*workload {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.workloads
 }
 
 // mostConnections is how many connections of clients one process has at once.

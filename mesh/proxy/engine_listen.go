@@ -78,7 +78,7 @@ func (e *Engine) Run(ctx context.Context, plan Plan) error {
 	errs = append(errs, e.drain(bounded, []running{admin})...)
 	serving.Wait()
 	e.Close()
-	e.peers.await(bounded.Done())
+	e.await(bounded.Done())
 	if ctx.Err() == nil {
 		errs = append(errs, context.Cause(failed))
 	}

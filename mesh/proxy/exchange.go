@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/rs/xid"
 
@@ -133,6 +134,7 @@ type exchange struct {
 
 	request  Request
 	decision Decision
+	draw     float64          // in [0,1), by which what is left to chance is decided
 	caller   *identity.Source // as whom endpoints are called; nil at an Inbound
 	out      outgoing
 	wish     upgrade // what the client asks to upgrade to
@@ -144,7 +146,8 @@ type exchange struct {
 	uploads  sync.WaitGroup
 	uploaded chan struct{} // closed when the last upload has ended; nil if there was none
 	watch    watch
-	cost     int64 // bytes that it takes of overload's room
+	breaker  *breaker // of the service; nil at an Inbound
+	cost     int64    // bytes that it takes of overload's room
 	resp     responseHead
 	sent     responseHead // what the client gets of it
 	respKept header.List  // room for its fields
@@ -152,6 +155,10 @@ type exchange struct {
 	held     held
 	overLink linkAnswer // of the try under way, if it is over a link
 	digits   [20]byte   // of a length
+
+	deadline     time.Duration // that the caller gave; 0 if none
+	deadlineText [24]byte
+	grpc         bool // the request is one of gRPC
 
 	decisionID string
 	parent     context.Context //nolint:containedctx // of a client that has one: a handler's or a caller's
@@ -169,7 +176,7 @@ func (x *exchange) reset(s *server, c client) {
 	x.s, x.client = s, c
 	x.in = incoming{fields: x.in.fields[:0]}
 	x.request, x.decision = Request{}, Decision{}
-	x.caller, x.cost = nil, 0
+	x.caller, x.cost, x.breaker = nil, 0, nil
 	x.out = outgoing{fields: x.out.fields[:0]}
 	x.wish = upgrade{}
 	x.whole, x.isWhole, x.small, x.body, x.uploaded = nil, false, nil, nil, nil
@@ -178,6 +185,7 @@ func (x *exchange) reset(s *server, c client) {
 	x.tried = x.tried[:0]
 	x.held, x.overLink = held{}, linkAnswer{}
 	x.decisionID, x.parent = "", nil
+	x.deadline, x.grpc = 0, false
 	x.current, x.cause, x.ctx, x.cancel = nil, nil, nil, nil
 }
 
@@ -295,6 +303,9 @@ const (
 	failedGone     failureKind = "gone"     // the client does not wait any more
 	failedEndpoint failureKind = "endpoint" // there is nowhere to send it
 	failedUpgrade  failureKind = "upgrade"  // it switched to something else
+	failedLimit    failureKind = "limit"    // over a rate limit
+	failedFault    failureKind = "fault"    // on purpose
+	failedOverflow failureKind = "overflow" // the circuit breaker's bound
 )
 
 // failure is why there is no response.
@@ -330,6 +341,8 @@ func (x *exchange) classify(err error) *failure {
 		return &failure{Refusal{http.StatusRequestEntityTooLarge, CodeTooLarge, "the request body is too long"}, failedClient, clientErr}
 	case clientErr != nil:
 		return &failure{Refusal{http.StatusBadRequest, CodeBadRequest, "the request body is malformed or incomplete"}, failedClient, clientErr}
+	case errors.Is(err, errOverflow):
+		return &failure{Refusal{http.StatusServiceUnavailable, CodeOverflow, "as many requests wait for a connection to the service as its circuit breaker allows"}, failedOverflow, err}
 	case errors.As(err, &connect):
 		return &failure{Refusal{http.StatusServiceUnavailable, connect.code, "no connection to the service"}, failedConnect, err}
 	case x.local():

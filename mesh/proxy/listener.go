@@ -194,6 +194,10 @@ func (l *listener) greet(accepted net.Conn) (goesOn bool) {
 		return false
 	}
 	boundUnsent(raw)
+	if tcp, ok := l.door.(*tcpDoor); ok {
+		tcp.serve(raw)
+		return false
+	}
 	if l.site.TLS == nil {
 		return l.serveHTTP1(raw, raw, raw, nil)
 	}
@@ -209,21 +213,27 @@ func (l *listener) greet(accepted net.Conn) (goesOn bool) {
 		return false
 	}
 	state := secure.ConnectionState()
+	if in, ok := l.door.(*inbound); ok && state.NegotiatedProtocol == identity.ProtocolTCP {
+		in.serveTCP(secure, &state)
+		return false
+	}
 	if state.NegotiatedProtocol == identity.ProtocolH2 {
+		secure.gather()
 		return l.serveLink(secure, &state)
 	}
 	return l.serveHTTP1(raw, secure, secure, &state)
 }
 
 // serveLink begins to serve a link and reports whether there is one.
-func (l *listener) serveLink(conn *meshConn, state *tls.ConnectionState) bool {
+func (l *listener) serveLink(conn net.Conn, state *tls.ConnectionState) bool {
 	s, info, ok := l.door.enter(state, conn.RemoteAddr().String())
-	clear(state.PeerCertificates) // several KiB, and nobody asks for them again
+	if state != nil {
+		clear(state.PeerCertificates) // several KiB, and nobody asks for them again
+	}
 	if !ok {
 		_ = conn.Close() // as above
 		return false
 	}
-	conn.gather()
 	limits := &l.e.opt.Limits
 	bounds := limits.link(limits.IdleTimeout)
 	bounds.Handle = func(stream *link.Stream) { s.serveLink(stream, &info) }
@@ -279,7 +289,15 @@ func (l *listener) serveHTTP1(raw *net.TCPConn, conn halfCloser, deadlines deadl
 func (l *listener) attend(c *h1Client) (goesOn bool) {
 	if !c.serve() {
 		l.forget(c)
-		return false
+		if !c.http2 {
+			return false
+		}
+		conn, err := c.yield()
+		if err != nil {
+			_ = conn.Close() // as above
+			return false
+		}
+		return l.serveLink(conn, nil) // in clear text, by prior knowledge
 	}
 	l.all.Go(func() {
 		if !c.await() {
@@ -370,6 +388,7 @@ func (l *listener) drain(ctx context.Context) (bool, error) {
 			cut = true
 			_ = c.Close() // as above
 		}
+		l.e.tunnels.cutAll() // the time of all is up
 		<-ended
 	}
 	return cut, err

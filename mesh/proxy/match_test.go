@@ -57,6 +57,17 @@ func TestPathMatch(t *testing.T) {
 		{"template without captures", templatePath("/a/b"), "/a/b", true},
 		{"template root", templatePath("/"), "/", true},
 		{"template root is nothing else", templatePath("/"), "/x", false},
+
+		{"regex", regexPath("/v[0-9]+/.*"), "/v12/a/b", true},
+		{"regex matches all of the path", regexPath("/v[0-9]"), "/v1/a", false},
+		{"regex matches from the beginning", regexPath("b.*"), "/a/b", false},
+		{"regex with anchors of its own", regexPath("^/a(/b)?$"), "/a/b", true},
+		{"regex under a literal beginning", regexPath("/a/b/[cd]"), "/a/b/d", true},
+		{"regex that ends in the middle of a segment", regexPath("/a/bc*"), "/a/bccc", true},
+		{"regex with alternatives", regexPath("/a|/b/c"), "/b/c", true},
+		{"regex in any case", regexPath("(?i)/Orders"), "/oRDERS", true},
+		{"regex minds case", regexPath("/Orders"), "/orders", false},
+		{"regex with lines", regexPath("(?m)^/a$"), "/a", true},
 	}
 	sizes(t, func(t *testing.T, more []mesh.Object) {
 		objects := slices.Clone(more)
@@ -119,6 +130,14 @@ func TestConditionMatch(t *testing.T) {
 		{"query parameter with a broken escape", query("v", "%zz"), Request{RawQuery: "v=%zz"}, false},
 		{"query parameter cut short", query("v", "22"), Request{RawQuery: "v=2"}, false},
 		{"no query", query("v", "2"), Request{}, false},
+		{"header prefix", mesh.RouteMatch{Headers: []mesh.ValueMatch{{Name: "a", Prefix: "Bear"}}}, Request{Fields: header.List{{Name: "A", Value: "Bearer x"}}}, true},
+		{"other header prefix", mesh.RouteMatch{Headers: []mesh.ValueMatch{{Name: "a", Prefix: "Bear"}}}, Request{Fields: header.List{{Name: "A", Value: "A Bear"}}}, false},
+		{"header regex", mesh.RouteMatch{Headers: []mesh.ValueMatch{{Name: "a", Regex: "v[12]"}}}, Request{Fields: header.List{{Name: "A", Value: "v2"}}}, true},
+		{"header regex of a part", mesh.RouteMatch{Headers: []mesh.ValueMatch{{Name: "a", Regex: "v[12]"}}}, Request{Fields: header.List{{Name: "A", Value: "v23"}}}, false},
+		{"repeated header matches no regex", mesh.RouteMatch{Headers: []mesh.ValueMatch{{Name: "a", Regex: ".*"}}}, Request{Fields: header.List{{Name: "A", Value: "1"}, {Name: "A", Value: "2"}}}, false},
+		{"query prefix, decoded", mesh.RouteMatch{QueryParams: []mesh.ValueMatch{{Name: "a", Prefix: "b c"}}}, Request{RawQuery: "a=b+cd"}, true},
+		{"query regex, decoded", mesh.RouteMatch{QueryParams: []mesh.ValueMatch{{Name: "a", Regex: "[a-z] [a-z]"}}}, Request{RawQuery: "a=b%20c"}, true},
+		{"query regex with a broken escape", mesh.RouteMatch{QueryParams: []mesh.ValueMatch{{Name: "a", Regex: ".*"}}}, Request{RawQuery: "a=%2"}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			table := mustCompile(t, configOf(routeOf("r", "example.com", tt.match)))

@@ -22,6 +22,14 @@ type metrics struct {
 	refusals *prometheus.CounterVec
 	retries  *prometheus.CounterVec
 	failures *prometheus.CounterVec
+	mirrored *prometheus.CounterVec
+
+	unretried *prometheus.CounterVec
+	ejections *prometheus.CounterVec
+	tcpConns  *prometheus.CounterVec
+	tcpOpen   *prometheus.GaugeVec
+	tcpBytes  *prometheus.CounterVec
+
 	listener prometheus.Counter
 	compile  prometheus.Gauge
 	revision prometheus.Gauge
@@ -37,18 +45,24 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
 	}
 	m := &metrics{
-		requests: counter("hedgerow_requests_total", "Requests by the class of the answer's status; aborted ones had none or not all of it.", "face", "service", "code_class"),
-		inFlight: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "hedgerow_requests_in_flight", Help: "Requests that are being handled, WebSockets included."}, []string{"face"}),
-		refusals: counter("hedgerow_refusals_total", "Answers that the proxy gave itself, by their code.", "face", "service", "code"),
-		retries:  counter("hedgerow_retries_total", "Tries after the first, by what went before.", "service", "reason"),
-		failures: counter("hedgerow_upstream_failures_total", "Tries that brought no response, by kind.", "service", "kind"),
-		listener: prometheus.NewCounter(prometheus.CounterOpts{Name: "hedgerow_listener_errors_total", Help: "Connections that their client broke: failed handshakes, malformed headers, violations of HTTP/2."}),
-		compile:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "hedgerow_config_errors", Help: "Objects of the current configuration that did not compile."}),
-		shed:     prometheus.NewCounter(prometheus.CounterOpts{Name: "hedgerow_requests_shed_total", Help: "Requests that were refused because the proxy was short of memory."}),
-		conns:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "hedgerow_upstream_connections", Help: "Open connections to other sidecars, pooled ones and links, and to workloads; WebSockets apart."}),
-		revision: prometheus.NewGauge(prometheus.GaugeOpts{Name: "hedgerow_config_revision", Help: "Revision of the configuration that decides now."}),
+		requests:  counter("hedgerow_requests_total", "Requests by the class of the answer's status; aborted ones had none or not all of it.", "face", "service", "code_class"),
+		inFlight:  prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "hedgerow_requests_in_flight", Help: "Requests that are being handled, WebSockets included."}, []string{"face"}),
+		refusals:  counter("hedgerow_refusals_total", "Answers that the proxy gave itself, by their code.", "face", "service", "code"),
+		retries:   counter("hedgerow_retries_total", "Tries after the first, by what went before.", "service", "reason"),
+		failures:  counter("hedgerow_upstream_failures_total", "Tries that brought no response, by kind.", "service", "kind"),
+		mirrored:  counter("hedgerow_mirrored_requests_total", "Copies of requests for a mirror, by what became of them: answered, failed, or not sent because of their body or an overload.", "service", "outcome"),
+		unretried: counter("hedgerow_retries_over_budget_total", "Tries that were not made because of the retry budget.", "service"),
+		ejections: counter("hedgerow_ejections_total", "Endpoints that were taken out because they failed.", "service"),
+		tcpConns:  counter("hedgerow_tcp_connections_total", "Connections of services of protocol TCP, by what became of them: open, or the code of the refusal.", "face", "service", "outcome"),
+		tcpOpen:   prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "hedgerow_tcp_connections", Help: "Open connections of services of protocol TCP."}, []string{"face", "service"}),
+		tcpBytes:  counter("hedgerow_tcp_bytes_total", "Bytes of such connections.", "face", "service", "direction"),
+		listener:  prometheus.NewCounter(prometheus.CounterOpts{Name: "hedgerow_listener_errors_total", Help: "Connections that their client broke: failed handshakes, malformed headers, violations of HTTP/2."}),
+		compile:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "hedgerow_config_errors", Help: "Objects of the current configuration that did not compile."}),
+		shed:      prometheus.NewCounter(prometheus.CounterOpts{Name: "hedgerow_requests_shed_total", Help: "Requests that were refused because the proxy was short of memory."}),
+		conns:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "hedgerow_upstream_connections", Help: "Open connections to other sidecars, pooled ones and links, and to workloads; WebSockets apart."}),
+		revision:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "hedgerow_config_revision", Help: "Revision of the configuration that decides now."}),
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.inFlight, m.refusals, m.retries, m.failures, m.listener, m.compile, m.revision, m.shed, m.conns} {
+	for _, c := range []prometheus.Collector{m.requests, m.inFlight, m.refusals, m.retries, m.failures, m.mirrored, m.unretried, m.ejections, m.tcpConns, m.tcpOpen, m.tcpBytes, m.listener, m.compile, m.revision, m.shed, m.conns} {
 		if err := reg.Register(c); err != nil {
 			return nil, mesh.Errorf("proxy.New", "metrics", mesh.Internal, "%w", err)
 		}
@@ -129,6 +143,12 @@ func (m *metrics) forget(service string) {
 	m.refusals.DeletePartialMatch(labels)
 	m.retries.DeletePartialMatch(labels)
 	m.failures.DeletePartialMatch(labels)
+	m.mirrored.DeletePartialMatch(labels)
+	m.unretried.DeletePartialMatch(labels)
+	m.ejections.DeletePartialMatch(labels)
+	m.tcpConns.DeletePartialMatch(labels)
+	m.tcpOpen.DeletePartialMatch(labels)
+	m.tcpBytes.DeletePartialMatch(labels)
 }
 
 // failed counts a try that brought no response, but for what the client did.

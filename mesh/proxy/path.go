@@ -36,7 +36,26 @@ func CanonicalPath(raw string) (string, error) {
 	if canonicalAlready(raw) {
 		return raw, nil
 	}
-	decoded, reason := decodePath(raw)
+	return canonical(raw, false)
+}
+
+// canonicalKeeping is CanonicalPath, but that an escaped slash is no reason to refuse:
+// it stays what it is, a part of its segment. other is the path that a server sees
+// which decodes it all the same.
+func canonicalKeeping(raw string) (path, other string, err error) {
+	if raw == "" || raw[0] != '/' {
+		return "", "", badPath(raw, "does not begin with '/'")
+	}
+	if path, err = canonical(raw, true); err != nil {
+		return "", "", err
+	}
+	other, err = CanonicalPath(strings.ReplaceAll(path, "%2F", "/"))
+	return path, other, err
+}
+
+// canonical is CanonicalPath of a path that begins with a slash.
+func canonical(raw string, keepSlash bool) (string, error) {
+	decoded, reason := decodePath(raw, keepSlash)
 	if reason == "" {
 		decoded, reason = resolveSegments(decoded)
 	}
@@ -79,8 +98,8 @@ func plainPathByte(c byte) bool {
 }
 
 // decodePath brings every character to its one spelling, or says why it has
-// none. Segments are left as they are.
-func decodePath(raw string) (out []byte, reason string) {
+// none. Segments are left as they are, and with keepSlash so are escaped slashes.
+func decodePath(raw string, keepSlash bool) (out []byte, reason string) {
 	out = make([]byte, 0, len(raw)+16)
 	plain := make([]byte, 0, len(raw)) // everything decoded, to check the UTF-8
 	for i := 0; i < len(raw); i++ {
@@ -95,6 +114,10 @@ func decodePath(raw string) (out []byte, reason string) {
 		switch {
 		case c < 0x20 || c == 0x7f:
 			return nil, "has a control character"
+		case c == '/' && escaped && keepSlash:
+			plain = append(plain, c)
+			out = append(out, "%2F"...)
+			continue
 		case c == '\\' || c == '/' && escaped:
 			return nil, "has a backslash or an escaped slash"
 		case !escaped && (c == '?' || c == '#' || c == ' '):

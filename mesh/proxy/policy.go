@@ -170,10 +170,12 @@ type call struct {
 	method string
 	peer   mesh.ID
 	path   string
-	// stripped is the path without segment parameters, "" if it has none. A
-	// DENY matches if it matches either spelling and an ALLOW only if it
-	// matches both, because the workload may read the path either way.
-	stripped string
+	tcp    bool // a connection: a DENY of any operation matches it, an ALLOW of one does not
+	// other is how else the workload may read the path: without its segment
+	// parameters, or with its escaped slashes decoded; "" if there is no other
+	// way. A DENY matches if it matches either and an ALLOW only if it matches
+	// both.
+	other string
 }
 
 // decide says whether c may pass, and by which policy. byDefault decides if the
@@ -186,7 +188,7 @@ func (s *policySet) decide(c *call, byDefault bool, reason string) Authorization
 		if p.invalid {
 			return Authorization{Decision: mesh.Deny, Policy: p.name, Reason: ReasonInvalidPolicy}
 		}
-		if p.matches(c, c.path, true) || c.stripped != "" && p.matches(c, c.stripped, true) {
+		if p.matches(c, c.path, true) || c.other != "" && p.matches(c, c.other, true) {
 			return Authorization{Decision: mesh.Deny, Policy: p.name, Reason: ReasonDenyMatched}
 		}
 	}
@@ -194,7 +196,7 @@ func (s *policySet) decide(c *call, byDefault bool, reason string) Authorization
 		return defaultAuthorization(byDefault, reason)
 	}
 	for _, p := range s.allow {
-		if p.matches(c, c.path, false) && (c.stripped == "" || p.matches(c, c.stripped, false)) {
+		if p.matches(c, c.path, false) && (c.other == "" || p.matches(c, c.other, false)) {
 			return Authorization{Decision: mesh.Allow, Policy: p.name, Reason: ReasonAllowMatched}
 		}
 	}
@@ -230,6 +232,9 @@ func (r *policyRule) matches(c *call, path string, deny bool) bool {
 	}
 	if !from {
 		return false
+	}
+	if c.tcp {
+		return deny || len(r.to) == 0
 	}
 	for i := range r.to {
 		if failed, _ := r.to[i].fails(c.method, path, deny); failed == 0 {
@@ -302,8 +307,8 @@ func (s *policySet) nearMisses(c *call) []NearMiss {
 	var out []NearMiss
 	for _, p := range s.allow {
 		field := p.nearMiss(c, c.path)
-		if field == "" && c.stripped != "" {
-			field = p.nearMiss(c, c.stripped)
+		if field == "" && c.other != "" {
+			field = p.nearMiss(c, c.other)
 		}
 		if field != "" && len(out) < maxNearMisses {
 			out = append(out, NearMiss{Policy: p.name, Failed: field})

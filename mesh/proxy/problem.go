@@ -57,7 +57,7 @@ const (
 // decisionHeader names the request in logs; it is on every answer of our own that has a body.
 const decisionHeader = "Hedgerow-Decision"
 
-// retryAfter is the Retry-After of every 503, in seconds.
+// retryAfter is the Retry-After of a 503 or 429 that knows no better, in seconds.
 const retryAfter = "1"
 
 // problemDetails is RFC 9457 problem details. Title is the status phrase and Type is
@@ -85,7 +85,7 @@ func problem(refusal *Refusal, id string) (*responseHead, []byte) {
 	switch refusal.Status {
 	case http.StatusMethodNotAllowed:
 		fields = fields.Add("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
-	case http.StatusServiceUnavailable:
+	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
 		fields = fields.Add("Retry-After", retryAfter)
 	}
 	return &responseHead{status: refusal.Status, fields: fields, length: int64(len(body))}, body

@@ -1,7 +1,10 @@
 package proxy
 
 import (
+	"errors"
 	"net/http"
+	"strconv"
+	"time"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/header"
 	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/link"
@@ -17,11 +20,24 @@ func (s *server) refuse(x *exchange, f *failure) int {
 	if c, ok := x.client.responder.(interface{ last() }); ok && (f.kind == failedClient || f.Status == http.StatusBadRequest || x.in.method == http.MethodConnect) {
 		c.last()
 	}
-	head, body := problem(&f.Refusal, x.id())
+	head, body := f.problem(x)
 	if x.client.begin(head, body, true) != nil {
 		return 0
 	}
 	return f.Status
+}
+
+// problem returns the answer that says f to the caller.
+func (f *failure) problem(x *exchange) (*responseHead, []byte) {
+	if x.grpc {
+		return grpcProblem(&f.Refusal, x.id()), nil
+	}
+	head, body := problem(&f.Refusal, x.id())
+	var limited *limitedError
+	if errors.As(f.err, &limited) {
+		head.fields = head.fields.Set("Retry-After", strconv.Itoa(int((limited.after+time.Second-1)/time.Second)))
+	}
+	return head, body
 }
 
 // fail answers for a response that did not come, and returns the status; 0 if

@@ -28,7 +28,11 @@ func TestRetryHidesADeadEndpoint(t *testing.T) {
 		var last atomic.Pointer[seen]
 		w.sidecar("orders", "n1", w.workload(echo(&last)), nil)
 		w.register("orders", "n2", deadAddr(t), nil)
-		w.route("orders", retryOn(mesh.OnConnectFailure))
+		w.config.Services["orders"].OutlierDetection = &mesh.OutlierDetection{ConsecutiveConnectFailures: 1000}
+		w.route("orders", func(r *mesh.RouteRule) {
+			retryOn(mesh.OnConnectFailure)(r)
+			r.Retry.BudgetPercent = 100
+		})
 		en := w.gateway(m)
 		w.publish()
 		for i := range 100 {

@@ -89,7 +89,7 @@ func (t *roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		s.report(x, &failed.Refusal, failed.err)
 		finish(failed.Status)
-		head, body := problem(&failed.Refusal, x.id())
+		head, body := failed.problem(x)
 		return newResponse(r, head, io.NopCloser(bytes.NewReader(body))), nil
 	}
 	x.watch.begin()

@@ -59,6 +59,9 @@ func (s *server) begin() {
 // end ends x and counts it by the status that its client got; 0 is that it did
 // not get all.
 func (s *server) end(x *exchange, status int) {
+	if x.decision.Rule != nil && len(x.decision.Rule.mirrors) > 0 {
+		s.mirror(x)
+	}
 	x.finish()
 	s.e.overload.taken.Add(-x.cost)
 	s.counters.inFlight.Dec()
@@ -93,7 +96,16 @@ func (s *server) open(x *exchange) (answer, *failure) {
 	if c, ok := x.client.asker.(interface{ looker() func() bool }); ok {
 		look = c.looker()
 	}
-	x.watch.start(x, x.timeout(), s.e.opt.Limits.StreamIdle, look)
+	timeout, idle := x.timeouts()
+	x.watch.start(x, timeout, idle, look)
+	if rule := x.decision.Rule; rule != nil {
+		if failed := rule.filterRequest(x); failed != nil {
+			return nil, failed
+		}
+		if a := x.reply(); a != nil {
+			return a, x.classifyOwn(a.head(&x.resp))
+		}
+	}
 	if err := x.gather(); err != nil {
 		return nil, x.classify(err)
 	}
@@ -116,12 +128,24 @@ func (x *exchange) finish() {
 	x.over()
 }
 
-// timeout returns how long the whole exchange may take; 0 is no bound.
-func (x *exchange) timeout() time.Duration {
-	if x.decision.Rule != nil {
-		return x.decision.Rule.Timeout
+// timeouts returns how long the whole exchange may take, and for how long nothing may
+// move in it; 0 is no bound. What has a bound as a whole needs no other, unless the
+// rule sets one.
+func (x *exchange) timeouts() (whole, idle time.Duration) {
+	rule := x.decision.Rule
+	if rule != nil && (rule.timed || !x.grpc) {
+		whole = rule.Timeout
+	} // at an Inbound the caller's proxy has the say
+	if x.deadline > 0 && (whole == 0 || x.deadline < whole) {
+		whole = x.deadline
 	}
-	return 0 // at an Inbound the caller's proxy has the say
+	switch {
+	case rule != nil && rule.IdleTimeout > 0:
+		idle = rule.IdleTimeout
+	case whole == 0:
+		idle = x.s.e.opt.Limits.StreamIdle
+	}
+	return whole, idle
 }
 
 // takeBody takes over the client's body.
@@ -155,6 +179,13 @@ func (s *server) prepare(x *exchange) *Refusal {
 			return refusal
 		}
 	}
+	x.grpc = isGRPC(&x.in)
+	if left, ok := deadlineOf(&x.in, s.face.Kind); ok {
+		if left == 0 {
+			return &Refusal{http.StatusGatewayTimeout, CodeTimeout, "the time for the request has passed"}
+		}
+		x.deadline = left
+	}
 	peer, believed, refusal := s.peer(x)
 	if refusal != nil {
 		return refusal
@@ -169,17 +200,21 @@ func (s *server) prepare(x *exchange) *Refusal {
 	}
 	path, err := CanonicalPath(rawPath)
 	if err != nil {
+		path, x.request.DecodedPath, err = canonicalKeeping(rawPath)
+	}
+	if err != nil {
 		return &Refusal{http.StatusBadRequest, CodeBadRequest, "the request path has no single meaning"}
 	}
 	if s.face.Kind == Gateway {
 		x.out.fields = s.hops.setForwarded(x.out.fields, &x.in)
 	}
-	x.request = Request{Method: x.in.method, Host: host, Path: path, RawQuery: query, Fields: x.out.fields, Peer: peer}
+	x.request = Request{Method: x.in.method, Host: host, Path: path, DecodedPath: x.request.DecodedPath, RawQuery: query, Fields: x.out.fields, Peer: peer}
 	state := s.e.state.Load()
 	if state == nil {
 		return &Refusal{http.StatusServiceUnavailable, CodeNotReady, "no configuration is loaded yet"}
 	}
-	x.decision = Decide(state.table, s.face, &x.request, rand.Float64())
+	x.draw = rand.Float64()
+	x.decision = Decide(state.table, s.face, &x.request, x.draw)
 	if x.decision.Refusal != nil {
 		return x.decision.Refusal
 	}
@@ -295,8 +330,10 @@ const bridgeService = "mqtt-bridge"
 // outgoing completes the request that is sent.
 func (s *server) outgoing(x *exchange) {
 	l := x.out.fields
+	x.out.host = x.in.host
 	if rule := x.decision.Rule; rule != nil {
-		l = applyHeaderOps(l, rule.RequestHeaders)
+		x.rewrite(rule.rewrite)
+		l = applyHeaderOps(l, rule.requestHeaders)
 	}
 	if s.local != nil {
 		l = l.Set(clientCertHeader, x.in.clientCert)
@@ -305,7 +342,24 @@ func (s *server) outgoing(x *exchange) {
 		l = l.Add("TE", "trailers")
 	}
 	x.out.fields = slices.Grow(l, 1) // a transport may add the length
-	x.out.method, x.out.host, x.out.length = x.in.method, x.in.host, x.in.length
+	x.out.method, x.out.length = x.in.method, x.in.length
+}
+
+// rewrite changes where x is sent.
+func (x *exchange) rewrite(r *mesh.Rewrite) {
+	if r == nil {
+		return
+	}
+	if r.Hostname != "" {
+		x.out.host = r.Hostname
+	}
+	if path := replacePath(x.request.Path, x.decision.prefix, r.ReplacePath, r.ReplacePathPrefix); path != x.request.Path {
+		_, query, asks := strings.Cut(x.out.target, "?")
+		x.out.target = path
+		if asks {
+			x.out.target += "?" + query
+		}
+	}
 }
 
 // respond gives the response in x.resp and a to the client and returns its
@@ -322,6 +376,12 @@ func (s *server) respond(x *exchange, a answer) int {
 	}
 	x.sent = s.responseHead(x)
 	body := a.body()
+	if rule := x.decision.Rule; rule != nil && rule.compress != nil {
+		var done func()
+		if body, done = x.compress(rule.compress, body); done != nil {
+			defer done()
+		}
+	}
 	if first, whole := body.complete(); whole {
 		if x.client.begin(&x.sent, first, true) != nil {
 			return 0
@@ -343,7 +403,10 @@ func (s *server) responseHead(x *exchange) responseHead {
 	head := x.resp
 	head.fields = cleanResponse(x.respKept[:0], x.resp.fields, s.local != nil)
 	if rule := x.decision.Rule; rule != nil {
-		head.fields = applyHeaderOps(head.fields, rule.ResponseHeaders)
+		head.fields = applyHeaderOps(head.fields, rule.responseHeaders)
+		if rule.cors != nil && x.decision.preflight == "" {
+			head.fields = rule.cors.apply(head.fields, &x.request)
+		}
 	}
 	// What has no body may tell the length that another would have: HEAD and
 	// 304 (RFC 9110 section 8.6), but not 204.

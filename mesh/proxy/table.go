@@ -25,6 +25,9 @@ type Table struct {
 	servicePolicies map[string]*policySet
 	gatewayPolicies map[string]*policySet
 	allowByDefault  bool // at an Inbound only
+	// keepsSlash has the services that some rule sends paths with escaped slashes
+	// to. An Inbound takes them from nobody else's.
+	keepsSlash map[string]bool
 }
 
 // Defaults of a rule.
@@ -124,15 +127,19 @@ func (x hostIndex) sites(f func(*site)) {
 // and keeps pointers into cfg, which must not change any more.
 func Compile(cfg *mesh.Config, trustDomain string) (*Table, []error) {
 	t := &Table{
-		head:     cfg.Head,
-		services: cfg.Services,
-		gateway:  newHostIndex(),
-		outbound: newHostIndex(),
-		builtin:  make(map[string]*Rule, len(cfg.Services)),
+		head:       cfg.Head,
+		services:   cfg.Services,
+		keepsSlash: map[string]bool{},
+		gateway:    newHostIndex(),
+		outbound:   newHostIndex(),
+		builtin:    make(map[string]*Rule, len(cfg.Services)),
 		// Anything but a clear ALLOW denies.
 		allowByDefault: cfg.Defaults != nil && cfg.Defaults.Authorization == mesh.Allow,
 	}
-	for id := range cfg.Services {
+	for id, service := range cfg.Services {
+		if service.Protocol == mesh.ProtocolTCP {
+			continue
+		}
 		t.builtin[id] = &Rule{
 			Timeout:     DefaultTimeout,
 			backends:    []backend{{service: id, weight: 1}},
@@ -162,10 +169,22 @@ func (t *Table) addRoute(route *mesh.Route, policies *policySet) []error {
 	var errs []error
 	shared := &compiledRoute{route: route, policies: policies, gateways: route.Gateways}
 	for i := range route.Rules {
-		rule := compileRule(&route.Rules[i])
+		rule := compileRule(fmt.Sprintf("%s/%d", route.Name, i), &route.Rules[i])
 		errs = append(errs, t.checkBackends(route.Name, i, rule)...)
+		if rule.keepsSlash {
+			for _, b := range rule.backends {
+				t.keepsSlash[b.service] = true
+			}
+			for _, m := range rule.mirrors {
+				t.keepsSlash[m.service] = true
+			}
+		}
 		for j, match := range matchesOf(&route.Rules[i]) {
-			c := newCandidate(shared, rule, match, [2]int{i, j})
+			c, err := newCandidate(shared, rule, match, [2]int{i, j})
+			if err != nil { // which validation does not let happen
+				errs = append(errs, fmt.Errorf("proxy.Compile: match left out: %w", err))
+				continue
+			}
 			for _, hostname := range route.Hostnames {
 				if slices.Contains(route.Targets, mesh.TargetGateway) {
 					t.gateway.site(hostname).add(match.Path, c)
@@ -200,23 +219,25 @@ func (t *Table) checkBackends(route string, rule int, r *Rule) []error {
 			errs = append(errs, mesh.Errorf("proxy.Compile", route, mesh.NotFound, "rules[%d] sends to subset %q of service %q, which does not exist", rule, b.subset, b.service))
 		}
 	}
+	for _, m := range r.mirrors {
+		if t.services[m.service] == nil {
+			errs = append(errs, mesh.Errorf("proxy.Compile", route, mesh.NotFound, "rules[%d] mirrors to service %q, which does not exist", rule, m.service))
+		}
+	}
 	return errs
 }
 
-// compileRule compiles a rule that has been validated.
-func compileRule(rule *mesh.RouteRule) *Rule {
+// compileRule compiles a rule that has been validated. id names it among all.
+func compileRule(id string, rule *mesh.RouteRule) *Rule {
 	out := &Rule{
-		Name:    rule.Name,
-		Timeout: rule.Timeout.Or(DefaultTimeout),
-		Retry:   compileRetry(rule.Retry),
-	}
-	for i := range rule.Filters {
-		if ops := rule.Filters[i].RequestHeaders; ops != nil {
-			out.RequestHeaders = append(out.RequestHeaders, *ops)
-		}
-		if ops := rule.Filters[i].ResponseHeaders; ops != nil {
-			out.ResponseHeaders = append(out.ResponseHeaders, *ops)
-		}
+		Name:        rule.Name,
+		Timeout:     rule.Timeout.Or(DefaultTimeout),
+		timed:       rule.Timeout != nil,
+		IdleTimeout: rule.IdleTimeout.Or(0),
+		Retry:       compileRetry(rule.Retry),
+		filters:     compileFilters(id, rule.Filters),
+		affinity:    rule.Affinity,
+		keepsSlash:  rule.KeepEncodedSlash,
 	}
 	for _, b := range rule.Backends {
 		weight := uint64(1)
@@ -240,6 +261,7 @@ func compileRetry(r *mesh.Retry) RetryPolicy {
 		OnGatewayError:   slices.Contains(r.On, mesh.OnGatewayError),
 		OnTooMany:        slices.Contains(r.On, mesh.OnTooManyRequests),
 		PerTryTimeout:    r.PerTryTimeout.Or(0),
+		Budget:           given(r.BudgetPercent, defaultBudget),
 		BackoffBase:      DefaultBackoffBase,
 		BackoffMax:       DefaultBackoffMax,
 	}

@@ -56,6 +56,10 @@ func exactPath(p string) mesh.RouteMatch {
 func prefixPath(p string) mesh.RouteMatch {
 	return mesh.RouteMatch{Path: &mesh.PathMatch{Prefix: p}}
 }
+func regexPath(p string) mesh.RouteMatch {
+	return mesh.RouteMatch{Path: &mesh.PathMatch{Regex: p}}
+}
+
 func templatePath(p string) mesh.RouteMatch {
 	return mesh.RouteMatch{Path: &mesh.PathMatch{Template: p}}
 }
@@ -97,7 +101,7 @@ func outcome(d Decision) string {
 }
 
 func TestCompileLeavesOutWhatIsInvalidAndReportsIt(t *testing.T) {
-	regex := routeOf("regex", "a.example", mesh.RouteMatch{Path: &mesh.PathMatch{Regex: "/.*"}})
+	regex := routeOf("regex", "a.example", mesh.RouteMatch{Path: &mesh.PathMatch{Regex: "/("}})
 	template := routeOf("template", "b.example", templatePath("/{"))
 	noPath := routeOf("no-path", "c.example", mesh.RouteMatch{Path: &mesh.PathMatch{}})
 	good := routeOf("good", "d.example")
@@ -153,11 +157,11 @@ func TestRuleCompilesWithDefaults(t *testing.T) {
 		t.Errorf("timeout 0s is %v, want none", r.Timeout)
 	}
 	r := rule("b.example")
-	want := RetryPolicy{Attempts: 1, OnConnectFailure: true, OnGatewayError: true, PerTryTimeout: time.Second, BackoffBase: 10 * time.Millisecond, BackoffMax: 10 * time.Millisecond}
+	want := RetryPolicy{Attempts: 1, OnConnectFailure: true, OnGatewayError: true, PerTryTimeout: time.Second, Budget: 20, BackoffBase: 10 * time.Millisecond, BackoffMax: 10 * time.Millisecond}
 	if r.Timeout != 2500*time.Millisecond || r.Retry != want {
 		t.Errorf("timeout %v, retry %+v, want %+v", r.Timeout, r.Retry, want)
 	}
-	if len(r.RequestHeaders) != 2 || r.RequestHeaders[1].Remove[0] != "x-c" || len(r.ResponseHeaders) != 1 {
-		t.Errorf("header operations %+v and %+v, want the filters in order", r.RequestHeaders, r.ResponseHeaders)
+	if len(r.requestHeaders) != 2 || r.requestHeaders[1].Remove[0] != "x-c" || len(r.responseHeaders) != 1 {
+		t.Errorf("header operations %+v and %+v, want the filters in order", r.requestHeaders, r.responseHeaders)
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/header"
 )
 
@@ -106,8 +108,7 @@ func (s *server) tunnel(x *exchange, a answer) int {
 	return http.StatusSwitchingProtocols
 }
 
-// tunnels are the WebSockets that are open. http.Server forgets hijacked
-// connections, so draining has to know them.
+// tunnels are the WebSockets and connections of TCP that are open.
 type tunnels struct {
 	// mu guards open. Nothing is called under it.
 	mu   sync.Mutex
@@ -119,6 +120,8 @@ type tunnel struct {
 	client   halfCloser
 	upstream halfCloser
 	idle     time.Duration
+	sent     prometheus.Counter // bytes to upstream; may be nil, as received may
+	received prometheus.Counter
 	timer    *time.Timer
 	done     chan struct{} // closed when both directions ended
 }
@@ -141,15 +144,15 @@ func (ts *tunnels) run(t *tunnel, fromClient, fromUpstream []byte) {
 	defer t.timer.Stop()
 	defer t.cut()
 	var wg sync.WaitGroup
-	wg.Go(func() { t.copy(t.upstream, io.MultiReader(bytes.NewReader(fromClient), t.client)) })
-	wg.Go(func() { t.copy(t.client, io.MultiReader(bytes.NewReader(fromUpstream), t.upstream)) })
+	wg.Go(func() { t.copy(t.upstream, io.MultiReader(bytes.NewReader(fromClient), t.client), t.sent) })
+	wg.Go(func() { t.copy(t.client, io.MultiReader(bytes.NewReader(fromUpstream), t.upstream), t.received) })
 	wg.Wait()
 }
 
 // copy moves bytes one way. At the end of src it says so to dst if dst can hear
 // it, and cuts the tunnel otherwise.
-func (t *tunnel) copy(dst halfCloser, src io.Reader) {
-	if _, err := io.Copy(dst, touching{src, t}); err == nil && dst.CloseWrite() == nil {
+func (t *tunnel) copy(dst halfCloser, src io.Reader, count prometheus.Counter) {
+	if _, err := io.Copy(dst, touching{src, t, count}); err == nil && dst.CloseWrite() == nil {
 		return
 	}
 	t.cut()
@@ -165,13 +168,15 @@ func (t *tunnel) cut() {
 // touching restarts the tunnel's idle timer at each read.
 type touching struct {
 	io.Reader
-	t *tunnel
+	t     *tunnel
+	count prometheus.Counter
 }
 
 // Read implements io.Reader.
 func (r touching) Read(p []byte) (int, error) {
 	n, err := r.Reader.Read(p)
 	r.t.timer.Reset(r.t.idle)
+	counting(r.count, n)
 	return n, err
 }
 
@@ -184,6 +189,13 @@ func (ts *tunnels) list() []*tunnel {
 		out = append(out, t)
 	}
 	return out
+}
+
+// cutAll cuts every tunnel.
+func (ts *tunnels) cutAll() {
+	for _, t := range ts.list() {
+		t.cut()
+	}
 }
 
 // drain waits for the open tunnels until ctx ends, then cuts those that remain.

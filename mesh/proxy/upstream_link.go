@@ -26,7 +26,7 @@ func (l *links) send(x *exchange, _ bool) (answer, error) {
 		fields = fields.Add("Content-Length", header.View(strconv.AppendInt(x.digits[:0], length, 10)))
 	}
 	a := &x.overLink
-	a.sent = link.Head{Method: x.out.method, Scheme: "https", Authority: x.out.host, Path: x.out.target, Fields: fields}
+	a.sent = link.Head{Method: x.out.method, Scheme: l.scheme, Authority: x.out.host, Path: x.out.target, Fields: fields}
 	a.up = nil
 	if a.stream, err = conn.Open(&a.sent, x.whole, x.isWhole); err != nil {
 		return nil, &staleError{true, err} // nothing was sent

@@ -20,6 +20,7 @@ const (
 // links are the mesh links to one endpoint. One carries the streams of many
 // clients; others are added as it becomes busy, and close when they are idle.
 type links struct {
+	scheme string // of the requests
 	// dial makes a link, and calls forget when it has ended.
 	dial func(forget func(*link.Conn)) (*link.Conn, error)
 
@@ -61,15 +62,26 @@ func (l *links) get(x *exchange) (*link.Conn, error) {
 		if wait == nil {
 			return nil, &connectError{CodeUnreachable, errLinksFull}
 		}
-		ctx := x.context()
-		select {
-		case <-wait.done:
-			if wait.err != nil {
-				return nil, wait.err
-			}
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+		if err := x.waitFor(wait); err != nil {
+			return nil, err
 		}
+	}
+}
+
+// waitFor waits for a link in the making.
+func (x *exchange) waitFor(d *dialing) error {
+	if x.breaker != nil {
+		if !x.breaker.wait() {
+			return errOverflow
+		}
+		defer x.breaker.pending.Add(-1)
+	}
+	ctx := x.context()
+	select {
+	case <-d.done:
+		return d.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 

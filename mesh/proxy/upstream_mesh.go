@@ -4,6 +4,10 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/hedgerow-mesh/hedgerow/mesh"
 )
 
 // toMesh is the forwarder of a Gateway, an Outbound and the bridge: to the
@@ -17,68 +21,187 @@ var _ forwarder = (*toMesh)(nil)
 // forward implements forwarder. It tries another endpoint, where there is one,
 // as the rule's retry policy says.
 func (f *toMesh) forward(x *exchange) (answer, *failure) {
-	retry := x.decision.Rule.Retry
+	set := f.e.endpoints(x, x.decision.Service)
+	if set == nil {
+		return nil, x.nowhere(ErrNoEndpoint)
+	}
+	breaker := &set.breaker
+	if !breaker.request() {
+		return nil, &failure{Refusal{http.StatusServiceUnavailable, CodeOverflow, "the service has as many requests under way as its circuit breaker allows"}, failedOverflow, errOverflow}
+	}
+	x.breaker = breaker
+	a, failed := f.tries(x, set)
+	if failed != nil {
+		breaker.requests.Add(-1)
+		return nil, failed
+	}
+	return a, nil // which ends the request
+}
+
+// nowhere is the failure of x when no endpoint could be picked.
+func (x *exchange) nowhere(err error) *failure {
+	if x.givenUp() != nil {
+		return x.classify(err)
+	}
+	return &failure{Refusal{http.StatusServiceUnavailable, CodeNoEndpoint, "no instance of the service is there"}, failedEndpoint, err}
+}
+
+// tries sends x to one endpoint after another, as the rule's retry policy says.
+func (f *toMesh) tries(x *exchange, set *EndpointSet) (answer, *failure) {
+	retry := &x.decision.Rule.Retry
+	if retry.Attempts > 0 {
+		set.retries.request(time.Now())
+	}
+	lot := set.lot(&x.request)
 	for n := 0; ; n++ {
-		set := f.e.endpoints(x, x.decision.Service)
-		endpoint, err := Pick(set, x.decision.Subset, x.tried, rand.Uint64())
+		lot.Draw = rand.Uint64()
+		endpoint, err := Pick(set, x.decision.Subset, x.tried, lot)
 		if err != nil && n > 0 {
 			// All were tried. The same one again is better than giving
 			// up: it may be restarting.
-			endpoint, err = Pick(set, x.decision.Subset, nil, rand.Uint64())
+			endpoint, err = Pick(set, x.decision.Subset, nil, lot)
 		}
 		if err != nil {
-			if x.givenUp() != nil {
-				return nil, x.classify(err)
-			}
-			return nil, &failure{Refusal{http.StatusServiceUnavailable, CodeNoEndpoint, "no instance of the service is there"}, failedEndpoint, err}
+			return nil, x.nowhere(err)
 		}
 		x.tried = append(x.tried, endpoint)
-		a, failed := f.try(x, endpoint)
-		reason, again := f.again(x, n, failed)
+		if n > 0 && !set.breaker.retry() {
+			return nil, &failure{Refusal{http.StatusServiceUnavailable, CodeOverflow, "the service has as many retries under way as its circuit breaker allows"}, failedOverflow, errOverflow}
+		}
+		a, failed := f.try(x, set, endpoint)
+		if n > 0 {
+			set.breaker.retries.Add(-1)
+		}
+		reason, again := f.again(x, set, n, failed)
 		if !again {
 			return a, failed
 		}
 		if failed == nil {
 			x.attach(nil)
 			a.close()
+			x.breaker.requests.Add(1) // which it gave back
 		}
 		f.e.metrics.retries.WithLabelValues(x.decision.Service, reason).Inc()
 		if err := retry.wait(x.context(), n); err != nil {
 			return nil, x.classify(err)
 		}
+		set = f.e.endpoints(x, x.decision.Service)
+		if set == nil {
+			return nil, x.nowhere(ErrNoEndpoint)
+		}
 	}
 }
 
 // again reports whether another try follows try n, and why.
-func (f *toMesh) again(x *exchange, n int, failed *failure) (reason string, again bool) {
+func (f *toMesh) again(x *exchange, set *EndpointSet, n int, failed *failure) (reason string, again bool) {
 	reason = "status"
 	if failed != nil {
 		reason = string(failed.kind)
 		f.e.metrics.failed(x.decision.Service, failed)
 	}
 	retry := &x.decision.Rule.Retry
-	return reason, n < retry.Attempts && retry.wants(x, x.resp.status, failed)
+	if n >= retry.Attempts || !retry.wants(x, x.effectiveStatus(), failed) {
+		return reason, false
+	}
+	if !set.retries.retry(time.Now(), retry.Budget) {
+		f.e.metrics.unretried.WithLabelValues(x.decision.Service).Inc()
+		return reason, false
+	}
+	return reason, true
+}
+
+// learn takes what became of a try at endpoint, which began at start.
+func (f *toMesh) learn(x *exchange, set *EndpointSet, endpoint *Endpoint, start time.Time, failed *failure) {
+	ejected, status := false, 0
+	if failed == nil {
+		status = x.effectiveStatus()
+	}
+	switch {
+	case status == http.StatusTooManyRequests:
+		endpoint.avoid.Store(time.Now().Add(retryAfterOf(&x.resp)).UnixNano())
+	case status >= 500:
+		ejected = set.ejections.serverError(endpoint, time.Now())
+	case failed == nil:
+		set.ejections.good(endpoint)
+	case failed.kind == failedConnect:
+		ejected = set.ejections.connectFailure(endpoint, time.Now())
+	case failed.kind == failedReset, failed.kind == failedTimeout:
+		ejected = set.ejections.serverError(endpoint, time.Now())
+	}
+	if ejected {
+		f.e.ejected(endpoint)
+	}
+	if !start.IsZero() && (failed == nil || failed.kind == failedTimeout) {
+		now := time.Now()
+		endpoint.latency.observe(now.Sub(start), now.UnixNano())
+	}
+}
+
+// ejected counts and logs an endpoint that was taken out.
+func (e *Engine) ejected(endpoint *Endpoint) {
+	e.metrics.ejections.WithLabelValues(endpoint.Service).Inc()
+	e.opt.Log.Warn().Str("service", endpoint.Service).Str("instance", endpoint.Instance).Str("address", endpoint.Address).
+		Time("until", time.Unix(0, endpoint.outlier.until.Load())).Msg("an endpoint that fails was taken out")
+}
+
+// Bounds of how long an endpoint is avoided that answered 429 (Linkerd's).
+const (
+	avoidDefault = 5 * time.Second
+	avoidMost    = 300 * time.Second
+)
+
+// retryAfterOf returns how long the response asks to be left alone.
+func retryAfterOf(head *responseHead) time.Duration {
+	value, _ := head.fields.Get("Retry-After")
+	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
+		return min(time.Duration(seconds)*time.Second, avoidMost)
+	}
+	if at, err := http.ParseTime(value); err == nil {
+		return min(max(time.Until(at), 0), avoidMost)
+	}
+	return avoidDefault
+}
+
+// lot returns by what an endpoint is picked for r, but for the draw.
+func (s *EndpointSet) lot(r *Request) Lot {
+	if s.balancing.key == nil {
+		return Lot{}
+	}
+	value, ok := hashValue(s.balancing.key, r)
+	if !ok {
+		return Lot{}
+	}
+	return Lot{Key: hashOf(value), Keyed: true}
 }
 
 // try sends x to the endpoint. What it holds is given back when the answer is
 // closed, or here if there is none.
-func (f *toMesh) try(x *exchange, endpoint *Endpoint) (answer, *failure) {
+func (f *toMesh) try(x *exchange, set *EndpointSet, endpoint *Endpoint) (answer, *failure) {
 	p, underWay, err := f.e.peers.acquire(peerKey{x.caller, endpoint.Service, endpoint.Node, endpoint.Address})
 	if err != nil {
 		return nil, x.classify(err)
+	}
+	if failed := x.passDeadline(); failed != nil {
+		f.e.peers.release(p)
+		return nil, failed
 	}
 	endpoint.Acquire()
 	var t transport = &p.links
 	if x.wish.wanted() || underWay <= f.e.opt.Limits.PooledRequests {
 		t = p.http1
 	}
+	var start time.Time
+	if set.balancing.policy == mesh.PeakEWMA {
+		start = time.Now()
+	}
 	a, failed := x.try(t, x.decision.Rule.Retry.PerTryTimeout)
+	f.learn(x, set, endpoint, start, failed)
 	if failed != nil {
 		endpoint.Release()
 		f.e.peers.release(p)
 		return nil, failed
 	}
-	x.held = held{a, endpoint, f.e.peers, p}
+	x.held = held{a, endpoint, f.e.peers, p, x.breaker}
 	x.attach(&x.held)
 	return &x.held, nil
 }
@@ -89,12 +212,14 @@ type held struct {
 	endpoint *Endpoint
 	peers    *peers
 	peer     *peer
+	breaker  *breaker
 }
 
 // close implements answer.
 func (h *held) close() {
 	h.answer.close()
 	h.endpoint.Release()
+	h.breaker.requests.Add(-1)
 	h.peers.release(h.peer)
 }
 

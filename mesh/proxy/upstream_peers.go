@@ -4,10 +4,8 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
-	"maps"
 	"net"
 	"net/netip"
-	"slices"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -36,26 +34,21 @@ type peers struct {
 	// reached at an address.
 	allowed func(node string, addr netip.Addr) bool
 
-	closing context.Context // of links in the making
-	abandon context.CancelFunc
-	all     sync.WaitGroup // links, also those in the making
+	made *linkSet
 
 	// mu guards what follows, and the counters of each peer. Nothing is
 	// called under it that blocks.
 	mu     sync.Mutex
 	byKey  map[peerKey]*peer
-	linked map[*link.Conn]struct{}
 	closed bool
 }
 
 // newPeers makes a set of peers; open counts their connections.
 func newPeers(opt *Options, open prometheus.Gauge, allowed func(string, netip.Addr) bool) *peers {
-	ps := &peers{
+	return &peers{
 		mesh: opt.Mesh, trustDomain: opt.TrustDomain, limits: opt.Limits, open: open, allowed: allowed,
-		byKey: map[peerKey]*peer{}, linked: map[*link.Conn]struct{}{},
+		made: newLinkSet(open), byKey: map[peerKey]*peer{},
 	}
-	ps.closing, ps.abandon = context.WithCancel(context.Background())
-	return ps
 }
 
 // peer is the connections to one endpoint as one caller: links, and a pool of
@@ -123,30 +116,8 @@ func (ps *peers) close() {
 	ps.mu.Lock()
 	ps.closed = true
 	ps.mu.Unlock()
-	ps.abandon()
+	ps.made.close()
 	ps.keep(func(peerKey) bool { return false })
-}
-
-// await waits, after close, until every link has ended. When done is closed it cuts
-// those that are left.
-func (ps *peers) await(done <-chan struct{}) {
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		ps.all.Wait()
-	}()
-	select {
-	case <-ended:
-		return
-	case <-done:
-	}
-	ps.mu.Lock()
-	left := slices.Collect(maps.Keys(ps.linked))
-	ps.mu.Unlock()
-	for _, c := range left {
-		_ = c.Close() // how closing went cannot matter any more
-	}
-	<-ended
 }
 
 func (p *peer) close() {
@@ -160,7 +131,7 @@ func (ps *peers) newPeer(key peerKey) (*peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &peer{}
+	p := &peer{links: links{scheme: "https"}}
 	serverName := identity.ServerName(key.service, key.node, ps.mesh)
 	overH2 := identity.ClientConfig(key.caller, want, serverName, identity.ProtocolH2)
 	p.links.dial = func(forget func(*link.Conn)) (*link.Conn, error) { return ps.dialLink(key, overH2, forget) }
@@ -172,19 +143,15 @@ func (ps *peers) newPeer(key peerKey) (*peer, error) {
 // dialLink makes a link. It has no caller's context: who waits for it may leave,
 // and others stay.
 func (ps *peers) dialLink(key peerKey, config *tls.Config, forget func(*link.Conn)) (made *link.Conn, err error) {
-	ps.mu.Lock()
-	if ps.closed {
-		ps.mu.Unlock()
+	if !ps.made.begin() {
 		return nil, &connectError{CodeUnreachable, errProxyClosed}
 	}
-	ps.all.Add(1)
-	ps.mu.Unlock()
 	defer func() {
 		if made == nil {
-			ps.all.Done()
+			ps.made.failed()
 		}
 	}()
-	ctx, cancel := context.WithTimeout(ps.closing, ps.limits.ConnectTimeout+ps.limits.HandshakeTimeout)
+	ctx, cancel := context.WithTimeout(ps.made.closing, ps.limits.ConnectTimeout+ps.limits.HandshakeTimeout)
 	defer cancel()
 	conn, err := ps.dial(ctx, key, config)
 	if err != nil {
@@ -195,26 +162,7 @@ func (ps *peers) dialLink(key peerKey, config *tls.Config, forget func(*link.Con
 		return nil, &connectError{CodeUnreachable, fmt.Errorf("the peer chose protocol %q, not h2", got)}
 	}
 	conn.gather()
-	bounds := ps.limits.link(ps.limits.UpstreamIdle)
-	bounds.Ended = func(c *link.Conn) {
-		forget(c)
-		ps.linkEnded(c)
-	}
-	bounds.HeaderBytes, bounds.HeaderFields = 2*bounds.HeaderBytes, 2*bounds.HeaderFields // a response may say more than a request
-	ps.open.Inc()
-	ps.mu.Lock()
-	defer ps.mu.Unlock()
-	made = link.Client(conn, bounds)
-	ps.linked[made] = struct{}{}
-	return made, nil
-}
-
-func (ps *peers) linkEnded(c *link.Conn) {
-	ps.mu.Lock()
-	delete(ps.linked, c)
-	ps.mu.Unlock()
-	ps.open.Dec()
-	ps.all.Done()
+	return ps.made.client(conn, ps.limits.link(ps.limits.UpstreamIdle), forget), nil
 }
 
 // dial connects and finishes the handshake, so that every failure up to here is

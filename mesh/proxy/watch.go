@@ -35,6 +35,7 @@ type watch struct {
 	epoch    time.Time     // what durations count from: the first exchange
 	deadline atomic.Int64  // since epoch
 	idle     time.Duration // 0: the deadline is for the whole exchange
+	until    time.Duration // the end of the whole exchange, since epoch; 0 is none
 
 	// mu guards what follows. Only interrupts are called under it, which do
 	// not block.
@@ -52,8 +53,9 @@ type watch struct {
 // now reads the monotonic clock.
 func (w *watch) now() time.Duration { return time.Since(w.epoch) }
 
-// start begins to watch an exchange with the rule's timeout, 0 for none. look is
-// called if the exchange lasts longer than lookAfter, until it returns true.
+// start begins to watch an exchange that may take timeout as a whole, and idle
+// without that anything moves; 0 is no bound. look is called if the exchange lasts
+// longer than lookAfter, until it returns true.
 func (w *watch) start(x *exchange, timeout, idle time.Duration, look func() bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -62,11 +64,15 @@ func (w *watch) start(x *exchange, timeout, idle time.Duration, look func() bool
 	}
 	now := w.now()
 	w.on, w.started, w.fired = true, false, false
-	w.idle = 0
-	if timeout <= 0 {
-		w.idle, timeout = idle, idle
+	w.idle, w.until = idle, 0
+	deadline := now + idle
+	if timeout > 0 {
+		w.until = now + timeout
+		if idle == 0 || deadline > w.until {
+			deadline = w.until
+		}
 	}
-	w.deadline.Store(int64(now + timeout))
+	w.deadline.Store(int64(deadline))
 	w.look, w.looks, w.lookOn = look, 0, false
 	if look != nil {
 		w.looks = now + lookAfter
@@ -94,7 +100,11 @@ func (w *watch) arm(now time.Duration) {
 // touch says that something moved.
 func (w *watch) touch() {
 	if w.idle > 0 {
-		w.deadline.Store(int64(w.now() + w.idle))
+		deadline := w.now() + w.idle
+		if w.until > 0 && deadline > w.until {
+			deadline = w.until
+		}
+		w.deadline.Store(int64(deadline))
 	}
 }
 
@@ -109,7 +119,7 @@ func (w *watch) tick() {
 	now := w.now()
 	if int64(now) >= w.deadline.Load() {
 		cause := errTimeout
-		if w.idle > 0 {
+		if w.until == 0 || now < w.until {
 			cause = errIdle
 		}
 		w.fire(cause)

@@ -317,7 +317,7 @@ func (d *demo) badInput(t *testing.T) {
 		{"not JSON", "PUT", "/v1/routes/x", `{`, nil, 400, "malformed", ""},
 		{"an unknown service", "PUT", "/v1/routes/x", `{"targets":["GATEWAY"],"hostnames":["a"],"rules":[{"backends":[{"service":"ordrs"}]}]}`, nil, 422, "invalid", "rules[0].backends[0].service"},
 		{"a bad path template", "PUT", "/v1/routes/x", `{"targets":["GATEWAY"],"hostnames":["a"],"rules":[{"matches":[{"path":{"template":"/a/{id"}}],"backends":[{"service":"orders"}]}]}`, nil, 422, "invalid", "rules[0].matches[0].path.template"},
-		{"a field of a later version", "PUT", "/v1/services/x", `{"health":{"path":"/h"}}`, nil, 422, "unsupported", "health"},
+		{"a field of a later version", "PUT", "/v1/services/x", `{"activation":{}}`, nil, 422, "unsupported", "activation"},
 		{"a stale If-Match", "PUT", "/v1/routes/demo", weights(1, 1), []string{`If-Match: "1000"`}, 412, "stale", ""},
 		{"a stale etag", "PUT", "/v1/routes/demo", `{"etag":"1000",` + weights(1, 1)[1:], nil, 412, "stale", ""},
 		{"another name", "PUT", "/v1/routes/x", `{"name":"routes/y",` + weights(1, 1)[1:], nil, 422, "", ""},

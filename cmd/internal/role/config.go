@@ -61,6 +61,13 @@ type Local struct {
 	Outbound string            `yaml:"outbound"` // an outbound listener of this service's own
 }
 
+// LocalTCP is a listener whose connections go to a service of protocol TCP.
+type LocalTCP struct {
+	Service string `yaml:"service"`
+	Address string `yaml:"address"`      // to listen at, on loopback
+	As      string `yaml:"as,omitempty"` // the service of this node that connects there
+}
+
 // Sidecar configures `hedgerow sidecar`.
 type Sidecar struct {
 	Node      string `yaml:"node" help:"this node's id"`
@@ -70,6 +77,7 @@ type Sidecar struct {
 	Outbound  Listen       `yaml:"outbound"`
 	Admin     Listen       `yaml:"admin"`
 	Services  []Local      `yaml:"services"`
+	TCP       []LocalTCP   `yaml:"tcp,omitempty"`
 	Upstreams []string     `yaml:"upstreams" help:"services whose instances are watched from the start"`
 	Limits    proxy.Limits `yaml:"limits"`
 }

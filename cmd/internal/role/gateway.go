@@ -38,7 +38,7 @@ func RunGateway(ctx context.Context, cfg *Gateway, deps Deps) error {
 		gc.Listeners = append(gc.Listeners, gateway.Listener{Address: l.Address, CertFile: l.TLS.CertFile, KeyFile: l.TLS.KeyFile, Hops: hops})
 	}
 	g, err := gateway.New(gc, gateway.Options{
-		Mesh: cfg.Mesh, TrustDomain: cfg.TrustDomain, Source: p.source(id),
+		Mesh: cfg.Mesh, TrustDomain: cfg.TrustDomain, Node: cfg.Node, Source: p.source(id),
 		Log: p.log, Registerer: p.reg, Gatherer: p.reg, Limits: cfg.Limits,
 		Need:      func(service string) { p.watcher.Need(service) },
 		Compiled:  p.compiled,

@@ -43,6 +43,9 @@ func RunSidecar(ctx context.Context, cfg *Sidecar, deps Deps) error {
 		}
 		sources[l.Service] = p.source(id)
 	}
+	for _, t := range cfg.TCP {
+		sc.TCP = append(sc.TCP, sidecar.TCPUpstream{Service: t.Service, Address: t.Address, As: t.As})
+	}
 	s, err := sidecar.New(sc, sidecar.Options{
 		Mesh: cfg.Mesh, TrustDomain: cfg.TrustDomain, Sources: sources,
 		Log: p.log, Registerer: p.reg, Gatherer: p.reg, Limits: cfg.Limits,

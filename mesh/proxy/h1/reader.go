@@ -89,6 +89,22 @@ func (r *Reader) Fill() error {
 	return r.more()
 }
 
+// Begins waits until enough is unread to say whether it begins so. It consumes nothing.
+func (r *Reader) Begins(with string) (bool, error) {
+	for {
+		n := min(r.end-r.at, len(with))
+		if string(r.buf[r.at:r.at+n]) != with[:n] {
+			return false, nil
+		}
+		if n == len(with) {
+			return true, nil
+		}
+		if err := r.more(); err != nil {
+			return false, err
+		}
+	}
+}
+
 // more reads once into the buffer, which it makes room in. What lies in front of
 // kept stays where it is.
 func (r *Reader) more() error {
