@@ -31,6 +31,8 @@ type Sidecar struct {
 	Service  string
 	Workload string   // "127.0.0.1:port"
 	Watch    []string // services that are watched from the start
+	// TCP is where the workload connects to services of protocol TCP, by service.
+	TCP map[string]string
 }
 
 // config is what is written into a configuration file. JSON is YAML.
@@ -47,6 +49,13 @@ func (m *Mesh) Sidecar(s Sidecar) *Plane {
 	c["admin"] = config{"address": p.Admin.Address}
 	c["services"] = []config{{"service": s.Service, "address": s.Workload}}
 	c["upstreams"] = s.Watch
+	var tcp []config
+	for service, address := range s.TCP {
+		tcp = append(tcp, config{"service": service, "address": address})
+	}
+	if len(tcp) > 0 {
+		c["tcp"] = tcp
+	}
 	p.Process = m.start(s.Node, "hedgerow-edge", "sidecar", c)
 	p.Until(readyMost, "is ready", p.Admin.Ready)
 	return p

@@ -50,6 +50,9 @@ func (c *Conn) frame(h frameHeader, p []byte) *ConnError {
 		if len(p) != 5 {
 			return frameSizeError("PRIORITY")
 		}
+		if dependsOnItself(h.id, p) {
+			return protocolError("a stream that depends on itself")
+		}
 	}
 	return c.didNothing() // RFC 9113 section 5.5
 }
@@ -90,6 +93,15 @@ func (c *Conn) data(h frameHeader, p []byte) *ConnError {
 	s, idle := c.streams.find(h.id, c.isLocal(h.id))
 	if idle {
 		return protocolError("DATA on an idle stream")
+	}
+	if !c.isLocal(h.id) {
+		switch over, skipped := c.over(s, h.id); {
+		case skipped:
+			return errSkipped
+		case over != 0 && s == nil || over&peerReset != 0:
+			r.control = appendReset(r.control, h.id, http2.ErrCodeStreamClosed)
+			return c.didNothing()
+		}
 	}
 	end := h.flags.Has(http2.FlagDataEndStream)
 	if s == nil && total >= smallCredit { // of a stream that was refused or reset: its sender works as hard
@@ -155,6 +167,9 @@ func (c *Conn) headers(h frameHeader, p []byte) *ConnError {
 		if len(p) < 5 {
 			return frameSizeError("HEADERS")
 		}
+		if dependsOnItself(h.id, p) {
+			return protocolError("a stream that depends on itself")
+		}
 		p = p[5:]
 	}
 	end := h.flags.Has(http2.FlagHeadersEndStream)
@@ -175,6 +190,23 @@ func (c *Conn) headers(h frameHeader, p []byte) *ConnError {
 		}
 	}
 	return c.fragment(h, p)
+}
+
+// dependsOnItself reports whether the priority in p, which is only looked at for this,
+// is of the stream itself (RFC 7540 section 5.3.1).
+func dependsOnItself(id uint32, p []byte) bool { return binary.BigEndian.Uint32(p)&maxWindow == id }
+
+// errSkipped is for streams that are opened out of order (RFC 9113 section 5.1.1).
+var errSkipped = protocolError("a stream that a later one closed") //nolint:gochecknoglobals // a constant
+
+// over returns how the peer itself has ended its stream id, as bits; s is the stream, or
+// nil if it is closed. What comes on one then is an error of the stream, mostly (section
+// 5.1): what resets may overtake what was sent before.
+func (c *Conn) over(s *Stream, id uint32) (state uint32, skipped bool) {
+	if s == nil {
+		return c.streams.past(id)
+	}
+	return s.state.Load() & (receivedEnd | peerReset), false
 }
 
 // beginPeer begins a header block on a stream of the peer.
@@ -200,6 +232,14 @@ func (c *Conn) beginPeer(id uint32, end bool) *ConnError {
 		r.block.begin(discarded, id, end)
 	case late:
 		s, _ := c.streams.find(id, false)
+		switch over, skipped := c.over(s, id); {
+		case skipped:
+			return errSkipped
+		case over&peerReset != 0:
+			r.control = appendReset(r.control, id, http2.ErrCodeStreamClosed)
+		case over != 0 && s == nil:
+			return &ConnError{Code: http2.ErrCodeStreamClosed, Reason: "HEADERS on a stream that the peer has ended"}
+		}
 		return c.beginLate(s, id, end)
 	}
 	c.didSomething()
@@ -364,7 +404,7 @@ func (c *Conn) stop(s *Stream, id uint32, err *StreamError) {
 		return
 	}
 	s.failSending(err)
-	s.advance(wasReset)
+	s.advance(wasReset | peerReset)
 	s.abort(err)
 }
 

@@ -55,8 +55,30 @@ var hostile = []struct {
 		p.request(1, true, "GET", "/")
 		p.flush()
 		p.await("DATA 1")
+		_ = p.WriteData(1, false, nil)
+	}, "RST 1 STREAM_CLOSED"},
+	{"DATA on a stream that was closed before its end", func(p *raw) {
+		p.request(1, false, "POST", "/")
+		p.flush()
+		p.await("RST 1 NO_ERROR")
 		repeat(30_000, func(p *raw) { _ = p.WriteData(1, false, nil) })(p)
 	}, "GOAWAY 1 ENHANCE_YOUR_CALM"},
+	{"HEADERS on a stream that was closed before its end", func(p *raw) {
+		p.request(1, false, "POST", "/")
+		p.flush()
+		p.await("RST 1 NO_ERROR")
+		repeat(30_000, func(p *raw) { p.headers(1, true, "x", "y") })(p)
+	}, "GOAWAY 1 ENHANCE_YOUR_CALM"},
+	{"a stream that a later one closed", func(p *raw) {
+		p.request(5, true, "GET", "/")
+		p.request(3, true, "GET", "/")
+	}, "GOAWAY 5 PROTOCOL_ERROR"},
+	{"a stream that depends on itself", func(p *raw) {
+		_ = p.WritePriority(1, http2.PriorityParam{StreamDep: 1})
+	}, "GOAWAY 0 PROTOCOL_ERROR"},
+	{"a request that depends on itself", func(p *raw) {
+		_ = p.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, EndStream: true, EndHeaders: true, BlockFragment: []byte{0x82}, Priority: http2.PriorityParam{StreamDep: 1, Weight: 1}})
+	}, "GOAWAY 0 PROTOCOL_ERROR"},
 	{"RST_STREAM on a closed stream", func(p *raw) {
 		p.request(1, true, "GET", "/")
 		p.flush()
@@ -70,14 +92,19 @@ var hostile = []struct {
 	{"HEADERS on a stream that was reset", func(p *raw) {
 		p.request(1, false, "POST", "/stay")
 		_ = p.WriteRSTStream(1, http2.ErrCodeCancel)
-		repeat(30_000, func(p *raw) { p.headers(1, true, "x", "y") })(p)
-	}, "GOAWAY 1 ENHANCE_YOUR_CALM"},
+		p.headers(1, true, "x", "y")
+	}, "RST 1 STREAM_CLOSED"},
+	{"DATA on a stream that was reset", func(p *raw) {
+		p.request(1, false, "POST", "/stay")
+		_ = p.WriteRSTStream(1, http2.ErrCodeCancel)
+		_ = p.WriteData(1, true, nil)
+	}, "RST 1 STREAM_CLOSED"},
 	{"HEADERS on a closed stream", func(p *raw) {
 		p.request(1, true, "GET", "/")
 		p.flush()
 		p.await("DATA 1")
-		repeat(30_000, func(p *raw) { p.headers(1, true, "x", "y") })(p)
-	}, "GOAWAY 1 ENHANCE_YOUR_CALM"},
+		p.headers(1, true, "x", "y")
+	}, "GOAWAY 1 STREAM_CLOSED"},
 	{"WINDOW_UPDATE of the link", repeat(30_000, func(p *raw) { _ = p.WriteWindowUpdate(0, 1) }), "GOAWAY 0 ENHANCE_YOUR_CALM"},
 	{"WINDOW_UPDATE of a stream", func(p *raw) {
 		p.request(1, false, "POST", "/read")

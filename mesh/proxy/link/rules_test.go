@@ -82,7 +82,7 @@ func TestDiscardedBlocksAreDecoded(t *testing.T) {
 		}
 		ok(s, list)
 	}})
-	p.request(1, true, "GET", "/stay")
+	p.request(1, false, "POST", "/stay")
 	p.request(3, true, "GET", "/refused", "a", "1")
 	p.flush()
 	p.await("RST 3 REFUSED_STREAM")
@@ -186,23 +186,26 @@ func TestCredit(t *testing.T) {
 	p.flush()
 	p.await("WINDOW_UPDATE 0 65536")
 
-	// Of a stream that is closed, and of padding.
+	// Of a stream that was answered and closed before its end, and of padding.
 	p.await("HEADERS 1 :status=200 END")
+	p.request(3, false, "POST", "/")
+	p.flush()
+	p.await("RST 3 NO_ERROR")
 	p.drainLines()
 	for range 4 {
-		_ = p.WriteData(1, false, make([]byte, 16<<10))
+		_ = p.WriteData(3, false, make([]byte, 16<<10))
 	}
 	p.flush()
 	p.await("WINDOW_UPDATE 0 65536")
-	p.request(3, false, "POST", "/padding")
+	p.request(5, false, "POST", "/padding")
 	for range 129 {
-		_ = p.WriteDataPadded(3, false, nil, make([]byte, 255))
+		_ = p.WriteDataPadded(5, false, nil, make([]byte, 255))
 	}
 	p.flush()
-	p.await("WINDOW_UPDATE 3 32768")
-	_ = p.WriteData(3, true, nil)
+	p.await("WINDOW_UPDATE 5 32768")
+	_ = p.WriteData(5, true, nil)
 	p.flush()
-	p.await("HEADERS 3")
+	p.await("HEADERS 5")
 }
 
 // TestNegativeWindow lowers a window below what was sent already (RFC 9113 section

@@ -63,6 +63,7 @@ const (
 	sentEnd     = 1 << iota // half-closed (local)
 	receivedEnd             // half-closed (remote)
 	wasReset
+	peerReset // by the other side
 )
 
 func isClosed(state uint32) bool {
@@ -301,10 +302,11 @@ func (s *Stream) close(id uint32) {
 		c.kick()
 	}
 	c.ring.remove(s)
+	state := s.state.Load()
 	s.mu.Lock()
 	s.clear()
 	s.mu.Unlock()
-	c.streams.remove(id, s)
+	c.streams.remove(id, s, state)
 	c.finishIfDone()
 	c.mu.Unlock()
 }

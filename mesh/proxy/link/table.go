@@ -18,6 +18,10 @@ type table struct {
 	lastTaken uint32 // highest of them that this side acted on
 	frozen    bool   // no later one will be
 
+	over    [pastStreams]pastStream // of the peer, that it ended itself, the last ones
+	overAt  int
+	skipped idRange // of the peer, the last ones that it left out
+
 	slots   int       // streams of the peer that are being handled
 	workers int       // goroutines that handle them, or wait for more
 	jobs    []*Stream // to be handled by idle workers
@@ -57,12 +61,31 @@ func (t *table) insert(s *Stream) {
 	t.mu.Unlock()
 }
 
-// remove forgets the stream id, whose object may be used again.
-func (t *table) remove(id uint32, s *Stream) {
+// pastStreams is how many streams are remembered that the peer ended itself. It must
+// not use them any more; but what it sends on a stream that this side has reset may
+// have been under way.
+const pastStreams = 64
+
+// pastStream is one of them.
+type pastStream struct {
+	id    uint32
+	reset bool // or it ended as it should
+}
+
+// idRange is ids from first to last; 0 to 0 is none.
+type idRange struct{ first, last uint32 }
+
+// remove forgets the stream id, whose object may be used again. state is the last that
+// it had.
+func (t *table) remove(id uint32, s *Stream, state uint32) {
 	t.mu.Lock()
 	delete(t.byID, id)
 	if !s.local {
 		t.slots--
+		if state&(receivedEnd|peerReset) != 0 {
+			t.over[t.overAt%pastStreams] = pastStream{id, state&peerReset != 0}
+			t.overAt++
+		}
 	}
 	t.free = append(t.free, s)
 	t.mu.Unlock()
@@ -76,6 +99,27 @@ func (t *table) find(id uint32, local bool) (s *Stream, idle bool) {
 		return t.byID[id], id > t.lastLocal
 	}
 	return t.byID[id], id > t.lastPeer
+}
+
+// past says what became of the peer's stream id, which is not open: skipped, if a later
+// one was opened before it; state has how the peer ended it itself, as bits, if that
+// was lately.
+func (t *table) past(id uint32) (state uint32, skipped bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if id >= t.skipped.first && id <= t.skipped.last {
+		return 0, true
+	}
+	for i := range t.over {
+		switch {
+		case t.over[i].id != id:
+		case t.over[i].reset:
+			return peerReset, false
+		default:
+			return receivedEnd, false
+		}
+	}
+	return 0, false
 }
 
 // arrival is what becomes of a HEADERS frame from the peer.
@@ -94,6 +138,9 @@ func (t *table) arrive(id uint32, slots int) arrival {
 	defer t.mu.Unlock()
 	if id <= t.lastPeer {
 		return late
+	}
+	if t.lastPeer > 0 && id > t.lastPeer+2 || t.lastPeer == 0 && id > 2 {
+		t.skipped = idRange{t.lastPeer + 1, id - 1}
 	}
 	t.lastPeer = id
 	if t.frozen {
