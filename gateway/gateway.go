@@ -57,6 +57,8 @@ type Options struct {
 	Registerer  prometheus.Registerer
 	Gatherer    prometheus.Gatherer // for /metrics
 	Limits      proxy.Limits        // proxy.EdgeLimits if zero
+	Name        string              // of this process in decision records
+	Observe     proxy.Observe
 	// Need, Compiled and Freshness are those of proxy.Options and
 	// proxy.AdminOptions. Each may be nil.
 	Need      func(service string)
@@ -107,7 +109,7 @@ func New(cfg Config, opt Options) (*Gateway, error) {
 		opt.Limits = proxy.EdgeLimits()
 	}
 	engine, err := proxy.New(proxy.Options{
-		Mesh: opt.Mesh, TrustDomain: opt.TrustDomain, Node: opt.Node, Limits: opt.Limits,
+		Mesh: opt.Mesh, TrustDomain: opt.TrustDomain, Node: opt.Node, Name: opt.Name, Limits: opt.Limits, Observe: opt.Observe,
 		Log: opt.Log, Registerer: opt.Registerer, Need: opt.Need, Compiled: opt.Compiled,
 	})
 	if err != nil {

@@ -38,6 +38,8 @@ type Options struct {
 	Registerer prometheus.Registerer
 	Gatherer   prometheus.Gatherer // for /metrics
 	Limits     proxy.Limits        // proxy.MeshLimits if zero
+	Name       string              // of this process in decision records
+	Observe    proxy.Observe
 	// Changed is given the instances to register: after the first check of the
 	// workloads and whenever one changed. It must not block. May be nil.
 	Changed func([]*mesh.Instance)
@@ -83,7 +85,7 @@ func New(cfg Config, opt Options) (*Sidecar, error) {
 	}
 	var err error
 	s.engine, err = proxy.New(proxy.Options{
-		Mesh: opt.Mesh, TrustDomain: opt.TrustDomain, Node: cfg.Node, Limits: opt.Limits,
+		Mesh: opt.Mesh, TrustDomain: opt.TrustDomain, Node: cfg.Node, Name: opt.Name, Limits: opt.Limits, Observe: opt.Observe,
 		Log: opt.Log, Registerer: opt.Registerer, Need: opt.Need, Compiled: opt.Compiled,
 	})
 	if err != nil {

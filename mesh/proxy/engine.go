@@ -22,7 +22,9 @@ type Options struct {
 	Mesh        string // the mesh's name: the last part of server names
 	TrustDomain string
 	Node        string // the id of this node, whose locality others are compared with; may be ""
+	Name        string // of this process in decision records: "sidecar/edge7"
 	Limits      Limits // EdgeLimits or MeshLimits
+	Observe     Observe
 	Log         zerolog.Logger
 	Registerer  prometheus.Registerer
 	// Need is told of each service that traffic goes to, once, so that its
@@ -49,6 +51,7 @@ type Engine struct {
 	limits      *rateLimits
 	mirrors     *mirrors
 	encoders    encoders
+	records     recordRing
 	buffers     sync.Pool // of *[copyBytes]byte
 	short       shortBuffers
 	linkClients sync.Pool // of *linkClient

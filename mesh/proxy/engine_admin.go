@@ -29,7 +29,7 @@ type AdminOptions struct {
 }
 
 // Admin returns the handler of the admin port: /ready, /metrics, /config,
-// /endpoints, /certs and, to clients on this host, /debug/pprof/. It changes
+// /endpoints, /decisions, /certs and, to clients on this host, /debug/pprof/. It changes
 // nothing. It answers only requests whose Host is an address or localhost, so
 // that no web page reaches it by rebinding a name.
 func (e *Engine) Admin(opt AdminOptions) http.Handler {
@@ -50,6 +50,8 @@ func (e *Engine) Admin(opt AdminOptions) http.Handler {
 	mux.HandleFunc("GET /endpoints", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, map[string]any{"endpoints": e.listEndpoints()})
 	})
+	mux.HandleFunc("GET /decisions", e.serveRecords)
+	mux.HandleFunc("GET /decisions/{id}", e.serveRecord)
 	mux.HandleFunc("GET /certs", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, map[string]any{"certs": listCerts(opt.Sources)})
 	})
@@ -107,6 +109,7 @@ type endpointInfo struct {
 	Address  string `json:"address"`
 	Weight   uint32 `json:"weight"`
 	Healthy  bool   `json:"healthy"`
+	Ejected  bool   `json:"ejected,omitempty"`
 	InFlight int64  `json:"inFlight"`
 }
 
@@ -118,7 +121,7 @@ func (e *Engine) listEndpoints() []endpointInfo {
 	}
 	for _, service := range slices.Sorted(maps.Keys(s.config.Services)) {
 		for _, ep := range s.endpoints.Of(service).All() {
-			out = append(out, endpointInfo{ep.Service, ep.Instance, ep.Node, ep.Address, ep.Weight, ep.Healthy, ep.InFlight()})
+			out = append(out, endpointInfo{ep.Service, ep.Instance, ep.Node, ep.Address, ep.Weight, ep.Healthy, ep.outlier.ejected(time.Now().UnixNano()), ep.InFlight()})
 		}
 	}
 	return out

@@ -134,6 +134,10 @@ type exchange struct {
 
 	request  Request
 	decision Decision
+	began    time.Time
+	traced   traced
+	code     string           // of an answer of our own
+	failedBy string           // its cause
 	draw     float64          // in [0,1), by which what is left to chance is decided
 	caller   *identity.Source // as whom endpoints are called; nil at an Inbound
 	out      outgoing
@@ -186,6 +190,7 @@ func (x *exchange) reset(s *server, c client) {
 	x.held, x.overLink = held{}, linkAnswer{}
 	x.decisionID, x.parent = "", nil
 	x.deadline, x.grpc = 0, false
+	x.began, x.traced, x.code, x.failedBy = time.Time{}, traced{}, "", ""
 	x.current, x.cause, x.ctx, x.cancel = nil, nil, nil, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
@@ -18,6 +19,7 @@ import (
 // those of the configuration, and their series go when they go.
 type metrics struct {
 	requests *prometheus.CounterVec
+	duration *prometheus.HistogramVec
 	inFlight *prometheus.GaugeVec
 	refusals *prometheus.CounterVec
 	retries  *prometheus.CounterVec
@@ -45,7 +47,11 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
 	}
 	m := &metrics{
-		requests:  counter("hedgerow_requests_total", "Requests by the class of the answer's status; aborted ones had none or not all of it.", "face", "service", "code_class"),
+		requests: counter("hedgerow_requests_total", "Requests by the class of the answer's status; aborted ones had none or not all of it.", "face", "service", "code_class"),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "hedgerow_request_duration_seconds", Help: "From the request's head to the end of its response.",
+			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+		}, []string{"face", "service"}),
 		inFlight:  prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "hedgerow_requests_in_flight", Help: "Requests that are being handled, WebSockets included."}, []string{"face"}),
 		refusals:  counter("hedgerow_refusals_total", "Answers that the proxy gave itself, by their code.", "face", "service", "code"),
 		retries:   counter("hedgerow_retries_total", "Tries after the first, by what went before.", "service", "reason"),
@@ -62,7 +68,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		conns:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "hedgerow_upstream_connections", Help: "Open connections to other sidecars, pooled ones and links, and to workloads; WebSockets apart."}),
 		revision:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "hedgerow_config_revision", Help: "Revision of the configuration that decides now."}),
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.inFlight, m.refusals, m.retries, m.failures, m.mirrored, m.unretried, m.ejections, m.tcpConns, m.tcpOpen, m.tcpBytes, m.listener, m.compile, m.revision, m.shed, m.conns} {
+	for _, c := range []prometheus.Collector{m.requests, m.duration, m.inFlight, m.refusals, m.retries, m.failures, m.mirrored, m.unretried, m.ejections, m.tcpConns, m.tcpOpen, m.tcpBytes, m.listener, m.compile, m.revision, m.shed, m.conns} {
 		if err := reg.Register(c); err != nil {
 			return nil, mesh.Errorf("proxy.New", "metrics", mesh.Internal, "%w", err)
 		}
@@ -81,7 +87,10 @@ type faceMetrics struct {
 }
 
 // classCounters are the counters of one service by class of status; 0 is aborted.
-type classCounters [6]prometheus.Counter
+type classCounters struct {
+	byClass  [6]prometheus.Counter
+	duration prometheus.Observer
+}
 
 func (m *metrics) at(k FaceKind) *faceMetrics {
 	f := &faceMetrics{m: m, face: faceName(k), inFlight: m.inFlight.WithLabelValues(faceName(k))}
@@ -94,15 +103,24 @@ func (m *metrics) at(k FaceKind) *faceMetrics {
 
 // count counts a request that was answered with status; 0 is aborted.
 func (f *faceMetrics) count(service string, status int) {
-	c := (*f.byService.Load())[service]
-	if c == nil {
-		c = f.add(service)
-	}
 	class := status / 100
 	if class < 1 || class > 5 {
 		class = 0
 	}
-	c[class].Inc()
+	f.of(service).byClass[class].Inc()
+}
+
+// took takes how long a request took.
+func (f *faceMetrics) took(service string, d time.Duration) {
+	f.of(service).duration.Observe(d.Seconds())
+}
+
+// of returns the series of a service.
+func (f *faceMetrics) of(service string) *classCounters {
+	if c := (*f.byService.Load())[service]; c != nil {
+		return c
+	}
+	return f.add(service)
 }
 
 func (f *faceMetrics) add(service string) *classCounters {
@@ -112,9 +130,9 @@ func (f *faceMetrics) add(service string) *classCounters {
 	next := maps.Clone(*f.byService.Load())
 	c := next[service]
 	if c == nil {
-		c = &classCounters{}
-		for class := range c {
-			c[class] = f.m.requests.WithLabelValues(f.face, service, codeClass(class*100))
+		c = &classCounters{duration: f.m.duration.WithLabelValues(f.face, service)}
+		for class := range c.byClass {
+			c.byClass[class] = f.m.requests.WithLabelValues(f.face, service, codeClass(class*100))
 		}
 		next[service] = c
 		f.byService.Store(&next)
@@ -140,6 +158,7 @@ func (m *metrics) forget(service string) {
 	}
 	labels := prometheus.Labels{"service": service}
 	m.requests.DeletePartialMatch(labels)
+	m.duration.DeletePartialMatch(labels)
 	m.refusals.DeletePartialMatch(labels)
 	m.retries.DeletePartialMatch(labels)
 	m.failures.DeletePartialMatch(labels)

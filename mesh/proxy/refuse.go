@@ -68,6 +68,9 @@ func (s *server) turnAway() *link.Head {
 // report counts and logs an answer of our own. Denials and failures are logged
 // under the id that the caller got; their number of lines a second is bounded.
 func (s *server) report(x *exchange, refusal *Refusal, cause error) {
+	if x.code = refusal.Code; cause != nil {
+		x.failedBy = cause.Error()
+	}
 	s.e.metrics.refusals.WithLabelValues(faceName(s.face.Kind), x.decision.Service, refusal.Code).Inc()
 	event := s.e.denials.Info()
 	if refusal.Status >= 500 {

@@ -69,7 +69,7 @@ func (t *roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 	case r.ContentLength == 0:
 		x.in.length = -1 // a client says 0 for unknown
 	}
-	s.begin()
+	s.begin(x)
 	stop := x.onDone(r.Context())
 	finish := func(status int) {
 		stop()

@@ -45,14 +45,15 @@ type forwarder interface {
 // connection or stream must be broken off, so that what is incomplete looks
 // incomplete.
 func (s *server) serve(x *exchange) (complete bool) {
-	s.begin()
+	s.begin(x)
 	status := s.exchange(x)
 	s.end(x, status)
 	return status != 0
 }
 
 // begin counts a request that is under way.
-func (s *server) begin() {
+func (s *server) begin(x *exchange) {
+	x.began = time.Now()
 	s.counters.inFlight.Inc()
 }
 
@@ -65,7 +66,7 @@ func (s *server) end(x *exchange, status int) {
 	x.finish()
 	s.e.overload.taken.Add(-x.cost)
 	s.counters.inFlight.Dec()
-	s.counters.count(x.decision.Service, status)
+	s.observe(x, status)
 }
 
 // exchange returns the status that the client got, or 0 if it did not get all of
@@ -341,7 +342,8 @@ func (s *server) outgoing(x *exchange) {
 	if te, ok := x.in.fields.Get("TE"); ok && header.HasToken(te, "trailers") {
 		l = l.Add("TE", "trailers")
 	}
-	x.out.fields = slices.Grow(l, 1) // a transport may add the length
+	l = x.traced.begin(&s.e.opt.Observe.Tracing, l)
+	x.out.fields = slices.Grow(l, 3) // a transport may add the length, and the time that is left
 	x.out.method, x.out.length = x.in.method, x.in.length
 }
 

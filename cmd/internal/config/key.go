@@ -112,7 +112,7 @@ func shape(t reflect.Type) string {
 	switch t.Kind() {
 	case reflect.Bool:
 		return "want true or false: "
-	case reflect.Int, reflect.Int64, reflect.Uint32:
+	case reflect.Int, reflect.Int64, reflect.Uint32, reflect.Float64:
 		return "want a number: "
 	case reflect.Slice:
 		return "want a list: "

@@ -20,6 +20,34 @@ type Base struct {
 	Redis       registry.Config `yaml:"redis"`
 	Drain       time.Duration   `yaml:"drain" help:"how long requests in flight may take to finish at the end"`
 	Log         Log             `yaml:"log"`
+	Observe     Observe         `yaml:"observe"`
+}
+
+// Observe says what is kept and written about requests beside metrics.
+type Observe struct {
+	AccessLog float64 `yaml:"accessLog" help:"share of the requests, 0 to 1, that get a line in the log; refused ones always do"`
+	Decisions float64 `yaml:"decisions" help:"share of the requests, 0 to 1, that leave a record at the admin port's /decisions; refused ones always do"`
+	Traces    Traces  `yaml:"traces"`
+}
+
+// Traces says where spans go.
+type Traces struct {
+	Endpoint string  `yaml:"endpoint" help:"OTLP/HTTP collector, as http://127.0.0.1:4318; without one, trace headers are passed on as they come"`
+	Sample   float64 `yaml:"sample" help:"share of the requests without a trace, 0 to 1, whose traces are exported"`
+}
+
+// Validate reports shares that are none.
+func (o *Observe) Validate() error {
+	var errs []error
+	for _, share := range []struct {
+		key   string
+		value float64
+	}{{"accessLog", o.AccessLog}, {"decisions", o.Decisions}, {"traces.sample", o.Traces.Sample}} {
+		if !(share.value >= 0 && share.value <= 1) {
+			errs = append(errs, fmt.Errorf("observe.%s: %v is not between 0 and 1", share.key, share.value))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Vault is where certificates come from.

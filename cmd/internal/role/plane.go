@@ -16,6 +16,8 @@ import (
 	"github.com/hedgerow-mesh/hedgerow/cmd/internal/thrift"
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 	"github.com/hedgerow-mesh/hedgerow/mesh/identity"
+	"github.com/hedgerow-mesh/hedgerow/mesh/proxy"
+	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/otlp"
 	"github.com/hedgerow-mesh/hedgerow/mesh/registry"
 	"github.com/hedgerow-mesh/hedgerow/vaultpki"
 )
@@ -53,6 +55,7 @@ type plane struct {
 	reg     *prometheus.Registry
 	base    *Base
 	node    string
+	name    string // "sidecar/edge7"
 	issuer  identity.Issuer
 	ids     *identity.Metrics
 	client  *registry.Client
@@ -62,6 +65,8 @@ type plane struct {
 	group   *Group
 	sources []*identity.Source
 	rotors  []*identity.Rotator
+	observe proxy.Observe
+	spans   *otlp.Exporter       // nil if there is no collector
 	use     func(*mesh.Snapshot) // a role's own use of snapshots; may be nil
 	refused uint32               // the last revision that was; the watcher's goroutine's
 
@@ -79,6 +84,9 @@ func newPlane(base *Base, vault *Vault, node, role string, deps Deps) (*plane, e
 	if err := os.MkdirAll(base.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("data directory: %w; choose another with --dataDir", err)
 	}
+	if err := base.Observe.Validate(); err != nil {
+		return nil, err
+	}
 	p := &plane{log: log, base: base, node: node, reg: prometheus.NewRegistry(), issuer: deps.Issuer, group: NewGroup(log)}
 	p.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	p.unregistered = prometheus.NewCounter(prometheus.CounterOpts{
@@ -88,6 +96,14 @@ func newPlane(base *Base, vault *Vault, node, role string, deps Deps) (*plane, e
 	p.reg.MustRegister(p.unregistered)
 	if p.ids, err = identity.NewMetrics(p.reg); err != nil {
 		return nil, err
+	}
+	p.name = strings.ToLower(role) + "/" + node
+	p.observe = proxy.Observe{Access: base.Observe.AccessLog, Records: base.Observe.Decisions}
+	if traces := base.Observe.Traces; traces.Endpoint != "" {
+		if p.spans, err = otlp.New(otlp.Config{Endpoint: traces.Endpoint, Name: p.name, Node: node}, log, p.reg); err != nil {
+			return nil, err
+		}
+		p.observe.Tracing = proxy.Tracing{Sample: traces.Sample, Export: p.spans.Export}
 	}
 	if p.issuer == nil {
 		if p.issuer, err = newVault(vault, log, p.reg); err != nil {
@@ -182,6 +198,9 @@ func (p *plane) run(ctx context.Context, deps Deps, parts ...namedPart) error {
 		p.group.Go("certificate", r.Run)
 	}
 	p.group.Go("registry watch", p.watcher.Run)
+	if p.spans != nil { // which ends after who fills it
+		p.group.Go("spans", p.spans.Run)
+	}
 	p.group.Go("proxy", p.face.Run)
 	if deps.Issuer == nil { // with others in one process it has no say
 		p.group.Go("thrift", thrift.Run)

@@ -48,7 +48,7 @@ func RunSidecar(ctx context.Context, cfg *Sidecar, deps Deps) error {
 	}
 	s, err := sidecar.New(sc, sidecar.Options{
 		Mesh: cfg.Mesh, TrustDomain: cfg.TrustDomain, Sources: sources,
-		Log: p.log, Registerer: p.reg, Gatherer: p.reg, Limits: cfg.Limits,
+		Log: p.log, Registerer: p.reg, Gatherer: p.reg, Limits: cfg.Limits, Name: p.name, Observe: p.observe,
 		Changed:   p.register,
 		Need:      func(service string) { p.watcher.Need(service) },
 		Compiled:  p.compiled,
