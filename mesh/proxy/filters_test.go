@@ -352,6 +352,9 @@ func TestCompress(t *testing.T) {
 					t.Errorf("Vary %q", a.Header.Get("Vary"))
 				}
 				if tt.want == "" || tt.encoded != "" {
+					if a.body != text && tt.path != "/short" {
+						t.Errorf("%d bytes came, want the %d as they are", len(a.body), len(text))
+					}
 					return
 				}
 				decoded, err := decoders[tt.want]([]byte(a.body))

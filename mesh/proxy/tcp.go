@@ -149,9 +149,6 @@ func (s *server) decideTCP(peer mesh.ID) (*Refusal, Authorization) {
 	if state == nil {
 		return &Refusal{Code: CodeNotReady}, Authorization{}
 	}
-	if of := state.table.Service(s.face.Service); of == nil || of.Protocol != mesh.ProtocolTCP {
-		return &Refusal{Code: CodeUnknownService}, Authorization{}
-	}
 	d := Decide(state.table, s.face, &Request{TCP: true, Peer: peer}, 0)
 	return d.Refusal, d.Authorization
 }

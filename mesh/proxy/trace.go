@@ -9,11 +9,11 @@ import (
 	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/header"
 )
 
-// TraceID and SpanID are those of W3C Trace Context; zero is none.
-type (
-	TraceID [16]byte
-	SpanID  [8]byte
-)
+// TraceID is that of W3C Trace Context; zero is none.
+type TraceID [16]byte
+
+// SpanID is its parent-id; zero is none.
+type SpanID [8]byte
 
 // String is lower-case hex.
 func (id TraceID) String() string { return hex.EncodeToString(id[:]) }

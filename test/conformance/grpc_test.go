@@ -10,7 +10,7 @@ import (
 var grpcCases = []string{ //nolint:gochecknoglobals // a table
 	"empty_unary", "large_unary", "client_streaming", "server_streaming", "ping_pong", "empty_stream",
 	"timeout_on_sleeping_server", "cancel_after_begin", "cancel_after_first_response", "custom_metadata",
-	"status_code_and_message", "special_status_message", "unimplemented_service", "unimplemented_method",
+	"status_code_and_message", "special_status_message", "unknown_service", "unknown_method",
 }
 
 func TestGRPCInterop(t *testing.T) {

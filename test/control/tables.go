@@ -32,5 +32,11 @@ func tables() []table {
 		{"hosts", engine, engineHosts()},
 		{"policies", engine, enginePolicies()},
 		{"peers", engine, enginePeers()},
+		{"matches", engine, routingMatches()},
+		{"filters", engine, routingFilters()},
+		{"balancing", engine, routingBalancing()},
+		{"resilience", engine, routingResilience()},
+		{"deadlines", engine, routingDeadlines()},
+		{"tcp", engine, routingTCP()},
 	}
 }

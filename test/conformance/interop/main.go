@@ -14,7 +14,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"log"
 	"net"
 	"os"
 
@@ -27,7 +26,8 @@ import (
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {
-		log.Fatal(err)
+		fmt.Fprintln(os.Stderr, "interop:", err) //nolint:errcheck // nowhere else to say it
+		os.Exit(1)
 	}
 }
 
@@ -79,8 +79,8 @@ func call(address, authority, caFile, name string) error {
 // cases returns the cases by name. One that fails ends the program.
 func cases() map[string]func(context.Context, *grpc.ClientConn) {
 	out := map[string]func(context.Context, *grpc.ClientConn){
-		"unimplemented_method": interop.DoUnimplementedMethod,
-		"unimplemented_service": func(ctx context.Context, conn *grpc.ClientConn) {
+		"unknown_method": interop.DoUnimplementedMethod,
+		"unknown_service": func(ctx context.Context, conn *grpc.ClientConn) {
 			interop.DoUnimplementedService(ctx, grpc_testing.NewUnimplementedServiceClient(conn))
 		},
 	}

@@ -1,0 +1,84 @@
+package main
+
+// routingMatches is which rule takes a request.
+func routingMatches() []control {
+	const slashes = "TestEscapedSlashes"
+	return []control{
+		without("a regex matches all of a path", "match.go", "c.regex.MatchString(path)", "c.regex.FindString(path) == path || true", "TestPathMatch"),
+		without("a regex comes before a prefix", "match.go", "if s.regexes != nil {\n\t\tif c :=", "if s.regexes != nil && best.depth > 9 {\n\t\tif c :=", "TestPathMatch|TestPrecedenceOfTheGatewayAPI"),
+		without("a header has one value", "match.go", "r.Fields.Count(m.name) == 1 && m.accepts(value)", "m.accepts(value)", "TestConditionMatch"),
+		without("a regex matches a value", "match.go", "return m.regex.MatchString(value)", "return true", "TestConditionMatch"),
+		without("a value begins with its prefix", "match.go", "return strings.HasPrefix(value, m.prefix)", "return true", "TestConditionMatch"),
+		without("escaped slashes need a rule that takes them", "decide.go", "if r.DecodedPath != \"\" && (won.rule == nil || !won.rule.keepsSlash) {", "if false {", slashes),
+		without("escaped slashes need a rule of the service at its inbound", "decide.go", "if r.DecodedPath != \"\" && !t.keepsSlash[face.Service] {", "if false {", slashes),
+		without("policies read escaped slashes either way", "decide.go", "c.other = r.DecodedPath", "c.other = \"\"", slashes),
+		without("a split is sticky", "decide.go", "draw = drawOf(value)", "_ = value", "TestStickySplitsOnlyAddMembers"),
+	}
+}
+
+// routingFilters is what rules do to requests and responses.
+func routingFilters() []control {
+	return []control{
+		without("the rate is kept", "filter_limit.go", "if early := next - l.burst - at; early > 0 {", "if early := next - l.burst - at; early > time.Hour {", "TestRateLimitAdmitsTheBurstAndThenTheRate"),
+		without("a burst is not one more", "filter_limit.go", "next - l.burst - at", "next - l.interval - l.burst - at", "TestRateLimitAdmitsTheBurstAndThenTheRate"),
+		without("keys are bounded", "filter_limit.go", "if !known && len(r.taken) >= mostBuckets {", "if !known && len(r.taken) >= 1<<30 {", "TestRateLimitBoundsItsMemory"),
+		without("a foreign origin may not read", "filter_cors.go", "if !ok || !c.allows(origin) {", "if !ok {", "TestCORS"),
+		without("a preflight of a foreign origin learns nothing", "filter_cors.go", "if !c.allows(origin) {\n\t\treturn l\n\t}\n\tl = c.grant", "if false {\n\t\treturn l\n\t}\n\tl = c.grant", "TestCORS"),
+		without("what the workload says of origins is not passed on", "filter_cors.go", "l = l.Del(name)", "_ = name", "TestCORS"),
+		without("an origin's labels are labels", "filter_cors.go", "strings.Trim(labels, ", "strings.Trim(\"\", ", "TestOrigins"),
+		without("faults hit their share", "filter_fault.go", "another(x.draw, drawFault) >= f.share", "false", "TestFaultAborts"),
+		without("mirrors have a share", "filter_mirror.go", "another(x.draw, drawMirror+uint64(i)<<8) >= m.share", "true", "TestMirror"),
+		without("what is compressed stays", "filter_compress.go", "if _, encoded := head.fields.Get(\"Content-Encoding\"); encoded {", "if false {", "TestCompress"),
+		without("a client that refuses a coding does not get it", "filter_compress.go", "return named > 0", "return true", "TestCompress"),
+		without("pieces are flushed", "filter_compress.go", "if err := b.w.Flush(); err != nil {", "if false {", "TestCompressedPiecesArriveAtOnce").orHangs(),
+	}
+}
+
+// routingBalancing is which endpoint a request goes to.
+func routingBalancing() []control {
+	return []control{
+		without("ejected endpoints are skipped", "balance.go", "(!c.ejections || !e.outlier.ejected(c.now))", "true", "TestOutliersAreEjected"),
+		without("at most a share is ejected", "outlier.go", "already || len(j.out) >= j.most", "already", "TestOutliersAreEjected"),
+		without("a success forgives", "outlier.go", "e.outlier.connectFailures.Store(0)\n\t}\n}", "}\n}", "TestOutliersAreEjected"),
+		without("loads of a hash are bounded", "balance_hash.go", "if float64(e.InFlight())+1 <= math.Ceil(", "if true || 1 <= math.Ceil(", "TestHashingHasABoundOnLoad"),
+		without("a ring's points do not depend on others", "balance_hash.go", "each := ringPoints / float64(max(unit, 1))", "each := 1024 / float64(total)", "TestHashingDisruptsLittle"),
+		without("who asks for no more is avoided", "balance.go", "if shunA, shunB := c.shunned(a), c.shunned(b); shunA != shunB {", "if shunA := c.shunned(a); false {", "TestEndpointsThatAskForNoMoreAreAvoided"),
+		without("new endpoints start slowly", "balance.go", "if window := c.set.balancing.slowStart; window > 0 {", "if window := c.set.balancing.slowStart; window > 1<<60 {", "TestSlowStart"),
+		without("near endpoints come first", "balance.go", "if !last && draw >= share {", "if !last && draw >= share-9 {", "TestLocality"),
+		without("STRICT stays in the zone", "balance.go", "\t\tif strict {\n\t\t\treturn nil\n\t\t}\n", "", "TestLocality"),
+	}
+}
+
+// routingResilience is what keeps failures small.
+func routingResilience() []control {
+	return []control{
+		without("retries have a budget", "upstream_mesh.go", "if !set.retries.retry(time.Now(), retry.Budget) {", "if false {", "TestRetriesStayInTheirBudget"),
+		without("requests are bounded", "upstream_mesh.go", "if !breaker.request() {", "if breaker.request() && false {", "TestCircuitBreakerBoundsRequests"),
+		without("connect failures are counted", "upstream_mesh.go", "case failed.kind == failedConnect:", "case false:", "TestDeadEndpointIsTakenOut"),
+		without("timeouts of tries are counted", "upstream_mesh.go", "case failed.kind == failedReset, failed.kind == failedTimeout:", "case failed.kind == failedReset:", "TestPerTryTimeoutsEject"),
+		without("429 is heard", "upstream_mesh.go", "case status == http.StatusTooManyRequests:", "case status == 999:", "TestTooManyRequestsTurnsTrafficAway"),
+	}
+}
+
+// routingDeadlines is how much time a request has.
+func routingDeadlines() []control {
+	return []control{
+		without("the lesser deadline counts", "serve.go", "if x.deadline > 0 && (whole == 0 || x.deadline < whole) {", "if false {", "TestDeadlinesShrink"),
+		without("dead work is not started", "serve.go", "if left == 0 {", "if false {", "TestDeadWorkIsNotStarted"),
+		without("strangers set no deadline", "deadline.go", "if face != Gateway {", "if true {", "TestDeadlineOfAStrangerIsNotHeard"),
+		without("the deadline is passed on", "deadline.go", "x.out.fields = x.out.fields.Set(deadlineHeader, header.View(millis))", "", "TestDeadlinesShrink"),
+	}
+}
+
+// routingTCP is who may connect to what.
+func routingTCP() []control {
+	const policies, apart = "TestTCPServicePolicies", "TestTCPAndHTTPAreKeptApart"
+	return []control{
+		without("a policy decides about a connection", "tcp.go", "if refusal == nil {\n\t\tvar err error", "if true {\n\t\trefusal = nil\n\t\tvar err error", policies),
+		without("an operation allowed is no connection", "policy.go", "return deny || len(r.to) == 0", "return true", policies),
+		without("an operation denied is any connection", "policy.go", "return deny || len(r.to) == 0", "return len(r.to) == 0", policies),
+		without("a raw stream goes to no service of HTTP", "decide.go", "(s.Protocol == mesh.ProtocolTCP) != r.TCP", "false", apart),
+		without("another instance is tried", "tcp.go", "for range mostConnects {", "for range 1 {", "TestTCPServiceTriesAnother"),
+		without("connections are bounded", "tcp.go", "if !set.breaker.connection() {", "if set.breaker.connection() && false {", "TestTCPServiceBoundsConnections"),
+	}
+}
