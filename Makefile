@@ -49,7 +49,7 @@ e2e: deps ## run the end-to-end scripts alone, in words
 chaos-proxy: build ## play the proxy's faults on real processes (ARGS=-short)
 	@./test/chaos/deps
 	@go build -o bin/chaos ./test/chaos
-	@exec bin/chaos $(ARGS) f15 f19 f25 f26 f27 f28
+	@exec bin/chaos $(ARGS) f15 f18 f19 f22 f23 f24 retries f25 f26 f27 f28
 
 .PHONY: slow
 slow: build ## let slow clients loose on a gateway and a sidecar (ARGS=-short)
@@ -59,11 +59,12 @@ slow: build ## let slow clients loose on a gateway and a sidecar (ARGS=-short)
 
 # HAProxy and nginx are measured beside ours in the same run; docs/performance.md
 # says how to read it. ARGS=-short only shows that it works.
-BENCHES := bench-chain bench-gateway bench-stream bench-memory
+BENCHES := bench-chain bench-gateway bench-stream bench-memory bench-table
 .PHONY: $(BENCHES)
 bench-chain: ## measure two sidecars: CPU, throughput, latency (ARGS=...)
 bench-gateway: ## measure a gateway that ends TLS, and the sidecar behind it
 bench-stream: ## measure long bodies through two sidecars, and their memory
+bench-table: ## measure a decision among few routes and many, and compiling them
 bench-memory: ## measure a sidecar that idles, holds connections, knows many endpoints
 $(BENCHES): build
 	@./test/bench/deps

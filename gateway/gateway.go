@@ -42,10 +42,21 @@ type Listener struct {
 	// CertFile and KeyFile are PEM files. They are read again when they
 	// change, so a renewal needs no restart.
 	CertFile, KeyFile string
+	// Certificates are more of them. A client gets the first that is for the name
+	// that it asks for (SNI), or else CertFile's.
+	Certificates []CertPair
+	// ClientCAFile is a PEM file with the CAs of which every client must have a
+	// certificate; "" asks for none. It is read again when it changes.
+	ClientCAFile string
 	// Hops says what is believed of what proxies in front of this address tell
 	// about their clients. Zero believes nothing.
 	Hops proxy.Hops
+	// HTTPSPort is where a listener in clear text redirects to; 0 serves.
+	HTTPSPort int
 }
+
+// CertPair is a certificate in two PEM files.
+type CertPair struct{ CertFile, KeyFile string }
 
 // Options is what a gateway is given by the process that runs it.
 type Options struct {
@@ -88,6 +99,20 @@ func (c *Config) Validate() error {
 	for i, l := range c.Listeners {
 		if (l.CertFile == "") != (l.KeyFile == "") {
 			errs = append(errs, fmt.Errorf("listeners[%d].tls: certFile and keyFile go together", i))
+		}
+		if l.CertFile == "" && (len(l.Certificates) > 0 || l.ClientCAFile != "") {
+			errs = append(errs, fmt.Errorf("listeners[%d].tls: certificates and clientCAFile need certFile and keyFile", i))
+		}
+		for j, pair := range l.Certificates {
+			if pair.CertFile == "" || pair.KeyFile == "" {
+				errs = append(errs, fmt.Errorf("listeners[%d].tls.certificates[%d]: certFile and keyFile go together", i, j))
+			}
+		}
+		if l.HTTPSPort < 0 || l.HTTPSPort > 65535 {
+			errs = append(errs, fmt.Errorf("listeners[%d].redirectHTTPSPort: %d is not a port", i, l.HTTPSPort))
+		}
+		if l.HTTPSPort > 0 && l.CertFile != "" {
+			errs = append(errs, fmt.Errorf("listeners[%d].redirectHTTPSPort: a listener with TLS has nothing to redirect", i))
 		}
 		if l.Hops.Count < 0 || l.Hops.Count > proxy.MostHops {
 			errs = append(errs, fmt.Errorf("listeners[%d].trustedHops: %d is not between 0 and %d", i, l.Hops.Count, proxy.MostHops))
@@ -138,7 +163,7 @@ func New(cfg Config, opt Options) (*Gateway, error) {
 	g.plan.Admin = proxy.Site{Listener: listeners[0], Handler: engine.Admin(g.admin)}
 	public := make([]proxy.Site, len(configs))
 	for i, config := range configs {
-		public[i] = proxy.Site{Listener: listeners[i+1], Door: engine.Gateway(cfg.ID, opt.Source, cfg.Listeners[i].Hops), TLS: config}
+		public[i] = proxy.Site{Listener: listeners[i+1], Door: engine.Gateway(cfg.ID, opt.Source, proxy.Edge{Hops: cfg.Listeners[i].Hops, HTTPSPort: cfg.Listeners[i].HTTPSPort}), TLS: config}
 	}
 	g.plan.Stages = [][]proxy.Site{public}
 	return g, nil

@@ -2,6 +2,8 @@ package gateway
 
 import (
 	"crypto/tls"
+	"crypto/x509"
+	"fmt"
 	"os"
 	"sync"
 	"time"
@@ -20,17 +22,105 @@ func publicTLS(l Listener, log zerolog.Logger) (*tls.Config, error) {
 	if l.CertFile == "" {
 		return nil, nil
 	}
-	f := &certFiles{cert: l.CertFile, key: l.KeyFile, log: log, now: time.Now}
-	if err := f.load(); err != nil {
-		return nil, mesh.Errorf("gateway.New", l.Address, mesh.Invalid, "certificate of the listener: %w", err)
+	var all []*certFiles
+	for _, pair := range append([]CertPair{{l.CertFile, l.KeyFile}}, l.Certificates...) {
+		f := &certFiles{cert: pair.CertFile, key: pair.KeyFile, log: log, now: time.Now}
+		if err := f.load(); err != nil {
+			return nil, mesh.Errorf("gateway.New", l.Address, mesh.Invalid, "certificate of the listener: %w", err)
+		}
+		all = append(all, f)
 	}
-	return &tls.Config{
-		MinVersion: tls.VersionTLS12,
-		NextProtos: []string{"h2", "http/1.1"},
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			return f.current(), nil
-		},
-	}, nil
+	config := &tls.Config{
+		MinVersion:     tls.VersionTLS12,
+		NextProtos:     []string{"h2", "http/1.1"},
+		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) { return pickCertificate(all, hello), nil },
+	}
+	if l.ClientCAFile == "" {
+		return config, nil
+	}
+	cas := &caFile{path: l.ClientCAFile, log: log, now: time.Now}
+	if err := cas.load(); err != nil {
+		return nil, mesh.Errorf("gateway.New", l.Address, mesh.Invalid, "client CAs of the listener: %w", err)
+	}
+	config.ClientAuth = tls.RequireAndVerifyClientCert
+	config.SessionTicketsDisabled = true // a client whose CA is gone does not resume
+	asking := config.Clone()
+	config.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		c := asking.Clone()
+		c.ClientCAs = cas.current()
+		return c, nil
+	}
+	return config, nil
+}
+
+// pickCertificate returns the first certificate that is for the name that a client asks
+// for, or else the first of all.
+func pickCertificate(all []*certFiles, hello *tls.ClientHelloInfo) *tls.Certificate {
+	first := all[0].current()
+	if len(all) == 1 || hello.SupportsCertificate(first) == nil {
+		return first
+	}
+	for _, f := range all[1:] {
+		if c := f.current(); hello.SupportsCertificate(c) == nil {
+			return c
+		}
+	}
+	return first
+}
+
+// caFile is CAs in a file that somebody else changes.
+type caFile struct {
+	path string
+	log  zerolog.Logger
+	now  func() time.Time
+
+	// mu guards what follows. The file is read under it, as those of certFiles.
+	mu      sync.Mutex
+	pool    *x509.CertPool
+	changed time.Time
+	checked time.Time
+}
+
+// current returns the CAs, read again if the file changed. While that fails, the old
+// ones hold.
+func (f *caFile) current() *x509.CertPool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if now := f.now(); now.Sub(f.checked) >= certificateCheck {
+		f.checked = now
+		if err := f.loadLocked(); err != nil {
+			f.log.Error().Err(err).Str("ca_file", f.path).Msg("the new client CAs cannot be used; the old ones hold")
+		}
+	}
+	return f.pool
+}
+
+func (f *caFile) load() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.checked = f.now()
+	return f.loadLocked()
+}
+
+// loadLocked reads the file if it changed. f.mu must be held.
+func (f *caFile) loadLocked() error {
+	info, err := os.Stat(f.path)
+	if err != nil {
+		return err
+	}
+	if f.pool != nil && info.ModTime().Equal(f.changed) {
+		return nil
+	}
+	pem, err := os.ReadFile(f.path)
+	if err != nil {
+		return err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return fmt.Errorf("%s has no certificate", f.path)
+	}
+	f.pool, f.changed = pool, info.ModTime()
+	return nil
 }
 
 // certFiles is a certificate in files that somebody else renews.

@@ -302,7 +302,7 @@ func (c *h1Client) begin(head *responseHead, first []byte, end bool) error {
 		length = int64(len(first))
 	}
 	// A body that nobody reads has no next request behind it.
-	if c.x.body == nil && !c.r.Ended() || c.leave.Load() || c.s.e.overload.closing() {
+	if c.x.uploaded == nil && !c.r.Ended() || c.leave.Load() || c.s.e.overload.closing() {
 		c.final = true
 	}
 	switch {

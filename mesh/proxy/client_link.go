@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"errors"
 	"net/http"
 	"strconv"
 	"sync"
@@ -41,6 +40,9 @@ func (s *server) serveLink(stream *link.Stream, info *callerInfo) {
 		secure: info.secure, remote: info.remote, peer: info.peer, clientCert: info.clientCert,
 	}
 	c.bodyless = req.Method == http.MethodHead
+	if req.Method == http.MethodConnect && req.Protocol == "websocket" {
+		x.in.method, x.in.asks, x.in.length = http.MethodGet, true, 0 // as it would be over HTTP/1.1
+	}
 	stream.OnAbort(c.aborted)
 	complete := s.serve(x)
 	stream.OnAbort(nil)
@@ -102,9 +104,25 @@ func (c *linkClient) write(p []byte) error {
 // end is a client's.
 func (c *linkClient) end(trailers header.List) error { return c.s.End(trailers) }
 
-// hijack is a client's.
-func (c *linkClient) hijack(header.List) (halfCloser, []byte, error) {
-	return nil, nil, errors.New("a stream of a link cannot be hijacked")
+// hijack is a client's: the stream goes on as the tunnel (RFC 8441 section 5).
+func (c *linkClient) hijack(fields header.List) (halfCloser, []byte, error) {
+	c.head = link.Head{Status: http.StatusOK, Fields: fields.Del("Sec-WebSocket-Accept")}
+	if err := c.s.Respond(&c.head, nil, false); err != nil {
+		return nil, nil, err
+	}
+	return &streamConn{c.s}, nil, nil
+}
+
+// streamConn is a stream as one side of a tunnel.
+type streamConn struct{ *link.Stream }
+
+// CloseWrite ends what is sent.
+func (s *streamConn) CloseWrite() error { return s.End(nil) }
+
+// Close ends the stream, whoever uses it.
+func (s *streamConn) Close() error {
+	s.Reset(http2.ErrCodeCancel)
+	return nil
 }
 
 // interruptRead is a client's.

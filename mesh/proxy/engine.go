@@ -215,13 +215,25 @@ func (e *Engine) Head() (head mesh.Head, ok bool) {
 	return s.config.Head, true
 }
 
-// Gateway returns the door for strangers at the gateway id, who come by hops. It
-// calls services as src.
-func (e *Engine) Gateway(id string, src *identity.Source, hops Hops) Door {
-	return &server{
-		e: e, face: Face{Kind: Gateway, Gateway: id}, hops: hops, forwarder: e.toMesh, counters: e.metrics.at(Gateway),
+// Edge is how a gateway's listener meets strangers.
+type Edge struct {
+	Hops Hops // in front of it
+	// HTTPSPort is the port to which requests in clear text are redirected (308); 0
+	// serves them. What a trusted proxy in front got by https is not redirected.
+	HTTPSPort int
+}
+
+// Gateway returns the door for strangers at the gateway id. It calls services as src.
+func (e *Engine) Gateway(id string, src *identity.Source, edge Edge) Door {
+	s := &server{
+		e: e, face: Face{Kind: Gateway, Gateway: id}, hops: edge.Hops, forwarder: e.toMesh, counters: e.metrics.at(Gateway),
 		caller: func() (*identity.Source, *Refusal) { return src, nil },
 	}
+	if edge.HTTPSPort != 0 {
+		s.toHTTPS = &Rule{Timeout: DefaultTimeout}
+		s.toHTTPS.redirect = &mesh.Redirect{Scheme: "https", Port: uint32(edge.HTTPSPort), Status: http.StatusPermanentRedirect}
+	}
+	return s
 }
 
 // Outbound returns the door for the workloads of this node. caller says

@@ -26,7 +26,7 @@ type incoming struct {
 	length int64 // of the body; -1 is unknown
 	http1  bool
 	minor  int    // of HTTP/1
-	asks   bool   // Connection: upgrade, over HTTP/1.1
+	asks   bool   // for another protocol: Connection: upgrade, or CONNECT with one over HTTP/2
 	secure bool   // over TLS
 	remote string // the client's IP address; "" if it has none
 	// peer and clientCert are the verified caller at an Inbound and the

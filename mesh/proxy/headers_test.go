@@ -61,7 +61,6 @@ func TestParseUpgrade(t *testing.T) {
 		refused bool
 	}{
 		{"a handshake", nil, key, false},
-		{"over HTTP/2", func(in *incoming) { in.http1 = false }, "", false},
 		{"over HTTP/1.0", func(in *incoming) { in.minor = 0 }, "", false},
 		{"another protocol", func(in *incoming) { in.fields[1].Value = "h2c" }, "", false},
 		{"two protocols", func(in *incoming) { in.fields[1].Value = "websocket, h2c" }, "", false},

@@ -238,6 +238,7 @@ func (l *listener) serveLink(conn net.Conn, state *tls.ConnectionState) bool {
 	bounds := limits.link(limits.IdleTimeout)
 	bounds.Handle = func(stream *link.Stream) { s.serveLink(stream, &info) }
 	bounds.Refuse = s.turnAway
+	bounds.ExtendedConnect = s.local == nil && !s.plain
 	bounds.Ended = l.linkEnded
 	l.all.Add(1)
 	l.mu.Lock()

@@ -26,8 +26,8 @@ func (s *server) observe(x *exchange, status int) {
 	s.counters.count(x.decision.Service, status)
 	s.counters.took(x.decision.Service, duration)
 	o := &s.e.opt.Observe
-	own := x.code != ""
-	if own || o.Records > 0 && rand.Float64() < o.Records {
+	own := x.code != "" // whose record and line are there since before it was sent
+	if !own && o.Records > 0 && rand.Float64() < o.Records {
 		s.e.records.add(s.record(x, status, duration))
 	}
 	if !own && o.Access > 0 && rand.Float64() < o.Access {

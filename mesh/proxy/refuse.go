@@ -71,6 +71,10 @@ func (s *server) report(x *exchange, refusal *Refusal, cause error) {
 	if x.code = refusal.Code; cause != nil {
 		x.failedBy = cause.Error()
 	}
+	if x.began.IsZero() { // it was never a request
+		x.began = time.Now()
+	}
+	s.e.records.add(s.record(x, refusal.Status, time.Since(x.began)))
 	s.e.metrics.refusals.WithLabelValues(faceName(s.face.Kind), x.decision.Service, refusal.Code).Inc()
 	event := s.e.denials.Info()
 	if refusal.Status >= 500 {

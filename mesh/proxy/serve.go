@@ -23,6 +23,7 @@ type server struct {
 	local     *identity.Source // whom an Inbound speaks for
 	trust     trust            // in the caller's headers; an Inbound asks the peer
 	hops      Hops             // in front of a Gateway
+	toHTTPS   *Rule            // of what comes to a Gateway in clear text; nil if it is served
 	plain     bool             // no WebSockets
 	counters  *faceMetrics
 }
@@ -214,14 +215,18 @@ func (s *server) prepare(x *exchange) *Refusal {
 	if state == nil {
 		return &Refusal{http.StatusServiceUnavailable, CodeNotReady, "no configuration is loaded yet"}
 	}
+	x.out.target = target
+	if escaped := escapeQuery(target[len(rawPath):]); path != rawPath || escaped != target[len(rawPath):] {
+		x.out.target = path + escaped
+	}
+	if proto, _ := x.out.fields.Get(forwardedProto); s.toHTTPS != nil && proto != "https" {
+		x.decision.Rule = s.toHTTPS
+		return nil
+	}
 	x.draw = rand.Float64()
 	x.decision = Decide(state.table, s.face, &x.request, x.draw)
 	if x.decision.Refusal != nil {
 		return x.decision.Refusal
-	}
-	x.out.target = target
-	if escaped := escapeQuery(target[len(rawPath):]); path != rawPath || escaped != target[len(rawPath):] {
-		x.out.target = path + escaped
 	}
 	s.outgoing(x)
 	return nil

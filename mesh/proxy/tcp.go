@@ -14,8 +14,8 @@ import (
 	"github.com/hedgerow-mesh/hedgerow/mesh/identity"
 )
 
-// mostConnects is how many endpoints a connection of TCP is tried at: until it stands
-// nothing was sent, so that trying another does no harm.
+// mostConnects is how many endpoints a connection is tried at: until it stands nothing
+// was sent, so that trying another does no harm.
 const mostConnects = 3
 
 // tcpDoor is where workloads of this node connect to one service of protocol TCP. Each

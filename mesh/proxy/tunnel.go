@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"crypto/sha1" //nolint:gosec // RFC 6455 section 1.3 asks for it; it protects nothing
 	"encoding/base64"
+	"encoding/binary"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"strings"
 	"sync"
@@ -26,8 +28,11 @@ type upgrade struct {
 // allows: a tunnel to h2c or to anything else would carry requests that nobody
 // decides.
 func parseUpgrade(in *incoming) (upgrade, *Refusal) {
+	if !in.http1 {
+		return overStream(in)
+	}
 	protocol, _ := in.fields.Get("Upgrade")
-	if !in.http1 || in.minor == 0 || in.fields.Count("Upgrade") != 1 || !header.Equal(protocol, "websocket") {
+	if in.minor == 0 || in.fields.Count("Upgrade") != 1 || !header.Equal(protocol, "websocket") {
 		return upgrade{}, nil
 	}
 	key, _ := in.fields.Get("Sec-WebSocket-Key")
@@ -49,6 +54,20 @@ func parseUpgrade(in *incoming) (upgrade, *Refusal) {
 		return bad("has a malformed Sec-WebSocket-Key")
 	}
 	return upgrade{key: strings.Clone(key)}, nil
+}
+
+// overStream returns the handshake of a WebSocket that came as a CONNECT over HTTP/2 (RFC
+// 8441), where there is no key: the way on is by HTTP/1.1, which needs one.
+func overStream(in *incoming) (upgrade, *Refusal) {
+	if version := only(in.fields, "Sec-WebSocket-Version"); version != "13" {
+		return upgrade{}, &Refusal{Status: http.StatusBadRequest, Code: CodeBadRequest, Detail: "the WebSocket handshake is not of version 13"}
+	}
+	var nonce [16]byte
+	binary.BigEndian.PutUint64(nonce[:8], rand.Uint64())
+	binary.BigEndian.PutUint64(nonce[8:], rand.Uint64())
+	key := base64.StdEncoding.EncodeToString(nonce[:])
+	in.fields = in.fields.Del("Sec-WebSocket-Key").Add("Sec-WebSocket-Key", key)
+	return upgrade{key: key}, nil
 }
 
 // wanted reports whether there is a handshake.

@@ -68,7 +68,7 @@ func (f *toMesh) tries(x *exchange, set *EndpointSet) (answer, *failure) {
 		if n > 0 && !set.breaker.retry() {
 			return nil, &failure{Refusal{http.StatusServiceUnavailable, CodeOverflow, "the service has as many retries under way as its circuit breaker allows"}, failedOverflow, errOverflow}
 		}
-		a, failed := f.try(x, set, endpoint)
+		a, failed := f.tryNear(x, set, endpoint, lot)
 		if n > 0 {
 			set.breaker.retries.Add(-1)
 		}
@@ -90,6 +90,27 @@ func (f *toMesh) tries(x *exchange, set *EndpointSet) (answer, *failure) {
 			return nil, x.nowhere(ErrNoEndpoint)
 		}
 	}
+}
+
+// tryNear is try, but that it goes on to other endpoints, where there are some, while
+// no connection can be made: nothing was sent then, so that this is no retry.
+func (f *toMesh) tryNear(x *exchange, set *EndpointSet, endpoint *Endpoint, lot Lot) (answer, *failure) {
+	a, failed := f.try(x, set, endpoint)
+	for range mostConnects - 1 {
+		if failed == nil || failed.kind != failedConnect {
+			break
+		}
+		lot.Draw = rand.Uint64()
+		next, err := Pick(set, x.decision.Subset, x.tried, lot)
+		if err != nil {
+			break
+		}
+		x.tried = append(x.tried, next)
+		f.e.metrics.failed(x.decision.Service, failed)
+		f.e.metrics.retries.WithLabelValues(x.decision.Service, string(failedConnect)).Inc()
+		a, failed = f.try(x, set, next)
+	}
+	return a, failed
 }
 
 // again reports whether another try follows try n, and why.

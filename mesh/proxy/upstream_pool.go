@@ -55,7 +55,7 @@ var _ transport = (*connPool)(nil)
 func (p *connPool) send(x *exchange, fresh bool) (answer, error) {
 	c := p.take(fresh)
 	if c == nil {
-		conn, err := p.dial(x.context())
+		conn, err := p.connect(x)
 		if err != nil {
 			return nil, err
 		}
@@ -68,6 +68,17 @@ func (p *connPool) send(x *exchange, fresh bool) (answer, error) {
 		return nil, err
 	}
 	return c, nil
+}
+
+// connect makes a connection for x, unless too many wait for one.
+func (p *connPool) connect(x *exchange) (net.Conn, error) {
+	if x.breaker != nil {
+		if !x.breaker.wait() {
+			return nil, errOverflow
+		}
+		defer x.breaker.pending.Add(-1)
+	}
+	return p.dial(x.context())
 }
 
 // take returns a connection that waits, or nil. If fresh, those that wait are

@@ -289,7 +289,7 @@ func (w *world) gatewayBehind(hops proxy.Hops, m mode, l proxy.Limits, drain tim
 		transport.TLSClientConfig = &tls.Config{RootCAs: pool}
 		transport.ForceAttemptHTTP2 = true
 	}
-	n := w.run(e, reg, e.Gateway("edge", w.source("/gateway/edge"), hops), config, drain)
+	n := w.run(e, reg, e.Gateway("edge", w.source("/gateway/edge"), proxy.Edge{Hops: hops}), config, drain)
 	w.t.Cleanup(transport.CloseIdleConnections)
 	return &entry{n, scheme + "://" + n.addr, &http.Client{Transport: transport}}
 }

@@ -5,6 +5,7 @@
 //	bench gateway [flags]  the same of a gateway that terminates TLS
 //	bench stream [flags]   long bodies through two sidecars, and their memory
 //	bench memory [flags]   memory of a sidecar that idles, holds connections, knows many endpoints
+//	bench table [flags]    a decision among few routes and among many, and compiling them
 //
 // Ours are real processes on a real Redis and Vault, configured as an operator
 // would; the peers are the distribution's, configured by the files in peers/.
@@ -60,6 +61,7 @@ func benches() []bench {
 		gatewayBench(),
 		streamBench(),
 		memoryBench(),
+		tableBench(),
 	}
 }
 

@@ -24,6 +24,7 @@ type settings struct {
 	rate        int           // requests a second of the open loop
 	size        int64         // bytes of a long body
 	endpoints   int           // of one service
+	routes      numbers       // each is a point
 	binaries    string        // the directory with our programs
 	markdown    string        // the file that gets the tables; none if empty
 	profiles    string        // the directory that gets CPU profiles; none if empty
@@ -71,6 +72,9 @@ func (s *settings) flags(b bench) (flags *flag.FlagSet, short *bool) {
 	flags.Var(&s.only, "only", "comma-separated programs to measure; hedgerow is always one")
 	flags.StringVar(&s.binaries, "binaries", "bin", "directory with hedgerow and hedgerow-edge")
 	flags.StringVar(&s.markdown, "markdown", "", "file to write the tables into, between its marks for this bench; made if absent")
+	if s.routes != nil {
+		flags.Var(&s.routes, "routes", "comma-separated numbers of routes, the least first")
+	}
 	if s.connections != nil {
 		flags.Var(&s.connections, "connections", "comma-separated numbers of connections")
 	}

@@ -130,6 +130,9 @@ type PublicListener struct {
 	// the last of them connects from; any address if empty.
 	TrustedHops    int      `yaml:"trustedHops,omitempty"`
 	TrustedProxies []string `yaml:"trustedProxies,omitempty"`
+	// RedirectHTTPSPort, of a listener in clear text, is where it redirects every
+	// request to, as https; 0 serves them.
+	RedirectHTTPSPort int `yaml:"redirectHTTPSPort,omitempty"`
 }
 
 // hops returns what the proxies in front of l are believed, and what is wrong with
@@ -160,6 +163,16 @@ func (l *PublicListener) hops(i int) (proxy.Hops, []error) {
 
 // PublicTLS turns on TLS for a public listener when CertFile is set.
 type PublicTLS struct {
+	CertFile string `yaml:"certFile"`
+	KeyFile  string `yaml:"keyFile"`
+	// Certificates are others, for the names that they are for.
+	Certificates []PublicCert `yaml:"certificates,omitempty"`
+	// ClientCAFile has the CAs of which every client must have a certificate.
+	ClientCAFile string `yaml:"clientCAFile,omitempty"`
+}
+
+// PublicCert is one certificate more.
+type PublicCert struct {
 	CertFile string `yaml:"certFile"`
 	KeyFile  string `yaml:"keyFile"`
 }

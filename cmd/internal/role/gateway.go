@@ -35,7 +35,14 @@ func RunGateway(ctx context.Context, cfg *Gateway, deps Deps) error {
 		if len(errs) > 0 {
 			return p.abandon(errors.Join(errs...))
 		}
-		gc.Listeners = append(gc.Listeners, gateway.Listener{Address: l.Address, CertFile: l.TLS.CertFile, KeyFile: l.TLS.KeyFile, Hops: hops})
+		listener := gateway.Listener{
+			Address: l.Address, CertFile: l.TLS.CertFile, KeyFile: l.TLS.KeyFile, ClientCAFile: l.TLS.ClientCAFile,
+			Hops: hops, HTTPSPort: l.RedirectHTTPSPort,
+		}
+		for _, pair := range l.TLS.Certificates {
+			listener.Certificates = append(listener.Certificates, gateway.CertPair(pair))
+		}
+		gc.Listeners = append(gc.Listeners, listener)
 	}
 	g, err := gateway.New(gc, gateway.Options{
 		Mesh: cfg.Mesh, TrustDomain: cfg.TrustDomain, Node: cfg.Node, Source: p.source(id),

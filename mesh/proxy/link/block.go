@@ -27,6 +27,7 @@ const (
 	hasAuthority
 	hasPath
 	hasStatus
+	hasProtocol
 )
 
 // block takes the fields of a header block as they are decoded, and judges them by
@@ -34,6 +35,7 @@ const (
 type block struct {
 	names               names
 	maxBytes, maxFields int
+	connect             bool // CONNECT may name a protocol
 
 	kind     blockKind
 	id       uint32 // 0 between blocks
@@ -115,6 +117,8 @@ func (b *block) pseudoField(spelling, value string) {
 		bit, b.head.Authority = hasAuthority, value
 	case spelling == ":path":
 		bit, b.head.Path = hasPath, value
+	case spelling == ":protocol" && b.connect:
+		bit, b.head.Protocol = hasProtocol, value
 	}
 	if bit == 0 || b.pseudo&bit != 0 {
 		b.bad = "a pseudo-header field that is unknown, repeated or out of place"
@@ -203,8 +207,10 @@ func (b *block) finishRequest() {
 	switch { // what is missing is empty
 	case !isToken(h.Method):
 		b.bad = "a method that is no token"
-	case h.Method == "CONNECT" && b.pseudo&(hasScheme|hasPath) == 0: // section 8.5
-	case h.Method == "CONNECT":
+	case b.pseudo&hasProtocol != 0 && (h.Method != "CONNECT" || b.pseudo&hasAuthority == 0): // RFC 8441 section 4
+		b.bad = "a protocol in what is no CONNECT"
+	case h.Method == "CONNECT" && b.pseudo&(hasScheme|hasPath|hasProtocol) == 0: // section 8.5
+	case h.Method == "CONNECT" && b.pseudo&hasProtocol == 0:
 		b.bad = "a CONNECT with a scheme or a path"
 	case !validScheme(h.Scheme):
 		b.bad = "not a scheme"

@@ -87,7 +87,11 @@ func Server(conn net.Conn, cfg Config) *Conn {
 	c := newConn(conn, cfg, false)
 	c.nextID = 2
 	c.rd.preface = len(http2.ClientPreface)
-	c.out.b = c.greet(c.out.b, nil)
+	var settings []http2.Setting
+	if c.cfg.ExtendedConnect {
+		settings = append(settings, http2.Setting{ID: http2.SettingEnableConnectProtocol, Val: 1})
+	}
+	c.out.b = c.greet(c.out.b, settings)
 	go c.start()
 	return c
 }

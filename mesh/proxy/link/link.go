@@ -64,6 +64,9 @@ type Config struct {
 	// nothing of it runs any more, calls of Handle included. The peer has up to a
 	// second after Done to read why. It may be nil.
 	Ended func(*Conn)
+	// ExtendedConnect, on a server, takes CONNECT requests that name a protocol (RFC
+	// 8441), and says so. Nobody else's CONNECT may have a path.
+	ExtendedConnect bool
 	// Reverse, on a client, lets the server open streams. It is offered in a
 	// SETTINGS parameter that servers other than this package's ignore.
 	Reverse bool
@@ -105,6 +108,7 @@ func (cfg Config) withDefaults() Config {
 // Host, and was checked against RFC 9113 sections 8.2 and 8.3.
 type Head struct {
 	Method, Scheme, Authority, Path string // of requests
+	Protocol                        string // of a CONNECT that names one (RFC 8441)
 	Status                          int    // of responses
 	Fields                          header.List
 }

@@ -44,6 +44,7 @@ const (
 func (c *Conn) initReader() {
 	r := &c.rd
 	r.block.maxBytes, r.block.maxFields = c.cfg.HeaderBytes, c.cfg.HeaderFields
+	r.block.connect = c.cfg.ExtendedConnect
 	r.nothing[0] = indexed | 2
 	r.dec = hpack.NewDecoder(tableBytes, r.block.field)
 }

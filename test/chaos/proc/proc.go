@@ -133,6 +133,21 @@ func (a Admin) Serials(ctx context.Context) (map[string]string, error) {
 	return out, nil
 }
 
+// Endpoints returns the instances of a service that a data plane knows.
+func (a Admin) Endpoints(ctx context.Context, service string) ([]string, error) {
+	var answer struct {
+		Endpoints []struct{ Service, Instance string }
+	}
+	err := a.get(ctx, "/endpoints", func(resp *http.Response) error { return json.NewDecoder(resp.Body).Decode(&answer) })
+	var out []string
+	for _, e := range answer.Endpoints {
+		if e.Service == service {
+			out = append(out, e.Instance)
+		}
+	}
+	return out, err
+}
+
 // Ready returns nil once /ready answers 200.
 func (a Admin) Ready(ctx context.Context) error {
 	return a.get(ctx, "/ready", func(*http.Response) error { return nil })

@@ -56,6 +56,7 @@ type Mesh struct {
 	Breaker *workload.BrokenServer
 
 	t        *T
+	served   []*workload.Server
 	opt      Options
 	rig      *rig.Mesh
 	publicCA *x509.CertPool // of the gateway's certificate
@@ -169,7 +170,17 @@ func (m *Mesh) serve(name string) string {
 			m.t.Errorf("end the workload %s: %v", name, err)
 		}
 	})
+	m.served = append(m.served, w)
 	return w.Addr
+}
+
+// Received returns how many requests the workloads got in all.
+func (m *Mesh) Received() int {
+	n := 0
+	for _, w := range m.served {
+		n += w.Received()
+	}
+	return n
 }
 
 func (m *Mesh) broken() *Plane {

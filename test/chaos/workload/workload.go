@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -29,9 +30,13 @@ const maxEcho = 1 << 20
 type Server struct {
 	Addr string // "127.0.0.1:port"
 
-	srv  *http.Server
-	done chan error
+	srv      *http.Server
+	done     chan error
+	received atomic.Int64
 }
+
+// Received returns how many requests have come.
+func (s *Server) Received() int { return int(s.received.Load()) }
 
 // Serve starts the workload called instance on a free loopback port. Its paths:
 //
@@ -40,6 +45,7 @@ type Server struct {
 //	/bytes?n=N&mib=R    N bytes with a Content-Length; with R, at R MiB a second
 //	/hold?for=D         reads the body, waits, answers
 //	/ws                 a WebSocket that echoes
+//	/status             503, always
 func Serve(instance string) (*Server, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -47,9 +53,9 @@ func Serve(instance string) (*Server, error) {
 	}
 	s := &Server{
 		Addr: l.Addr().String(),
-		srv:  &http.Server{Handler: handler(instance), ReadHeaderTimeout: time.Minute},
 		done: make(chan error, 1),
 	}
+	s.srv = &http.Server{Handler: handler(instance, &s.received), ReadHeaderTimeout: time.Minute}
 	go func() { s.done <- s.srv.Serve(l) }()
 	return s, nil
 }
@@ -63,14 +69,16 @@ func (s *Server) Close() error {
 	return err
 }
 
-func handler(instance string) http.Handler {
+func handler(instance string, received *atomic.Int64) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/echo", echo)
 	mux.HandleFunc("/ticks", ticks)
 	mux.HandleFunc("/bytes", zeros)
 	mux.HandleFunc("/hold", hold)
 	mux.HandleFunc("/ws", echoMessages)
+	mux.HandleFunc("/status", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		received.Add(1)
 		w.Header().Set(InstanceHeader, instance)
 		mux.ServeHTTP(w, r)
 	})

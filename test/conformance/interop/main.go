@@ -26,7 +26,7 @@ import (
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {
-		fmt.Fprintln(os.Stderr, "interop:", err) //nolint:errcheck // nowhere else to say it
+		fmt.Fprintln(os.Stderr, "interop:", err)
 		os.Exit(1)
 	}
 }
