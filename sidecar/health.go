@@ -69,6 +69,7 @@ type health struct {
 // None is healthy before its first check.
 func newHealth(cfg Config, advertise string, changed func([]*mesh.Instance)) *health {
 	n := len(cfg.Services)
+	started := time.Now().UTC().Truncate(time.Millisecond) // what peers knew of another process is not about this one
 	h := &health{
 		services: cfg.Services, changed: changed, probe: probe,
 		rules: make([]checkRules, n), streak: make([]int, n), unchecked: n, updated: make(chan struct{}),
@@ -78,7 +79,7 @@ func newHealth(cfg Config, advertise string, changed func([]*mesh.Instance)) *he
 		h.instances = append(h.instances, &mesh.Instance{
 			Meta: mesh.Meta{
 				Name:   string(mesh.Instances) + "/" + cfg.Node + "-" + strconv.Itoa(i+1),
-				Labels: maps.Clone(s.Labels),
+				Labels: maps.Clone(s.Labels), CreateTime: &started,
 			},
 			Service: s.Service,
 			Node:    cfg.Node,

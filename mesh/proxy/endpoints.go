@@ -23,10 +23,11 @@ type EndpointKey struct {
 // in other snapshots.
 type Endpoint struct {
 	EndpointKey
-	Node     string // names, with Service, the identity to expect: /svc/<service>/n/<node>
-	Weight   uint32 // at least 1
-	Healthy  bool   // as the registry has it
-	distance int    // nearest is 0; see the tiers of a pool
+	Node     string    // names, with Service, the identity to expect: /svc/<service>/n/<node>
+	Weight   uint32    // at least 1
+	Healthy  bool      // as the registry has it
+	distance int       // nearest is 0; see the tiers of a pool
+	started  time.Time // when its sidecar did; zero if that does not say
 	*endpointState
 }
 
@@ -146,8 +147,12 @@ func (b *endpointBuilder) set(id string, service *mesh.Service, instances []*mes
 			}
 		}
 	}
-	for key, e := range known {
-		if !seen[key] {
+	kept := make(map[*endpointState]bool, len(set.all.all))
+	for _, e := range set.all.all {
+		kept[e.endpointState] = true
+	}
+	for _, e := range known {
+		if !kept[e.endpointState] {
 			set.ejections.forget(e)
 		}
 	}
@@ -165,6 +170,12 @@ func (b *endpointBuilder) endpoint(key EndpointKey, instance *mesh.Instance, kno
 		Weight:      max(instance.Weight, 1), // absent is 1
 		Healthy:     instance.Health != mesh.Unhealthy,
 		distance:    distance(b.here, localityOf(b.config, instance.Node)),
+	}
+	if instance.CreateTime != nil {
+		e.started = *instance.CreateTime
+	}
+	if known != nil && !known.started.Equal(e.started) {
+		known = nil // another process: what the last one did wrong is over
 	}
 	if known != nil {
 		e.endpointState = known.endpointState

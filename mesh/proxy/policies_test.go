@@ -413,3 +413,25 @@ func TestBreaker(t *testing.T) {
 		}
 	}
 }
+
+// A process that starts again at the same address is not the one that failed.
+func TestEjectionEndsWithTheProcess(t *testing.T) {
+	started := time.Now()
+	build := func(prev *Endpoints, at time.Time) *Endpoints {
+		first, second := instanceOf(0, "v1", 1, mesh.Healthy), instanceOf(1, "v1", 1, mesh.Healthy)
+		first.CreateTime = &at
+		return NewEndpoints(prev, &mesh.Snapshot{Config: configOf(), Instances: map[string][]*mesh.Instance{"orders": {first, second}}}, "")
+	}
+	before := build(nil, started)
+	for range 3 {
+		before.Of("orders").ejections.connectFailure(before.Of("orders").All()[0], time.Now())
+	}
+	same := build(before, started)
+	if got := shares(t, same.Of("orders"), "", nil, 1000)["instances/orders-0"]; got != 0 {
+		t.Errorf("it got %d of 1000 while it is the same", got)
+	}
+	again := build(same, started.Add(time.Minute))
+	if got := shares(t, again.Of("orders"), "", nil, 1000)["instances/orders-0"]; got < 400 {
+		t.Errorf("it got %d of 1000 when it had started again", got)
+	}
+}

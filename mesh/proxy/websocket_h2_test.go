@@ -15,14 +15,14 @@ import (
 func overStreams(t *testing.T, en *entry, protocol, version string) (*http.Response, *io.PipeWriter) {
 	t.Helper()
 	inner, _ := en.client.Transport.(*http.Transport)
-	transport := &http2.Transport{TLSClientConfig: inner.TLSClientConfig.Clone()}
-	t.Cleanup(transport.CloseIdleConnections)
+	transport := &http2.Transport{TLSClientConfig: inner.TLSClientConfig.Clone()} //nolint:staticcheck // net/http's has no extended CONNECT
+	t.Cleanup(transport.CloseIdleConnections)                                     //nolint:staticcheck // as above
 	body, w := io.Pipe()
 	t.Cleanup(func() { _ = w.Close() })
 	r := en.request(t, http.MethodConnect, "/chat", body)
 	r.Header[":protocol"] = []string{protocol}
 	r.Header.Set("Sec-WebSocket-Version", version)
-	resp, err := transport.RoundTrip(r)
+	resp, err := transport.RoundTrip(r) //nolint:staticcheck // as above
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,10 +64,10 @@ func TestWebSocketOverHTTP2(t *testing.T) {
 		}
 	}
 	_ = to.Close()
-	ended := make(chan error, 1)
+	ended := make(chan struct{})
 	go func() {
-		_, err := io.Copy(io.Discard, resp.Body)
-		ended <- err
+		defer close(ended)
+		_, _ = io.Copy(io.Discard, resp.Body)
 	}()
 	select {
 	case <-ended:

@@ -235,7 +235,7 @@ func TestNodeACL(t *testing.T) {
 	l.publish(t, c, world())
 	rules := strings.Fields("on >pw resetkeys resetchannels -@all +ping +hello +auth +multi +exec " +
 		"%R~" + prefix + "config %R~" + prefix + "changes %R~" + prefix + "head %R~" + prefix + "inst:* %RW~" + prefix + "inst:n1/* %RW~" + prefix + "ev:* " +
-		"+get +getrange +hgetall +xread +xrevrange +set +pexpire +xadd")
+		"+get +getrange +hgetall +xread +xrevrange +set +pexpire +pttl +xadd")
 	if err := raw(t, s.Addr).Do(t.Context(), append([]any{"ACL", "SETUSER", "n1"}, toAny(rules)...)...).Err(); err != nil {
 		t.Fatal(err)
 	}

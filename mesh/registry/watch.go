@@ -226,7 +226,7 @@ func (w *Watcher) resync(ctx context.Context) error {
 // a hint asks for one, or if an instance may be removed then.
 func (w *Watcher) untilPoll() time.Duration {
 	at := w.nextPoll
-	if removal := w.lastPoll.Add(w.instances.untilRemoval()); removal.Before(at) {
+	if removal := w.lastPoll.Add(w.instances.untilRemoval(w.lastPoll)); removal.Before(at) {
 		at = removal
 	}
 	if w.instances.hinted {

@@ -39,13 +39,22 @@ type held struct {
 	refused string    // bytes that were refused, not looked at again either
 
 	// lacking is true since a poll found no acceptable document, and absent is
-	// for how long further polls have. Only a whole TTL of that removes the
-	// instances: a key that expires in a Redis that is well.
+	// for how long further polls have. What removes the instances is a whole TTL
+	// of that, or that the key is gone when it was to expire: its process sends
+	// no heartbeats, and this is no Redis that lost its keys.
 	lacking bool
 	absent  time.Duration
 
 	seen   time.Time // when a poll last found the document
-	expire time.Time // when its key expires, known to the control plane
+	expire time.Time // when its key expires without another heartbeat; zero if Redis was silent since
+}
+
+// expirySlack is how long after a key's time it is looked for again.
+const expirySlack = 100 * time.Millisecond
+
+// over reports whether the instances are to be removed.
+func (h *held) over(now time.Time) bool {
+	return h.absent >= LeaseTTL || h.lacking && !h.expire.IsZero() && now.After(h.expire)
 }
 
 // Report is what one process said about itself, and how alive it is.
@@ -69,7 +78,7 @@ func (w *Watcher) Reports() []Report { return slices.Clone(*w.reports.Load()) }
 func (s *instanceState) disturbed() {
 	s.polled = time.Time{}
 	for _, h := range s.held {
-		h.lacking, h.absent = false, 0
+		h.lacking, h.absent, h.expire = false, 0, time.Time{}
 	}
 }
 
@@ -78,11 +87,14 @@ func (s *instanceState) hints(now time.Time) bool { return !now.Before(s.skipUnt
 
 // untilRemoval returns, from the last poll on, when the next instance may have been absent for long
 // enough.
-func (s *instanceState) untilRemoval() time.Duration {
+func (s *instanceState) untilRemoval(poll time.Time) time.Duration {
 	d := pollEvery * 2
 	for _, h := range s.held {
 		if h.doc != nil && h.lacking {
 			d = min(d, LeaseTTL-h.absent)
+		}
+		if h.doc != nil && !h.expire.IsZero() {
+			d = min(d, h.expire.Add(expirySlack).Sub(poll))
 		}
 	}
 	return max(d, pollGap)
@@ -126,10 +138,8 @@ func (w *Watcher) poll(ctx context.Context) error {
 	w.instances.hinted = false
 	w.lookAll(keys, values, now)
 	w.forget(keys)
-	if w.opts.All {
-		if err := w.readExpiry(ctx, keys, now); err != nil {
-			return err
-		}
+	if err := w.readExpiry(ctx, keys, now); err != nil {
+		return err
 	}
 	w.instances.read = w.config.decoded != nil
 	w.publish()
@@ -259,9 +269,9 @@ func (w *Watcher) look(key instanceKey, raw string, elapsed time.Duration, now t
 		h.absent += elapsed
 	}
 	h.lacking = true
-	if h.doc != nil && h.absent >= LeaseTTL {
+	if h.doc != nil && h.over(now) {
 		// What was refused for being older than doc is looked at again.
-		h.doc, h.raw, h.refused = nil, "", ""
+		h.doc, h.raw, h.refused, h.expire = nil, "", "", time.Time{}
 		w.instances.stale = true
 	}
 	if raw == "" && h.doc == nil {
@@ -299,7 +309,7 @@ func (w *Watcher) forget(keys []instanceKey) {
 	})
 }
 
-// readExpiry learns when the leases end, for the control API's answers.
+// readExpiry learns when the leases end.
 func (w *Watcher) readExpiry(ctx context.Context, keys []instanceKey, now time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -312,6 +322,9 @@ func (w *Watcher) readExpiry(ctx context.Context, keys []instanceKey, now time.T
 		}
 		return nil
 	})
+	if redis.HasErrorPrefix(err, "NOPERM") {
+		return nil // a user of an older mesh: absence counts for a whole TTL then
+	}
 	if err != nil {
 		return wrap("registry.Watch", "", err)
 	}
