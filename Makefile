@@ -25,7 +25,7 @@ build: ## build bin/hedgerow and bin/hedgerow-edge
 	CGO_ENABLED=0 go build -trimpath -buildvcs=auto -o bin/ ./cmd/hedgerow ./cmd/hedgerow-edge
 
 .PHONY: deps
-deps: ## install what the tests need: Redis, Mosquitto (Debian), a real Vault (built)
+deps: ## install what the tests need: servers (Debian), clients, a real Vault (built)
 	./.ci/deps
 
 # hedgerow gets the Ctrl-C itself, drains and exits 0; make then says
@@ -42,6 +42,10 @@ test: deps ## run every test under the race detector (ARGS=-v)
 .PHONY: e2e
 e2e: deps ## run the end-to-end scripts alone, in words
 	go test -race -timeout 25m -count=1 -v $(ARGS) ./test/e2e/...
+
+.PHONY: conformance
+conformance: deps ## let others' programs judge: gRPC interop, h2spec, WebSocket, Redis, PostgreSQL
+	go test -count=1 -timeout 20m -v $(ARGS) ./test/conformance/...
 
 # These two start real processes. In full they take twenty minutes and ten;
 # ARGS=-short is three and four. F28 makes a cgroup, for which it needs root.

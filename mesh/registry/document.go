@@ -133,7 +133,7 @@ func (d *document) instance(in *mesh.Instance, c *mesh.Config) (*mesh.Instance, 
 		return nil, refuse(rejectMalformed, "%s: %w", in.Name, err)
 	}
 	out := &mesh.Instance{
-		Meta:    mesh.Meta{Name: in.Name, Labels: in.Labels},
+		Meta:    mesh.Meta{Name: in.Name, Labels: in.Labels, CreateTime: in.CreateTime},
 		Service: in.Service, Node: d.Node, Address: in.Address,
 		Locality: in.Locality, Weight: in.Weight, Health: in.Health,
 	}
