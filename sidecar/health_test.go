@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -69,14 +70,26 @@ func TestInstancesGivenAwayDoNotChange(t *testing.T) {
 
 func TestHealthFollowsTheRulesOfItsService(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var reports []string
+		var mu sync.Mutex
+		var all []string
+		reports := func() []string {
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(all)
+		}
 		var checks atomic.Int32
-		up := true
+		var up atomic.Bool
+		up.Store(true)
 		cfg := Config{Node: "n1", Services: []Service{{Service: "orders", Address: "127.0.0.1:1"}}}
-		h := newHealth(cfg, "127.0.0.1:15006", func(i []*mesh.Instance) { reports = append(reports, i[0].Health) })
+		h := newHealth(cfg, "127.0.0.1:15006", func(i []*mesh.Instance) {
+			mu.Lock()
+			defer mu.Unlock()
+			all = append(all, i[0].Health)
+		})
 		h.probe = func(_ context.Context, _ string, rules *checkRules) error {
 			checks.Add(1)
-			if rules.path == "/healthz" && !up {
+			if rules.path == "/healthz" && !up.Load() {
 				return errors.New("ill")
 			}
 			return nil
@@ -90,27 +103,31 @@ func TestHealthFollowsTheRulesOfItsService(t *testing.T) {
 		time.Sleep(time.Millisecond)
 		config := mesh.NewConfig()
 		config.Services["orders"] = &mesh.Service{Health: &mesh.Health{Path: "/healthz", Interval: mesh.Seconds(10), UnhealthyAfter: 3, HealthyAfter: 2}}
-		up = false
+		up.Store(false)
 		h.update(config) // and one is made at once
 		synctest.Wait()
 		before := checks.Load()
 		time.Sleep(9 * time.Second)
+		synctest.Wait()
 		if n := checks.Load(); n != before {
 			t.Errorf("%d checks within the interval", n-before)
 		}
 		time.Sleep(10 * time.Second)
-		if len(reports) != 1 {
-			t.Errorf("reported %v after two failures, want the first alone", reports)
+		synctest.Wait()
+		if got := reports(); len(got) != 1 {
+			t.Errorf("reported %v after two failures, want the first alone", got)
 		}
 		time.Sleep(5 * time.Second)
-		up = true
+		up.Store(true)
 		time.Sleep(10 * time.Second)
-		if !slices.Equal(reports, []string{mesh.Healthy, mesh.Unhealthy}) {
-			t.Errorf("reported %v after three failures and a success", reports)
+		synctest.Wait()
+		if got := reports(); !slices.Equal(got, []string{mesh.Healthy, mesh.Unhealthy}) {
+			t.Errorf("reported %v after three failures and a success", got)
 		}
 		time.Sleep(10 * time.Second)
-		if !slices.Equal(reports, []string{mesh.Healthy, mesh.Unhealthy, mesh.Healthy}) {
-			t.Errorf("reported %v after two successes", reports)
+		synctest.Wait()
+		if got := reports(); !slices.Equal(got, []string{mesh.Healthy, mesh.Unhealthy, mesh.Healthy}) {
+			t.Errorf("reported %v after two successes", got)
 		}
 		cancel()
 		<-done
@@ -118,7 +135,7 @@ func TestHealthFollowsTheRulesOfItsService(t *testing.T) {
 }
 
 func TestProbe(t *testing.T) {
-	for _, protocol := range []string{mesh.ProtocolHTTP, mesh.ProtocolHTTP2} {
+	for _, protocol := range []string{mesh.ProtocolHTTP, mesh.ProtocolHTTP2, mesh.ProtocolGRPC} {
 		srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			switch r.URL.Path {
 			case "/ok":
@@ -132,7 +149,7 @@ func TestProbe(t *testing.T) {
 		}))
 		srv.Config.Protocols = new(http.Protocols)
 		srv.Config.Protocols.SetHTTP1(protocol == mesh.ProtocolHTTP)
-		srv.Config.Protocols.SetUnencryptedHTTP2(protocol == mesh.ProtocolHTTP2)
+		srv.Config.Protocols.SetUnencryptedHTTP2(protocol != mesh.ProtocolHTTP)
 		srv.Start()
 		address := srv.Listener.Addr().String()
 		for path, want := range map[string]bool{"": true, "/ok": true, "/moved": true, "/ill": false, "/slow": false} {

@@ -26,13 +26,14 @@ func probe(ctx context.Context, address string, rules *checkRules) error {
 		return conn.Close()
 	}
 	// A connection of its own each time: that one can be made is a part of it.
+	overHTTP2 := rules.protocol == mesh.ProtocolHTTP2 || rules.protocol == mesh.ProtocolGRPC
 	var protocols http.Protocols
-	if rules.protocol == mesh.ProtocolHTTP2 {
+	if overHTTP2 {
 		protocols.SetUnencryptedHTTP2(true)
 	} else {
 		protocols.SetHTTP1(true)
 	}
-	transport := &http.Transport{Protocols: &protocols, DisableKeepAlives: rules.protocol != mesh.ProtocolHTTP2}
+	transport := &http.Transport{Protocols: &protocols, DisableKeepAlives: !overHTTP2}
 	defer transport.CloseIdleConnections()
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+rules.path, nil)
 	if err != nil {

@@ -96,6 +96,9 @@ func New(opt Options) (*Engine, error) {
 	e.peers = newPeers(&opt, m.conns, e.allowed)
 	e.toMesh = &toMesh{e}
 	e.slots = make(chan struct{}, connectionSlots())
+	if err := opt.Registerer.Register(newEndpointCollector(e)); err != nil {
+		return nil, mesh.Errorf("proxy.New", "metrics", mesh.Internal, "%w", err)
+	}
 	return e, nil
 }
 

@@ -286,6 +286,10 @@ func TestMirror(t *testing.T) {
 				t.Fatal("the mirror got nothing")
 			}
 		}
+		refused := en.request(t, http.MethodGet, "/elsewhere", nil)
+		if a := en.do(t, refused); a.StatusCode != 404 {
+			t.Fatalf("got %d", a.StatusCode)
+		}
 		huge := strings.NewReader(strings.Repeat("x", 1<<20))
 		if a := en.do(t, en.request(t, http.MethodPost, "/api", huge)); a.StatusCode != 200 {
 			t.Fatalf("got %d %s", a.StatusCode, a.body)

@@ -182,3 +182,33 @@ func (s fuzzed) prepared(raw string) (status int, target string) {
 	}
 	return http.StatusOK, x.out.target
 }
+
+// FuzzEscapedSlashes holds that what a rule with keepEncodedSlash gets is one path, and
+// that the other one is what a server sees which decodes its slashes.
+func FuzzEscapedSlashes(f *testing.F) {
+	for _, raw := range []string{"/a%2fb", "/a%2F..%2Fadmin", "/%2f%2F", "/a%252fb", "/x/..%2f../y", "/a;b%2fc", "/%2f;", "/a%5c%2f"} {
+		f.Add(raw)
+	}
+	f.Fuzz(func(t *testing.T, raw string) {
+		path, other, err := canonicalKeeping(raw)
+		if err != nil {
+			return
+		}
+		again, sameOther, err := canonicalKeeping(path)
+		if err != nil || again != path || sameOther != other {
+			t.Fatalf("%q becomes %q, which becomes %q or %q, %v", raw, path, again, sameOther, err)
+		}
+		if fixed, err := CanonicalPath(other); err != nil || fixed != other {
+			t.Fatalf("%q may be read as %q, which becomes %q, %v", raw, other, fixed, err)
+		}
+		for _, bad := range []string{"//", "/./", "/../", "%2f", "%5C"} {
+			if strings.Contains(path, bad) || strings.Contains(other, bad) {
+				t.Fatalf("%q becomes %q or %q, which has %q", raw, path, other, bad)
+			}
+		}
+		plain, err := CanonicalPath(raw)
+		if err == nil && (plain != path || plain != other) {
+			t.Fatalf("%q is %q, but with slashes kept %q or %q", raw, plain, path, other)
+		}
+	})
+}

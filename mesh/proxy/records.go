@@ -157,7 +157,7 @@ func considered(set *EndpointSet, subset string) []RecordEndpoint {
 		}
 		rec := RecordEndpoint{Instance: e.Instance, Address: e.Address}
 		switch {
-		case p == nil || !p.has(e):
+		case subset != "" && (p == nil || !p.has(e)):
 			rec.Reason = "SUBSET"
 		case !e.Healthy:
 			rec.Reason = "UNHEALTHY"

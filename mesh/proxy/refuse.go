@@ -74,7 +74,9 @@ func (s *server) report(x *exchange, refusal *Refusal, cause error) {
 	if x.began.IsZero() { // it was never a request
 		x.began = time.Now()
 	}
-	s.e.records.add(s.record(x, refusal.Status, time.Since(x.began)))
+	if refusal.Code != CodeOverloaded { // a record is memory
+		s.e.records.add(s.record(x, refusal.Status, time.Since(x.began)))
+	}
 	s.e.metrics.refusals.WithLabelValues(faceName(s.face.Kind), x.decision.Service, refusal.Code).Inc()
 	event := s.e.denials.Info()
 	if refusal.Status >= 500 {

@@ -33,6 +33,11 @@ func TestDeadEndpointIsTakenOut(t *testing.T) {
 		if failed != 0 {
 			t.Errorf("%d of 200 requests failed: nothing of them was sent, and others were there", failed)
 		}
+		for state, want := range map[string]float64{"healthy": 2, "ejected": 1, "unhealthy": 0} {
+			if n := counted(t, en.registry, "hedgerow_endpoints", map[string]string{"service": "orders", "state": state}); n != want {
+				t.Errorf("%v endpoints are %s, want %v", n, state, want)
+			}
+		}
 		if n := counted(t, en.registry, "hedgerow_upstream_failures_total", map[string]string{"kind": "connect"}); n != 3 {
 			t.Errorf("%v connections were tried, want 3", n)
 		}

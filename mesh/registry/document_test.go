@@ -147,14 +147,17 @@ func TestInstanceOfADocument(t *testing.T) {
 }
 
 func TestInstanceKeepsOnlyWhatANodeMaySay(t *testing.T) {
-	in := mesh.Instance{Meta: mesh.Meta{Name: "instances/n1-1", Etag: "9", Revision: 9, CreateTime: &time.Time{}}, Service: "orders", Address: "127.0.0.1:1", LeaseExpireTime: &time.Time{}}
+	in := mesh.Instance{Meta: mesh.Meta{Name: "instances/n1-1", Etag: "9", Revision: 9, CreateTime: &time.Time{}, UpdateTime: &time.Time{}}, Service: "orders", Address: "127.0.0.1:1", LeaseExpireTime: &time.Time{}}
 	d := document{Node: "n1", Role: mesh.RoleSidecar}
 	out, r := d.instance(&in, testConfig())
 	if r != nil {
 		t.Fatal(r.err)
 	}
-	if out.Etag != "" || out.Revision != 0 || out.CreateTime != nil || out.LeaseExpireTime != nil {
+	if out.Etag != "" || out.Revision != 0 || out.UpdateTime != nil || out.LeaseExpireTime != nil {
 		t.Errorf("kept %+v", out)
+	}
+	if out.CreateTime == nil {
+		t.Error("when the process started is not kept")
 	}
 }
 
