@@ -68,7 +68,11 @@ func (w *wire) carry(client net.Conn) {
 		_, _ = client.Close(), broker.Close()
 	})
 	w.countAcks(broker, bufio.NewReader(client))
-	_, _ = client.Close(), broker.Close()
+	// Closed with something unread it would be reset, and the broker might lose
+	// what the client has sent last.
+	if tcp, ok := broker.(*net.TCPConn); !ok || tcp.CloseWrite() != nil {
+		_ = broker.Close()
+	}
 }
 
 // countAcks copies packets and counts those of type PUBACK.
@@ -94,11 +98,11 @@ func (w *wire) countAcks(to io.Writer, from *bufio.Reader) {
 		if _, err := io.ReadFull(from, body); err != nil {
 			return
 		}
-		if first>>4 == 4 {
-			w.pubacks.Add(1)
-		}
 		if _, err := to.Write(append(packet, body...)); err != nil {
 			return
+		}
+		if first>>4 == 4 {
+			w.pubacks.Add(1)
 		}
 	}
 }
