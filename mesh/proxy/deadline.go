@@ -24,24 +24,55 @@ const mostDeadline = 24 * time.Hour
 // errNoTimeLeft is why a request is not sent anywhere.
 var errNoTimeLeft = errors.New("the caller's deadline has passed")
 
-// deadlineOf returns how much time the caller gives the request in in; ok is false if
-// it does not say. What it says in more than one field, or nobody can read, is
-// nothing said.
-func deadlineOf(in *incoming, face FaceKind) (left time.Duration, ok bool) {
-	if face != Gateway {
-		left, ok = parseMillis(only(in.fields, deadlineHeader))
+// callTerms is what a request's fields say of how it is to be carried.
+type callTerms struct {
+	grpc     bool
+	deadline time.Duration // how much time the caller gives
+	timed    bool          // it does
+}
+
+// termsOf reads the terms of the request in in. A deadline that comes in more than one
+// field, or that nobody can read, is none.
+func termsOf(in *incoming, face FaceKind) callTerms {
+	var contentType, millis, timeout string
+	several := false
+	for i := range in.fields {
+		f := &in.fields[i]
+		var to *string
+		switch len(f.Name) { // most fields are none of these
+		case len(deadlineHeader):
+			if header.Equal(f.Name, deadlineHeader) && face != Gateway {
+				to = &millis
+			}
+		case len(grpcTimeout):
+			switch {
+			case in.http1:
+			case header.Equal(f.Name, "Content-Type"):
+				contentType = f.Value
+			case header.Equal(f.Name, grpcTimeout):
+				to = &timeout
+			}
+		}
+		if to != nil {
+			several = several || *to != ""
+			*to = f.Value
+		}
 	}
-	if !isGRPC(in) {
-		return left, ok
+	t := callTerms{grpc: isGRPC(contentType)}
+	if several {
+		return t
 	}
-	asked, said := parseGRPCTimeout(only(in.fields, grpcTimeout))
-	if said && (!ok || asked < left) {
-		return asked, true
+	t.deadline, t.timed = parseMillis(millis)
+	if asked, said := parseGRPCTimeout(timeout); said && t.grpc && (!t.timed || asked < t.deadline) {
+		t.deadline, t.timed = asked, true
 	}
-	return left, ok
+	return t
 }
 
 func parseMillis(s string) (time.Duration, bool) {
+	if s == "" {
+		return 0, false // and no error is made
+	}
 	n, err := strconv.ParseUint(s, 10, 63)
 	if err != nil || n > uint64(mostDeadline/time.Millisecond) {
 		return 0, false

@@ -90,6 +90,7 @@ func (s *server) sendMirrored(x *exchange, service string, body []byte) bool {
 	c.caller = x.caller
 	c.decision = Decision{Service: service, Rule: &Rule{Timeout: mirrorTimeout}}
 	c.request.Peer = x.request.Peer
+	c.began = time.Now()
 	c.in.method = strings.Clone(x.out.method)
 	c.out = outgoing{
 		method: c.in.method, target: strings.Clone(x.out.target), host: strings.Clone(x.out.host),

@@ -21,12 +21,8 @@ const (
 	grpcUnauthenticated   = 16
 )
 
-// isGRPC reports whether a request is one of gRPC. Over HTTP/1.1 it cannot be.
-func isGRPC(in *incoming) bool {
-	if in.http1 {
-		return false
-	}
-	contentType, _ := in.fields.Get("Content-Type")
+// isGRPC reports whether a request with that Content-Type is one of gRPC.
+func isGRPC(contentType string) bool {
 	rest, ok := strings.CutPrefix(contentType, "application/grpc")
 	return ok && (rest == "" || rest[0] == '+' || rest[0] == ';')
 }

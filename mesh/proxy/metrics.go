@@ -7,7 +7,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
@@ -102,17 +101,14 @@ func (m *metrics) at(k FaceKind) *faceMetrics {
 }
 
 // count counts a request that was answered with status; 0 is aborted.
-func (f *faceMetrics) count(service string, status int) {
+func (f *faceMetrics) count(service string, status int) { f.of(service).count(status) }
+
+func (c *classCounters) count(status int) {
 	class := status / 100
 	if class < 1 || class > 5 {
 		class = 0
 	}
-	f.of(service).byClass[class].Inc()
-}
-
-// took takes how long a request took.
-func (f *faceMetrics) took(service string, d time.Duration) {
-	f.of(service).duration.Observe(d.Seconds())
+	c.byClass[class].Inc()
 }
 
 // of returns the series of a service.

@@ -23,8 +23,9 @@ type Observe struct {
 // response.
 func (s *server) observe(x *exchange, status int) {
 	duration := time.Since(x.began)
-	s.counters.count(x.decision.Service, status)
-	s.counters.took(x.decision.Service, duration)
+	c := s.counters.of(x.decision.Service)
+	c.count(status)
+	c.duration.Observe(duration.Seconds())
 	o := &s.e.opt.Observe
 	own := x.code != "" // whose record and line are there since before it was sent
 	if !own && o.Records > 0 && rand.Float64() < o.Records {

@@ -181,12 +181,10 @@ func (s *server) prepare(x *exchange) *Refusal {
 			return refusal
 		}
 	}
-	x.grpc = isGRPC(&x.in)
-	if left, ok := deadlineOf(&x.in, s.face.Kind); ok {
-		if left == 0 {
-			return &Refusal{http.StatusGatewayTimeout, CodeTimeout, "the time for the request has passed"}
-		}
-		x.deadline = left
+	terms := termsOf(&x.in, s.face.Kind)
+	x.grpc, x.deadline = terms.grpc, terms.deadline
+	if terms.timed && terms.deadline == 0 {
+		return &Refusal{http.StatusGatewayTimeout, CodeTimeout, "the time for the request has passed"}
 	}
 	peer, believed, refusal := s.peer(x)
 	if refusal != nil {

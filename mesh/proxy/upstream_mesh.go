@@ -50,7 +50,7 @@ func (x *exchange) nowhere(err error) *failure {
 func (f *toMesh) tries(x *exchange, set *EndpointSet) (answer, *failure) {
 	retry := &x.decision.Rule.Retry
 	if retry.Attempts > 0 {
-		set.retries.request(time.Now())
+		set.retries.request(x.began)
 	}
 	lot := set.lot(&x.request)
 	for n := 0; ; n++ {

@@ -64,8 +64,8 @@ func routingResilience() []control {
 func routingDeadlines() []control {
 	return []control{
 		without("the lesser deadline counts", "serve.go", "if x.deadline > 0 && (whole == 0 || x.deadline < whole) {", "if false {", "TestDeadlinesShrink"),
-		without("dead work is not started", "serve.go", "if left == 0 {", "if false {", "TestDeadWorkIsNotStarted"),
-		without("strangers set no deadline", "deadline.go", "if face != Gateway {", "if true {", "TestDeadlineOfAStrangerIsNotHeard"),
+		without("dead work is not started", "serve.go", "if terms.timed && terms.deadline == 0 {", "if false {", "TestDeadWorkIsNotStarted"),
+		without("strangers set no deadline", "deadline.go", " && face != Gateway {", " {", "TestDeadlineOfAStrangerIsNotHeard"),
 		without("the deadline is passed on", "deadline.go", "x.out.fields = x.out.fields.Set(deadlineHeader, header.View(millis))", "", "TestDeadlinesShrink"),
 	}
 }
