@@ -13,7 +13,7 @@ import (
 
 // Table is everything that one mesh.Config compiles to. It never changes and
 // has started nothing, so requests that still hold an old one may finish with
-// it. Its lookups cost the same for ten routes and for ten thousand.
+// it. Its lookups scan nothing; docs/performance.md says what they cost among many.
 type Table struct {
 	head     mesh.Head
 	services map[string]*mesh.Service
