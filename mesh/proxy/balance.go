@@ -90,7 +90,8 @@ type Lot struct {
 // subset "" is the whole service. Endpoints that are unhealthy or ejected as outliers
 // are skipped unless all are: when every one looks ill, the check is likelier to be
 // wrong than all of them (Envoy's panic, at 0 and not at 50 %: of three instances two
-// may really be down). Near ones come first, where localities are known. Those in
+// may really be down). So are those that asked for no more requests, unless there are
+// no others. Near ones come first, where localities are known. Those in
 // exclude, compared by EndpointKey, are never returned; a retry passes the endpoints
 // that it tried. Pick counts nothing: the caller calls Acquire and Release on the
 // result. It does not allocate.
@@ -100,21 +101,25 @@ func Pick(set *EndpointSet, subset string, exclude []*Endpoint, lot Lot) (*Endpo
 		return nil, ErrNoEndpoint
 	}
 	c := chooser{set: set, subset: subset, pool: p, exclude: exclude, lot: lot}
-	if set.ejections.any() {
+	if ejections, shun := set.ejections.any(), set.shun.Load(); ejections || shun > 0 || set.balancing.slowStart > 0 {
 		now := time.Now()
 		set.ejections.refresh(now)
 		c.now, c.ejections = now.UnixNano(), set.ejections.any()
-	} else if set.balancing.slowStart > 0 {
-		c.now = time.Now().UnixNano()
+		c.shuns = c.now < shun
 	}
-	if e := c.near(); e != nil {
+	e := c.near()
+	if e == nil && c.shuns { // those that asked for no more are better than none
+		c.shuns = false
+		e = c.near()
+	}
+	if e != nil {
 		return e, nil
 	}
 	if c.able() { // all were tried
 		return nil, ErrNoEndpoint
 	}
 	c.ejections, c.panics = false, true
-	if e := c.choose(p.all, anywhere); e != nil {
+	if e = c.choose(p.all, anywhere); e != nil {
 		return e, nil
 	}
 	return nil, ErrNoEndpoint
@@ -129,6 +134,7 @@ type chooser struct {
 	lot       Lot
 	now       int64 // 0 if nobody asks
 	ejections bool  // some endpoints are ejected
+	shuns     bool  // some asked for no more requests
 	panics    bool  // none is usable, so all are
 	at        int   // the distance of the candidates, or anywhere
 }
@@ -185,7 +191,7 @@ func (c *chooser) near() *Endpoint {
 }
 
 // choose picks one of candidates, which are at a distance, by the policy; nil if none
-// may be used.
+// may be used. What may be becomes less meanwhile, where others eject endpoints.
 func (c *chooser) choose(candidates []*Endpoint, at int) *Endpoint {
 	c.at = at
 	n := len(candidates)
@@ -223,28 +229,31 @@ func (c *chooser) choose(candidates []*Endpoint, at int) *Endpoint {
 }
 
 // selective reports whether some candidates may have to be skipped.
-func (c *chooser) selective() bool { return len(c.exclude) > 0 || c.ejections }
+func (c *chooser) selective() bool { return len(c.exclude) > 0 || c.ejections || c.shuns }
 
 // usable reports whether a candidate may be picked.
 func (c *chooser) usable(e *Endpoint) bool {
-	return !excluded(e, c.exclude) && (!c.ejections || !e.outlier.ejected(c.now))
+	return !excluded(e, c.exclude) && (!c.ejections || !e.outlier.ejected(c.now)) && (!c.shuns || e.avoid.Load() <= c.now)
 }
 
-// nth returns the i-th of candidates that is usable.
+// nth returns the i-th of candidates that is usable; the last one where there are not
+// as many any more, and nil if there is none.
 func (c *chooser) nth(candidates []*Endpoint, i int) *Endpoint {
 	if !c.selective() {
 		return candidates[i]
 	}
+	var last *Endpoint
 	for _, e := range candidates {
 		if !c.usable(e) {
 			continue
 		}
+		last = e
 		if i == 0 {
-			return e
+			break
 		}
 		i--
 	}
-	return nil // i is below the number that is usable
+	return last
 }
 
 // weight returns what e weighs now: less than it will while it starts slowly.
@@ -259,16 +268,15 @@ func (c *chooser) weight(e *Endpoint) float64 {
 }
 
 // better returns which of two endpoints costs less for its weight, or one at random
-// in proportion to the weights if they cost the same. One that asked for no more
-// requests is avoided.
+// in proportion to the weights if they cost the same. Either may be nil.
 func (c *chooser) better(a, b *Endpoint) *Endpoint {
-	weightA, weightB := c.weight(a), c.weight(b)
-	if shunA, shunB := c.shunned(a), c.shunned(b); shunA != shunB {
-		if shunA {
-			return b
-		}
+	switch {
+	case a == nil:
+		return b
+	case b == nil:
 		return a
 	}
+	weightA, weightB := c.weight(a), c.weight(b)
 	costA, costB := c.cost(a)*weightB, c.cost(b)*weightA
 	switch {
 	case costA < costB:
@@ -279,18 +287,6 @@ func (c *chooser) better(a, b *Endpoint) *Endpoint {
 		return a
 	}
 	return b
-}
-
-// shunned reports whether e asked for no more requests just now.
-func (c *chooser) shunned(e *Endpoint) bool {
-	until := e.avoid.Load()
-	if until == 0 {
-		return false
-	}
-	if c.now == 0 {
-		c.now = time.Now().UnixNano()
-	}
-	return c.now < until
 }
 
 // cost returns what one more request costs at e: by the number that it has, and for

@@ -9,7 +9,7 @@ type roundRobin struct {
 	credit map[*endpointState]float64
 }
 
-// next returns whose turn it is among candidates.
+// next returns whose turn it is among candidates; nil if none is usable any more.
 func (r *roundRobin) next(c *chooser, candidates []*Endpoint) *Endpoint {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -30,6 +30,8 @@ func (r *roundRobin) next(c *chooser, candidates []*Endpoint) *Endpoint {
 			best, most = e, credit
 		}
 	}
-	r.credit[best.endpointState] = most - total
+	if best != nil {
+		r.credit[best.endpointState] = most - total
+	}
 	return best
 }

@@ -104,6 +104,40 @@ func TestDeadlineHoldsAtTheCallee(t *testing.T) {
 	eventually(t, "nothing is under way", func() bool { return counted(t, callee.registry, "hedgerow_requests_in_flight", nil) == 0 })
 }
 
+// Nobody has an instance taken out by giving it no time.
+func TestCallersInAHurryEjectNobody(t *testing.T) {
+	for name, tt := range map[string]struct {
+		deadline string
+		timeout  float64
+		ejected  float64
+	}{
+		"the caller's time":       {"40", 10, 0},
+		"the caller's time alone": {"40", 0, 0},
+		"the route's time":        {"60000", 0.04, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			hangs := w.workload(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+			w.sidecar("orders", "n1", hangs, nil)
+			w.sidecar("orders", "n2", hangs, nil)
+			w.put(&mesh.Route{Meta: mesh.Meta{Name: "routes/orders"}, Targets: []string{mesh.TargetMesh}, Hostnames: []string{"orders.mesh"}, Rules: []mesh.RouteRule{{
+				Backends: []mesh.Backend{{Service: "orders"}}, Timeout: mesh.Seconds(tt.timeout),
+			}}})
+			en := w.outbound()
+			w.publish()
+			for range 20 {
+				r := en.request(t, http.MethodGet, "/", nil)
+				r.Host = "orders.mesh"
+				r.Header.Set("Hedgerow-Deadline", tt.deadline)
+				wantProblem(t, en.do(t, r), 504, proxy.CodeTimeout)
+			}
+			if n := counted(t, en.registry, "hedgerow_ejections_total", map[string]string{"service": "orders"}); n != tt.ejected {
+				t.Errorf("%v were ejected, want %v", n, tt.ejected)
+			}
+		})
+	}
+}
+
 // Strangers have no say in it.
 func TestDeadlineOfAStrangerIsNotHeard(t *testing.T) {
 	w := newWorld(t)

@@ -62,10 +62,19 @@ type EndpointSet struct {
 // setState is what the endpoint sets of one service in all snapshots share.
 type setState struct {
 	ejections ejections
+	shun      atomic.Int64 // until when some endpoint asked for no more requests; 0 is never
 	breaker   breaker
 	retries   retryBudget
 	mu        sync.Mutex
 	robins    map[string]*roundRobin // by subset
+}
+
+// avoid leaves e alone until then, in nanoseconds since 1970.
+func (s *setState) avoid(e *Endpoint, until int64) {
+	e.endpointState.avoid.Store(until)
+	for known := s.shun.Load(); known < until && !s.shun.CompareAndSwap(known, until); {
+		known = s.shun.Load()
+	}
 }
 
 // robin returns the turns of a subset.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -141,7 +142,8 @@ type exchange struct {
 	draw     float64          // in [0,1), by which what is left to chance is decided
 	caller   *identity.Source // as whom endpoints are called; nil at an Inbound
 	out      outgoing
-	wish     upgrade // what the client asks to upgrade to
+	altered  header.List // room for its fields, where the rule changes them
+	wish     upgrade     // what the client asks to upgrade to
 
 	whole    []byte // the request's body, if all of it is there
 	isWhole  bool
@@ -161,6 +163,7 @@ type exchange struct {
 	digits   [20]byte   // of a length
 
 	deadline     time.Duration // that the caller gave; 0 if none
+	hurried      bool          // it is shorter than what the route would give
 	deadlineText [24]byte
 	grpc         bool // the request is one of gRPC
 
@@ -189,7 +192,7 @@ func (x *exchange) reset(s *server, c client) {
 	x.tried = x.tried[:0]
 	x.held, x.overLink = held{}, linkAnswer{}
 	x.decisionID, x.parent = "", nil
-	x.deadline, x.grpc = 0, false
+	x.deadline, x.hurried, x.grpc = 0, false, false
 	x.began, x.traced, x.code, x.failedBy = time.Time{}, traced{}, "", ""
 	x.current, x.cause, x.ctx, x.cancel = nil, nil, nil, nil
 }
@@ -197,8 +200,22 @@ func (x *exchange) reset(s *server, c client) {
 // rest gives back what x holds between requests that are far apart.
 func (x *exchange) rest() {
 	x.in, x.out, x.request, x.decision = incoming{}, outgoing{}, Request{}, Decision{}
+	x.altered = nil
 	x.resp, x.sent, x.respKept = responseHead{}, responseHead{}, nil
 	x.whole, x.body, x.tried, x.overLink = nil, nil, nil, linkAnswer{}
+}
+
+// detach makes x independent of its client's buffer, which is given back. Only what
+// is told of x at its end is kept.
+func (x *exchange) detach() {
+	state, ok := x.in.fields.Get(traceState)
+	if x.in = (incoming{fields: x.in.fields[:0]}); ok {
+		x.in.fields = x.in.fields.Add(traceState, strings.Clone(state))
+	}
+	r := &x.request
+	x.request = Request{Method: strings.Clone(r.Method), Host: strings.Clone(r.Host), Path: strings.Clone(r.Path), Peer: r.Peer}
+	x.out = outgoing{fields: x.out.fields[:0]}
+	x.resp, x.sent = responseHead{}, responseHead{}
 }
 
 // local reports whether x goes to our own workload.

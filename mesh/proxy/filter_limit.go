@@ -14,7 +14,9 @@ import (
 // CodeRateLimited is that of a request over the rate that its route admits. 429.
 const CodeRateLimited = "rate_limited"
 
-// mostBuckets bounds how many keys are counted at a time. Each costs about 64 bytes.
+// mostBuckets bounds how many keys are counted at a time, but that each rule has an
+// even share of them whatever the others use: there are never twice as many. Each costs
+// about 64 bytes.
 const mostBuckets = 1 << 16
 
 // rateLimit is a compiled mesh.RateLimit: GCRA, as in ITU-T I.371, which admits
@@ -63,6 +65,7 @@ type rateLimits struct {
 	epoch  time.Time
 	mu     sync.Mutex
 	taken  map[bucket]time.Duration // when each would be at its rate again, since epoch
+	keys   map[string]int           // how many of taken a rule has
 	sweeps time.Duration            // not before then
 }
 
@@ -73,11 +76,12 @@ type bucket struct {
 }
 
 func newRateLimits() *rateLimits {
-	return &rateLimits{seed: maphash.MakeSeed(), epoch: time.Now(), taken: map[bucket]time.Duration{}}
+	return &rateLimits{seed: maphash.MakeSeed(), epoch: time.Now(), taken: map[bucket]time.Duration{}, keys: map[string]int{}}
 }
 
 // take admits a request, or says after what time it would be. When more keys than
-// mostBuckets are in use, new ones share what those without a key do.
+// mostBuckets are in use, new ones of a rule that has its share of them or more share
+// what those without a key do.
 func (r *rateLimits) take(l *rateLimit, value string, now time.Time) (after time.Duration) {
 	at := now.Sub(r.epoch)
 	b := bucket{rule: l.rule}
@@ -88,9 +92,9 @@ func (r *rateLimits) take(l *rateLimit, value string, now time.Time) (after time
 	defer r.mu.Unlock()
 	last, known := r.taken[b]
 	if !known && len(r.taken) >= mostBuckets {
-		if r.sweep(at); len(r.taken) >= mostBuckets {
+		if r.sweep(at); len(r.taken) >= mostBuckets && r.keys[b.rule] >= mostBuckets/max(len(r.keys), 1) {
 			b.value = 0
-			last = r.taken[b]
+			last, known = r.taken[b]
 		}
 	}
 	next := max(last, at) + l.interval
@@ -98,6 +102,9 @@ func (r *rateLimits) take(l *rateLimit, value string, now time.Time) (after time
 		return early
 	}
 	r.taken[b] = next
+	if !known {
+		r.keys[b.rule]++
+	}
 	return 0
 }
 
@@ -108,5 +115,13 @@ func (r *rateLimits) sweep(at time.Duration) {
 		return
 	}
 	r.sweeps = at + time.Second
-	maps.DeleteFunc(r.taken, func(_ bucket, next time.Duration) bool { return next <= at })
+	maps.DeleteFunc(r.taken, func(b bucket, next time.Duration) bool {
+		if next > at {
+			return false
+		}
+		if r.keys[b.rule]--; r.keys[b.rule] == 0 {
+			delete(r.keys, b.rule)
+		}
+		return true
+	})
 }

@@ -50,7 +50,7 @@ func (m *mirrors) close() {
 // request whose body was not read to its end, or was too long to be kept, cannot be
 // sent again.
 func (s *server) mirror(x *exchange) {
-	if len(x.tried) == 0 { // it was sent nowhere
+	if len(x.tried) == 0 || x.wish.wanted() { // it was sent nowhere, or is no request that ends
 		return
 	}
 	for i := range x.decision.Rule.mirrors {

@@ -57,6 +57,36 @@ func TestRateLimitBoundsItsMemory(t *testing.T) {
 	}
 }
 
+// A rule whose keys strangers choose takes from no other rule what that needs.
+func TestRateLimitsDoNotCrowdEachOtherOut(t *testing.T) {
+	open, other := compileRateLimit("open", &mesh.RateLimit{Requests: 1, Per: mesh.Seconds(3600)}), compileRateLimit("other", &mesh.RateLimit{Requests: 1, Per: mesh.Seconds(3600)})
+	r := newRateLimits()
+	for i := range 2 * mostBuckets {
+		r.take(open, fmt.Sprint(i), r.epoch)
+	}
+	for i := range 1000 {
+		if after := r.take(other, fmt.Sprint(i), r.epoch); after != 0 {
+			t.Fatalf("the first request of client %d is to wait for %v", i, after)
+		}
+	}
+	for i := range 2 * mostBuckets {
+		r.take(other, fmt.Sprint(i), r.epoch)
+	}
+	if n := len(r.taken); n > 2*mostBuckets {
+		t.Errorf("%d keys are counted, at most %d may be", n, 2*mostBuckets)
+	}
+	later := r.epoch.Add(2 * time.Hour)
+	for i := range mostBuckets {
+		r.take(open, fmt.Sprint("later ", i), later)
+		if r.take(open, fmt.Sprint("later ", i), later) == 0 {
+			t.Fatalf("key %d is not counted after the sweep", i)
+		}
+	}
+	if open, other := r.keys["open"], r.keys["other"]; open != mostBuckets || other != 0 || len(r.taken) != mostBuckets {
+		t.Errorf("%d and %d keys of the rules are known, %d in all", open, other, len(r.taken))
+	}
+}
+
 func TestOrigins(t *testing.T) {
 	c := compileCORS(&mesh.CORS{AllowOrigins: []string{"https://shop.test", "https://*.api.test"}})
 	for origin, want := range map[string]bool{

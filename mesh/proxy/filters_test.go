@@ -204,6 +204,40 @@ func TestRateLimit(t *testing.T) {
 	})
 }
 
+// Filters that ask about the request ask about what came, whatever the rule changes
+// before it is sent.
+func TestFiltersSeeWhatCame(t *testing.T) {
+	modes(t, func(t *testing.T, m mode) {
+		var last atomic.Pointer[seen]
+		en := filtered(t, m, echo(&last), func(r *mesh.RouteRule) {
+			r.Filters = []mesh.Filter{
+				{RequestHeaders: &mesh.HeaderOps{Remove: []string{"x-user", "origin"}, Set: map[string]string{"x-plan": "free"}}},
+				{RateLimit: &mesh.RateLimit{Requests: 1, Per: mesh.Seconds(3600), Key: &mesh.HashKey{Header: "x-user"}}},
+				{CORS: &mesh.CORS{AllowOrigins: []string{"https://shop.test"}}},
+			}
+		})
+		ask := func(user string) answer {
+			r := en.request(t, http.MethodGet, "/", nil)
+			r.Header.Set("X-User", user)
+			r.Header.Set("Origin", "https://shop.test")
+			r.Header.Set("X-Plan", "paid")
+			return en.do(t, r)
+		}
+		for _, user := range []string{"ann", "bob"} {
+			a := ask(user)
+			if a.StatusCode != 200 || a.Header.Get("Access-Control-Allow-Origin") != "https://shop.test" {
+				t.Errorf("%s: %d, allowed origin %q", user, a.StatusCode, a.Header.Get("Access-Control-Allow-Origin"))
+			}
+			if got := last.Load().header; got.Get("X-User") != "" || got.Get("X-Plan") != "free" || len(got.Values("X-Plan")) != 1 {
+				t.Errorf("the workload got %v", got)
+			}
+		}
+		if a := ask("ann"); a.StatusCode != http.StatusTooManyRequests {
+			t.Errorf("ann's second request: %d", a.StatusCode)
+		}
+	})
+}
+
 func TestCORS(t *testing.T) {
 	const origin = "https://app.shop.test"
 	modes(t, func(t *testing.T, m mode) {

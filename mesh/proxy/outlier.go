@@ -40,7 +40,9 @@ type outlier struct {
 	until           atomic.Int64  // when it comes back, in nanoseconds since 1970; 0 if it never left
 	serverErrors    atomic.Uint32 // in a row
 	connectFailures atomic.Uint32
-	times           int // that it was ejected, less one for each interval since; guarded by ejections.mu
+	// What follows is guarded by ejections.mu.
+	times int  // that it was ejected, less one for each interval since
+	gone  bool // the service has it no more: requests to it may still be under way
 }
 
 // ejected reports whether the endpoint is out at now.
@@ -105,7 +107,7 @@ func (j *ejections) connectFailure(e *Endpoint, now time.Time) bool {
 // eject takes e out, unless too many are. mu is held.
 func (j *ejections) eject(e *Endpoint, now time.Time) bool {
 	j.look(now)
-	if _, already := j.out[e.endpointState]; already || len(j.out) >= j.most {
+	if _, already := j.out[e.endpointState]; already || e.outlier.gone || len(j.out) >= j.most {
 		return false
 	}
 	o := &e.outlier
@@ -146,6 +148,7 @@ func (j *ejections) refresh(now time.Time) {
 func (j *ejections) forget(e *Endpoint) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	e.outlier.gone = true
 	delete(j.out, e.endpointState)
 	j.count.Store(int32(len(j.out)))
 }

@@ -194,13 +194,13 @@ func TestPeakEWMA(t *testing.T) {
 
 func TestEndpointsThatAskForNoMoreAreAvoided(t *testing.T) {
 	set := balanced(nil, 2)
-	set.All()[0].avoid.Store(time.Now().Add(time.Hour).UnixNano())
+	set.avoid(set.All()[0], time.Now().Add(time.Second/2).UnixNano())
 	for i := range 50 {
 		if e := pick(t, set, Lot{Draw: mix(uint64(i))}); e != set.All()[1] {
 			t.Fatal("it was picked")
 		}
 	}
-	set.All()[0].avoid.Store(time.Now().Add(-time.Second).UnixNano())
+	set.All()[0].endpointState.avoid.Store(time.Now().Add(-time.Second).UnixNano())
 	if got := shares(t, set, "", nil, 1000)["instances/orders-0"]; got < 400 {
 		t.Errorf("it got %d of 1000 when the time was over", got)
 	}

@@ -139,7 +139,7 @@ func (x *exchange) timeouts() (whole, idle time.Duration) {
 		whole = rule.Timeout
 	} // at an Inbound the caller's proxy has the say
 	if x.deadline > 0 && (whole == 0 || x.deadline < whole) {
-		whole = x.deadline
+		whole, x.hurried = x.deadline, true
 	}
 	switch {
 	case rule != nil && rule.IdleTimeout > 0:
@@ -337,7 +337,10 @@ func (s *server) outgoing(x *exchange) {
 	x.out.host = x.in.host
 	if rule := x.decision.Rule; rule != nil {
 		x.rewrite(rule.rewrite)
-		l = applyHeaderOps(l, rule.requestHeaders)
+		if len(rule.requestHeaders) > 0 { // what is asked about the request is asked of what came
+			l = applyHeaderOps(append(x.altered[:0], l...), rule.requestHeaders)
+			x.altered = l[:0]
+		}
 	}
 	if s.local != nil {
 		l = l.Set(clientCertHeader, x.in.clientCert)

@@ -72,6 +72,21 @@ func TestTunnelEndsWhenNothingMoves(t *testing.T) {
 	}
 }
 
+// The time of all is up while one is being made.
+func TestTunnelThatComesTooLateIsCut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, clientEnd := net.Pipe()
+		_, upstreamEnd := net.Pipe()
+		ts := tunnels{open: map[*tunnel]struct{}{}}
+		ts.cutAll()
+		begin := time.Now()
+		ts.run(&tunnel{client: &half{clientEnd, make(chan struct{})}, upstream: &half{upstreamEnd, make(chan struct{})}, idle: time.Hour}, nil, nil)
+		if took := time.Since(begin); took != 0 {
+			t.Errorf("it lasted for %v", took)
+		}
+	})
+}
+
 func TestTunnelHandsOnTheEndOfOneDirection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, clientEnd := net.Pipe()

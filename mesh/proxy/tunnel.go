@@ -123,15 +123,17 @@ func (s *server) tunnel(x *exchange, a answer) int {
 		_ = upstream.Close()
 		return 0
 	}
+	x.detach()
 	s.e.tunnels.run(&tunnel{client: conn, upstream: upstream, idle: s.e.opt.Limits.TunnelIdle}, fromClient, fromUpstream)
 	return http.StatusSwitchingProtocols
 }
 
 // tunnels are the WebSockets and connections of TCP that are open.
 type tunnels struct {
-	// mu guards open. Nothing is called under it.
+	// mu guards what follows. Nothing is called under it.
 	mu   sync.Mutex
 	open map[*tunnel]struct{}
+	over bool // the time of all is up, also of those that are yet to come
 }
 
 // tunnel is two byte streams joined.
@@ -151,8 +153,12 @@ type tunnel struct {
 func (ts *tunnels) run(t *tunnel, fromClient, fromUpstream []byte) {
 	t.done = make(chan struct{})
 	ts.mu.Lock()
+	over := ts.over
 	ts.open[t] = struct{}{}
 	ts.mu.Unlock()
+	if over {
+		t.cut()
+	}
 	defer func() {
 		ts.mu.Lock()
 		delete(ts.open, t)
@@ -210,8 +216,11 @@ func (ts *tunnels) list() []*tunnel {
 	return out
 }
 
-// cutAll cuts every tunnel.
+// cutAll cuts every tunnel, and those that are about to be one.
 func (ts *tunnels) cutAll() {
+	ts.mu.Lock()
+	ts.over = true
+	ts.mu.Unlock()
 	for _, t := range ts.list() {
 		t.cut()
 	}

@@ -81,6 +81,55 @@ func TestWebSocket(t *testing.T) {
 	})
 }
 
+// What is told of a WebSocket at its end is of its own request, though the room that
+// this was read into has long been another's; and nobody gets a copy of it.
+func TestWebSocketIsRememberedRightly(t *testing.T) {
+	w := newWorld(t)
+	var ended atomic.Int32
+	var mirrored atomic.Int32
+	w.sidecar("orders", "n1", w.workload(wsEcho(&ended)), nil)
+	w.put(&mesh.Service{Meta: mesh.Meta{Name: "services/shadow"}, Protocol: mesh.ProtocolHTTP})
+	w.sidecar("shadow", "n2", w.workload(func(http.ResponseWriter, *http.Request) { mirrored.Add(1) }), nil)
+	w.route("orders", func(r *mesh.RouteRule) { r.Filters = []mesh.Filter{{Mirror: &mesh.Mirror{Service: "shadow"}}} })
+	var exported spans
+	en := w.gateway(overH1, func(o *proxy.Options) {
+		o.Observe = proxy.Observe{Records: 1, Access: 1, Tracing: proxy.Tracing{Sample: 1, Export: exported.export}}
+	})
+	w.publish()
+	conn, _, err := dialWS(t, en)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 20 { // whose heads are read into what the WebSocket's was
+		r := en.request(t, http.MethodGet, "/"+strings.Repeat("z", 200), nil)
+		r.Close = true
+		en.do(t, r)
+	}
+	if err := conn.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var list struct{ Decisions []proxy.Record }
+	eventually(t, "a record of it", func() bool {
+		decisions(t, en, "/decisions?status=101", &list)
+		return len(list.Decisions) == 1
+	})
+	if rec := list.Decisions[0]; rec.Path != "/chat" || rec.Host != "shop.test" || rec.Method != http.MethodGet {
+		t.Errorf("the record is of %s %s%s", rec.Method, rec.Host, rec.Path)
+	}
+	eventually(t, "a span of it", func() bool {
+		for _, s := range exported.all() {
+			if s.Status == http.StatusSwitchingProtocols {
+				return s.Path == "/chat" && s.Host == "shop.test"
+			}
+		}
+		return false
+	})
+	eventually(t, "the others' copies", func() bool { return mirrored.Load() == 20 })
+	if n := counted(t, en.registry, "hedgerow_mirrored_requests_total", nil); n != 20 {
+		t.Errorf("%v copies are counted, want those of the 20 requests alone", n)
+	}
+}
+
 func TestWebSocketThatIsNotAccepted(t *testing.T) {
 	for _, tt := range []struct {
 		name, reply string

@@ -131,15 +131,20 @@ func (f *toMesh) again(x *exchange, set *EndpointSet, n int, failed *failure) (r
 	return reason, true
 }
 
-// learn takes what became of a try at endpoint, which began at start.
+// learn takes what became of a try at endpoint, which began at start. That the time ran
+// out which a caller gave is held against no endpoint: else any caller could have them
+// ejected.
 func (f *toMesh) learn(x *exchange, set *EndpointSet, endpoint *Endpoint, start time.Time, failed *failure) {
 	ejected, status := false, 0
 	if failed == nil {
 		status = x.effectiveStatus()
 	}
+	late := status == http.StatusGatewayTimeout || failed != nil && failed.kind == failedTimeout && !errors.Is(failed.err, errTryTimeout)
 	switch {
+	case late && x.hurried:
+		return
 	case status == http.StatusTooManyRequests:
-		endpoint.avoid.Store(time.Now().Add(retryAfterOf(&x.resp)).UnixNano())
+		set.avoid(endpoint, time.Now().Add(retryAfterOf(&x.resp)).UnixNano())
 	case status >= 500:
 		ejected = set.ejections.serverError(endpoint, time.Now())
 	case failed == nil:

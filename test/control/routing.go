@@ -22,6 +22,10 @@ func routingFilters() []control {
 		without("the rate is kept", "filter_limit.go", "if early := next - l.burst - at; early > 0 {", "if early := next - l.burst - at; early > time.Hour {", "TestRateLimitAdmitsTheBurstAndThenTheRate"),
 		without("a burst is not one more", "filter_limit.go", "next - l.burst - at", "next - l.interval - l.burst - at", "TestRateLimitAdmitsTheBurstAndThenTheRate"),
 		without("keys are bounded", "filter_limit.go", "if !known && len(r.taken) >= mostBuckets {", "if !known && len(r.taken) >= 1<<30 {", "TestRateLimitBoundsItsMemory"),
+		without("a rule's keys crowd no others out", "filter_limit.go", " && r.keys[b.rule] >= mostBuckets/max(len(r.keys), 1)", "", "TestRateLimitsDoNotCrowdEachOtherOut"),
+		without("filters see what came", "serve.go", "applyHeaderOps(append(x.altered[:0], l...), rule.requestHeaders)", "applyHeaderOps(l, rule.requestHeaders)", "TestFiltersSeeWhatCame"),
+		without("no WebSocket is mirrored", "filter_mirror.go", "len(x.tried) == 0 || x.wish.wanted()", "len(x.tried) == 0", "TestWebSocketIsRememberedRightly"),
+		without("what is told of a WebSocket is its own", "tunnel.go", "\tx.detach()\n", "", "TestWebSocketIsRememberedRightly"),
 		without("a foreign origin may not read", "filter_cors.go", "if !ok || !c.allows(origin) {", "if !ok {", "TestCORS"),
 		without("a preflight of a foreign origin learns nothing", "filter_cors.go", "if !c.allows(origin) {\n\t\treturn l\n\t}\n\tl = c.grant", "if false {\n\t\treturn l\n\t}\n\tl = c.grant", "TestCORS"),
 		without("what the workload says of origins is not passed on", "filter_cors.go", "l = l.Del(name)", "_ = name", "TestCORS"),
@@ -38,11 +42,15 @@ func routingFilters() []control {
 func routingBalancing() []control {
 	return []control{
 		without("ejected endpoints are skipped", "balance.go", "(!c.ejections || !e.outlier.ejected(c.now))", "true", "TestOutliersAreEjected"),
-		without("at most a share is ejected", "outlier.go", "already || len(j.out) >= j.most", "already", "TestOutliersAreEjected"),
+		without("at most a share is ejected", "outlier.go", "e.outlier.gone || len(j.out) >= j.most", "e.outlier.gone", "TestOutliersAreEjected"),
 		without("a success forgives", "outlier.go", "e.outlier.connectFailures.Store(0)\n\t}\n}", "}\n}", "TestOutliersAreEjected"),
 		without("loads of a hash are bounded", "balance_hash.go", "if float64(e.InFlight())+1 <= math.Ceil(", "if true || 1 <= math.Ceil(", "TestHashingHasABoundOnLoad"),
 		without("a ring's points do not depend on others", "balance_hash.go", "each := ringPoints / float64(max(unit, 1))", "each := 1024 / float64(total)", "TestHashingDisruptsLittle"),
-		without("who asks for no more is avoided", "balance.go", "if shunA, shunB := c.shunned(a), c.shunned(b); shunA != shunB {", "if shunA := c.shunned(a); false {", "TestEndpointsThatAskForNoMoreAreAvoided"),
+		without("who asks for no more is avoided", "balance.go", "c.shuns = c.now < shun", "c.shuns = false", "TestEndpointsThatAskForNoMoreAreAvoided"),
+		without("every policy avoids who asks for no more", "balance.go", "&& (!c.shuns || e.avoid.Load() <= c.now)", "", "TestEveryPolicyAvoids"),
+		without("who asks for no more is better than nobody", "balance.go", "if e == nil && c.shuns {", "if false {", "TestEveryPolicyAvoids"),
+		without("a pick survives ejections by others", "balance.go", "case a == nil:\n\t\treturn b\n", "case a == nil && b == nil:\n\t\treturn b\n", "TestFewerAreUsableThanWereCounted"),
+		without("who has left is not ejected", "outlier.go", "already || e.outlier.gone ||", "already ||", "TestWhatHasLeftIsNotEjected"),
 		without("new endpoints start slowly", "balance.go", "if window := c.set.balancing.slowStart; window > 0 {", "if window := c.set.balancing.slowStart; window > 1<<60 {", "TestSlowStart"),
 		without("near endpoints come first", "balance.go", "if !last && draw >= share {", "if !last && draw >= share-9 {", "TestLocality"),
 		without("STRICT stays in the zone", "balance.go", "\t\tif strict {\n\t\t\treturn nil\n\t\t}\n", "", "TestLocality"),
@@ -56,6 +64,8 @@ func routingResilience() []control {
 		without("requests are bounded", "upstream_mesh.go", "if !breaker.request() {", "if breaker.request() && false {", "TestCircuitBreakerBoundsRequests"),
 		without("connect failures are counted", "upstream_mesh.go", "case failed.kind == failedConnect:", "case false:", "TestDeadEndpointIsTakenOut"),
 		without("timeouts of tries are counted", "upstream_mesh.go", "case failed.kind == failedReset, failed.kind == failedTimeout:", "case failed.kind == failedReset:", "TestPerTryTimeoutsEject"),
+		without("a caller's hurry is not held against an instance", "upstream_mesh.go", "case late && x.hurried:", "case late && x.hurried && false:", "TestCallersInAHurryEjectNobody"),
+		without("tunnels that come too late are cut", "tunnel.go", "\tif over {", "\tif over && false {", "TestTunnelThatComesTooLateIsCut").orHangs(),
 		without("429 is heard", "upstream_mesh.go", "case status == http.StatusTooManyRequests:", "case status == 999:", "TestTooManyRequestsTurnsTrafficAway"),
 	}
 }
