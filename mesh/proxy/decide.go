@@ -79,7 +79,7 @@ func (t *Table) decideRouted(index hostIndex, face Face, r *Request, c *call, dr
 	}
 	d.Rule, d.prefix = won.rule, won.prefix
 	if won.route != nil {
-		d.Route, policies = won.route.route, won.route.policies
+		d.Route, policies = won.route, won.policies
 	}
 	// Browsers ask without credentials whether they may ask, so that no policy
 	// could tell who asks.
@@ -127,9 +127,10 @@ func (t *Table) decideRouted(index hostIndex, face Face, r *Request, c *call, dr
 // winner is the rule that takes a request; its route is nil for the one that a
 // service has by itself, and both are nil if there is none.
 type winner struct {
-	route  *compiledRoute
-	rule   *Rule
-	prefix int // bytes of the path that matched as a prefix
+	route    *mesh.Route
+	policies *policySet
+	rule     *Rule
+	prefix   int // bytes of the path that matched as a prefix
 }
 
 func (t *Table) lookup(index hostIndex, face Face, r *Request, path string) winner {
@@ -143,7 +144,7 @@ func (t *Table) lookup(index hostIndex, face Face, r *Request, path string) winn
 		}
 	}
 	if c := index.find(face, r, path); c != nil {
-		return winner{c.route, c.rule, c.prefix}
+		return winner{c.route, c.policies, c.rule, c.prefix}
 	}
 	return winner{}
 }

@@ -87,16 +87,16 @@ type NearMiss struct {
 
 // Rule is a compiled mesh.RouteRule: what forwarding needs of it. It never changes.
 type Rule struct {
+	filters     // first, with what decides: it lies together
+	backends    []backend
+	totalWeight uint64
+	affinity    *mesh.HashKey // by which the backend is chosen; nil: by chance
+	keepsSlash  bool          // takes paths with escaped slashes
 	Name        string
 	Timeout     time.Duration // of the whole exchange; 0 is none
 	timed       bool          // the route says so: a stream of gRPC has no other bound
 	IdleTimeout time.Duration // in which nothing moves; 0 is the proxy's own
 	Retry       RetryPolicy
-	keepsSlash  bool          // takes paths with escaped slashes
-	affinity    *mesh.HashKey // by which the backend is chosen; nil: by chance
-	backends    []backend
-	totalWeight uint64
-	filters
 }
 
 // RetryPolicy is a compiled mesh.Retry. The zero value never retries.

@@ -18,14 +18,14 @@ import (
 type filters struct {
 	requestHeaders  []mesh.HeaderOps // in the order of the rule
 	responseHeaders []mesh.HeaderOps
-	cors            *cors
+	mirrors         []mirror
 	fault           *fault
 	limit           *rateLimit
+	rewrite         *mesh.Rewrite
+	compress        *compression
+	cors            *cors
 	redirect        *mesh.Redirect
 	respond         *mesh.Respond
-	rewrite         *mesh.Rewrite
-	mirrors         []mirror
-	compress        *compression
 }
 
 // compileFilters compiles filters that have been validated. rule names the rule that

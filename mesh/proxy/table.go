@@ -43,19 +43,6 @@ const (
 // meshDomain ends the hosts at which services answer inside the mesh.
 const meshDomain = ".mesh"
 
-// compiledRoute is what the matches of one mesh.Route share.
-type compiledRoute struct {
-	route    *mesh.Route
-	policies *policySet // nil if no policy targets the route
-	gateways []string   // empty is all
-}
-
-// servedBy reports whether the route is served at face. Which gateways it names
-// is nothing to an Outbound.
-func (r *compiledRoute) servedBy(face Face) bool {
-	return face.Kind != Gateway || len(r.gateways) == 0 || slices.Contains(r.gateways, face.Gateway)
-}
-
 // hostIndex finds the routes of a host.
 type hostIndex struct {
 	exact    map[string]*site
@@ -74,7 +61,7 @@ func (x hostIndex) site(hostname string) *site {
 	}
 	s := index[hostname]
 	if s == nil {
-		s = &site{exact: map[string][]*candidate{}}
+		s = &site{}
 		index[hostname] = s
 	}
 	return s
@@ -109,13 +96,13 @@ func (x hostIndex) find(face Face, r *Request, path string) *candidate {
 	return nil
 }
 
-// sites calls f with every site.
-func (x hostIndex) sites(f func(*site)) {
+// sort brings everything into the order of precedence.
+func (x hostIndex) sort() {
 	for _, s := range x.exact {
-		f(s)
+		s.sort()
 	}
 	for _, s := range x.wildcard {
-		f(s)
+		s.sort()
 	}
 }
 
@@ -151,8 +138,8 @@ func Compile(cfg *mesh.Config, trustDomain string) (*Table, []error) {
 	for _, id := range slices.Sorted(maps.Keys(cfg.Routes)) {
 		errs = append(errs, t.addRoute(cfg.Routes[id], policies.routes[id])...)
 	}
-	t.gateway.sites((*site).sort)
-	t.outbound.sites((*site).sort)
+	t.gateway.sort()
+	t.outbound.sort()
 	return t, errs
 }
 
@@ -167,7 +154,6 @@ func (t *Table) addRoute(route *mesh.Route, policies *policySet) []error {
 		return []error{fmt.Errorf("proxy.Compile: route left out: %w", err)}
 	}
 	var errs []error
-	shared := &compiledRoute{route: route, policies: policies, gateways: route.Gateways}
 	for i := range route.Rules {
 		rule := compileRule(fmt.Sprintf("%s/%d", route.Name, i), &route.Rules[i])
 		errs = append(errs, t.checkBackends(route.Name, i, rule)...)
@@ -180,11 +166,12 @@ func (t *Table) addRoute(route *mesh.Route, policies *policySet) []error {
 			}
 		}
 		for j, match := range matchesOf(&route.Rules[i]) {
-			c, err := newCandidate(shared, rule, match, [2]int{i, j})
+			c, err := newCandidate(route, rule, match, [2]int{i, j})
 			if err != nil { // which validation does not let happen
 				errs = append(errs, fmt.Errorf("proxy.Compile: match left out: %w", err))
 				continue
 			}
+			c.policies = policies
 			for _, hostname := range route.Hostnames {
 				if slices.Contains(route.Targets, mesh.TargetGateway) {
 					t.gateway.site(hostname).add(match.Path, c)
@@ -311,13 +298,13 @@ func oldestFirst(a, b *time.Time) int {
 // compareCandidates orders the candidates of one path as the Gateway API does:
 // a method, most headers, most query parameters, the oldest route, its name,
 // the order of its rules.
-func compareCandidates(a, b *candidate) int {
+func compareCandidates(a, b candidate) int {
 	return cmp.Or(
 		cmp.Compare(min(len(b.methods), 1), min(len(a.methods), 1)),
 		cmp.Compare(len(b.headers), len(a.headers)),
 		cmp.Compare(len(b.query), len(a.query)),
-		oldestFirst(a.route.route.CreateTime, b.route.route.CreateTime),
-		strings.Compare(a.route.route.Name, b.route.route.Name),
+		oldestFirst(a.route.CreateTime, b.route.CreateTime),
+		strings.Compare(a.route.Name, b.route.Name),
 		cmp.Compare(a.order[0], b.order[0]),
 		cmp.Compare(a.order[1], b.order[1]),
 	)
