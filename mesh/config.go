@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -72,6 +73,8 @@ type Config struct {
 	TopicRules map[string]*TopicRule
 	Nodes      map[string]*Node
 	Defaults   *Defaults // never nil; the zero mesh denies and dials nowhere
+
+	failed map[string]error // why records were not accepted, by name
 }
 
 // Snapshot is one consistent read of the registry: the configuration and the
@@ -99,24 +102,74 @@ func NewConfig() *Config {
 // with it. Only a bad policy stays, as one without rules, so that what it
 // protects is closed rather than open (see proxy.Compile).
 func DecodeRecords(head Head, records Records) (*Config, []error) {
-	c := NewConfig()
-	c.Head = head
-	var errs []error
-	for _, name := range slices.Sorted(maps.Keys(records)) {
-		o, err := DecodeObject(name, records[name])
-		if err == nil {
-			err = Validate(o)
-		}
-		if err != nil {
-			errs = append(errs, err)
-			if of, _, _ := cutName(name); of == Policies {
-				c.Put(closedPolicy(name, records[name]))
-			}
-			continue
-		}
-		c.Put(o)
+	return NewConfig().Next(head, nil, records)
+}
+
+// Next is DecodeRecords, where c was decoded from the records was: what has not changed
+// is taken over, the same objects, and not decoded again.
+func (c *Config) Next(head Head, was, records Records) (*Config, []error) {
+	next := &Config{
+		Head:       head,
+		Services:   make(map[string]*Service, len(c.Services)),
+		Routes:     make(map[string]*Route, len(c.Routes)),
+		Policies:   make(map[string]*Policy, len(c.Policies)),
+		TopicRules: make(map[string]*TopicRule, len(c.TopicRules)),
+		Nodes:      make(map[string]*Node, len(c.Nodes)),
+		Defaults:   NewConfig().Defaults,
+		failed:     map[string]error{},
 	}
-	return c, errs
+	for name, record := range records {
+		if old, known := was[name]; known && bytes.Equal(old, record) {
+			next.takeOver(c, name)
+		} else {
+			next.decode(name, record)
+		}
+	}
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(next.failed)) {
+		errs = append(errs, next.failed[name])
+	}
+	return next, errs
+}
+
+// takeOver puts what old has of name.
+func (c *Config) takeOver(old *Config, name string) {
+	of, id, _ := cutName(name)
+	if err := old.failed[name]; err != nil {
+		if c.failed[name] = err; of != Policies {
+			return
+		}
+	}
+	switch of {
+	case Services:
+		c.Services[id] = old.Services[id]
+	case Routes:
+		c.Routes[id] = old.Routes[id]
+	case Policies:
+		c.Policies[id] = old.Policies[id]
+	case TopicRules:
+		c.TopicRules[id] = old.TopicRules[id]
+	case Nodes:
+		c.Nodes[id] = old.Nodes[id]
+	case AllDefault:
+		c.Defaults = old.Defaults
+	}
+}
+
+// decode puts the object of one record.
+func (c *Config) decode(name string, record []byte) {
+	o, err := DecodeObject(name, record)
+	if err == nil {
+		err = Validate(o)
+	}
+	if err == nil {
+		c.Put(o)
+		return
+	}
+	c.failed[name] = err
+	if of, _, _ := cutName(name); of == Policies {
+		c.Put(closedPolicy(name, record))
+	}
 }
 
 // closedPolicy is what remains of a policy that is not understood: its target

@@ -116,7 +116,7 @@ func (e *Engine) Update(s *mesh.Snapshot) {
 	if old != nil && old.config == s.Config {
 		next.table, next.dial = old.table, old.dial
 	} else {
-		next.table, next.dial = e.compile(s.Config), newDialList(s.Config)
+		next.table, next.dial = e.compile(old, s.Config), newDialList(s.Config)
 	}
 	if old == nil {
 		next.endpoints = NewEndpoints(nil, s, e.opt.Node)
@@ -131,8 +131,12 @@ func (e *Engine) Update(s *mesh.Snapshot) {
 	e.peers.keep(next.wants)
 }
 
-func (e *Engine) compile(c *mesh.Config) *Table {
-	table, errs := Compile(c, e.opt.TrustDomain)
+func (e *Engine) compile(old *state, c *mesh.Config) *Table {
+	before := &Table{}
+	if old != nil {
+		before = old.table
+	}
+	table, errs := before.Next(c, e.opt.TrustDomain)
 	e.metrics.compile.Set(float64(len(errs)))
 	e.metrics.revision.Set(float64(c.Head.Revision))
 	for _, err := range errs {

@@ -55,6 +55,14 @@ type policyTo struct {
 	notPaths []pathPattern
 }
 
+// compiledPolicy is what of a policy depends on nothing else; with an error it is an
+// invalid one.
+type compiledPolicy struct {
+	source *mesh.Policy
+	policy *policy
+	err    error
+}
+
 // policySets is every set of a configuration, by the id of its target.
 type policySets struct {
 	services, routes, gateways map[string]*policySet
@@ -64,14 +72,20 @@ type policySets struct {
 // counts as an ALLOW policy of its target, an invalid DENY (or one of unknown
 // action) denies everything there, and one that names no target denies every
 // service: nobody can tell what it protects. Each invalid one is reported.
-func compilePolicies(cfg *mesh.Config, trustDomain string) (policySets, []error) {
+func (t *Table) compilePolicies(old *Table, cfg *mesh.Config, trustDomain string) (policySets, []error) {
 	sets := policySets{map[string]*policySet{}, map[string]*policySet{}, map[string]*policySet{}}
 	var errs []error
 	for _, id := range slices.Sorted(maps.Keys(cfg.Policies)) {
 		source := cfg.Policies[id]
-		compiled, err := compilePolicy(source, trustDomain)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("proxy.Compile: policy fails closed: %w", err))
+		p := old.policies[id]
+		if p == nil || p.source != source {
+			p = &compiledPolicy{source: source}
+			p.policy, p.err = compilePolicy(source, trustDomain)
+		}
+		t.policies[id] = p
+		compiled := p.policy
+		if p.err != nil {
+			errs = append(errs, fmt.Errorf("proxy.Compile: policy fails closed: %w", p.err))
 		}
 		switch {
 		case source.Action == mesh.Audit: // never decides

@@ -55,9 +55,9 @@ func (n *node) captured() *node {
 	return n.capture
 }
 
-// add files c under its path; an absent path is the prefix "/". The path has
-// been validated.
-func (s *site) add(path *mesh.PathMatch, c candidate) {
+// add files a candidate under its path, which has been validated.
+func (s *site) add(m *compiledMatch) {
+	path, c := m.path, m.candidate
 	switch {
 	case path == nil:
 		s.tree.prefix = append(s.tree.prefix, c)
@@ -79,11 +79,7 @@ func (s *site) add(path *mesh.PathMatch, c candidate) {
 		n.deepest = max(n.deepest, depth)
 		n.prefix = append(n.prefix, c)
 	default:
-		template, err := mesh.ParsePathTemplate(path.Template)
-		if err != nil {
-			return // validated before
-		}
-		s.addTemplate(template.Segments, c)
+		s.addTemplate(m.template, c)
 	}
 }
 

@@ -25,6 +25,9 @@ type Table struct {
 	servicePolicies map[string]*policySet
 	gatewayPolicies map[string]*policySet
 	allowByDefault  bool // at an Inbound only
+	// routes and policies are what the next Table may take over.
+	routes   map[string]*compiledRoute
+	policies map[string]*compiledPolicy
 	// keepsSlash has the services that some rule sends paths with escaped slashes
 	// to. An Inbound takes them from nobody else's.
 	keepsSlash map[string]bool
@@ -113,9 +116,18 @@ func (x hostIndex) sort() {
 // not exist; that share of its traffic finds no endpoint. The Table is never nil
 // and keeps pointers into cfg, which must not change any more.
 func Compile(cfg *mesh.Config, trustDomain string) (*Table, []error) {
-	t := &Table{
+	return (&Table{}).Next(cfg, trustDomain)
+}
+
+// Next is Compile, but that it takes over what t has of objects that are the very same
+// in the configuration that t was compiled from.
+func (t *Table) Next(cfg *mesh.Config, trustDomain string) (*Table, []error) {
+	old := t
+	t = &Table{
 		head:       cfg.Head,
 		services:   cfg.Services,
+		routes:     make(map[string]*compiledRoute, len(cfg.Routes)),
+		policies:   make(map[string]*compiledPolicy, len(cfg.Policies)),
 		keepsSlash: map[string]bool{},
 		gateway:    newHostIndex(),
 		outbound:   newHostIndex(),
@@ -127,16 +139,24 @@ func Compile(cfg *mesh.Config, trustDomain string) (*Table, []error) {
 		if service.Protocol == mesh.ProtocolTCP {
 			continue
 		}
+		if t.builtin[id] = old.builtin[id]; t.builtin[id] != nil {
+			continue
+		}
 		t.builtin[id] = &Rule{
 			Timeout:     DefaultTimeout,
 			backends:    []backend{{service: id, weight: 1}},
 			totalWeight: 1,
 		}
 	}
-	policies, errs := compilePolicies(cfg, trustDomain)
+	policies, errs := t.compilePolicies(old, cfg, trustDomain)
 	t.servicePolicies, t.gatewayPolicies = policies.services, policies.gateways
 	for _, id := range slices.Sorted(maps.Keys(cfg.Routes)) {
-		errs = append(errs, t.addRoute(cfg.Routes[id], policies.routes[id])...)
+		r := old.routes[id]
+		if r == nil || r.route != cfg.Routes[id] {
+			r = compileRoute(cfg.Routes[id])
+		}
+		t.routes[id] = r
+		errs = append(errs, t.addRoute(r, policies.routes[id])...)
 	}
 	t.gateway.sort()
 	t.outbound.sort()
@@ -149,14 +169,53 @@ func (t *Table) Head() mesh.Head { return t.head }
 // Service returns the service called id, or nil.
 func (t *Table) Service(id string) *mesh.Service { return t.services[id] }
 
-func (t *Table) addRoute(route *mesh.Route, policies *policySet) []error {
+// compiledRoute is what of a route depends on nothing else.
+type compiledRoute struct {
+	route   *mesh.Route
+	rules   []*Rule
+	matches []compiledMatch
+	errs    []error
+}
+
+// compiledMatch is a candidate and where it is filed.
+type compiledMatch struct {
+	path      *mesh.PathMatch // nil is the prefix "/"
+	template  []mesh.TemplateSegment
+	candidate candidate
+}
+
+func compileRoute(route *mesh.Route) *compiledRoute {
+	out := &compiledRoute{route: route}
 	if err := mesh.Validate(route); err != nil {
-		return []error{fmt.Errorf("proxy.Compile: route left out: %w", err)}
+		out.errs = []error{fmt.Errorf("proxy.Compile: route left out: %w", err)}
+		return out
 	}
-	var errs []error
 	for i := range route.Rules {
 		rule := compileRule(fmt.Sprintf("%s/%d", route.Name, i), &route.Rules[i])
-		errs = append(errs, t.checkBackends(route.Name, i, rule)...)
+		out.rules = append(out.rules, rule)
+		for j, match := range matchesOf(&route.Rules[i]) {
+			c, err := newCandidate(route, rule, match, [2]int{i, j})
+			m := compiledMatch{path: match.Path, candidate: c}
+			if err == nil && match.Path != nil && match.Path.Template != "" {
+				var template mesh.PathTemplate
+				template, err = mesh.ParsePathTemplate(match.Path.Template)
+				m.template = template.Segments
+			}
+			if err != nil { // which validation does not let happen
+				out.errs = append(out.errs, fmt.Errorf("proxy.Compile: match left out: %w", err))
+				continue
+			}
+			out.matches = append(out.matches, m)
+		}
+	}
+	return out
+}
+
+// addRoute files the matches of a route, and reports what is wrong with it.
+func (t *Table) addRoute(r *compiledRoute, policies *policySet) []error {
+	errs := slices.Clone(r.errs)
+	for i, rule := range r.rules {
+		errs = append(errs, t.checkBackends(r.route.Name, i, rule)...)
 		if rule.keepsSlash {
 			for _, b := range rule.backends {
 				t.keepsSlash[b.service] = true
@@ -165,20 +224,17 @@ func (t *Table) addRoute(route *mesh.Route, policies *policySet) []error {
 				t.keepsSlash[m.service] = true
 			}
 		}
-		for j, match := range matchesOf(&route.Rules[i]) {
-			c, err := newCandidate(route, rule, match, [2]int{i, j})
-			if err != nil { // which validation does not let happen
-				errs = append(errs, fmt.Errorf("proxy.Compile: match left out: %w", err))
-				continue
+	}
+	atGateway, inMesh := slices.Contains(r.route.Targets, mesh.TargetGateway), slices.Contains(r.route.Targets, mesh.TargetMesh)
+	for i := range r.matches {
+		m := r.matches[i] // a copy, which is ours
+		m.candidate.policies = policies
+		for _, hostname := range r.route.Hostnames {
+			if atGateway {
+				t.gateway.site(hostname).add(&m)
 			}
-			c.policies = policies
-			for _, hostname := range route.Hostnames {
-				if slices.Contains(route.Targets, mesh.TargetGateway) {
-					t.gateway.site(hostname).add(match.Path, c)
-				}
-				if slices.Contains(route.Targets, mesh.TargetMesh) {
-					t.outbound.site(hostname).add(match.Path, c)
-				}
+			if inMesh {
+				t.outbound.site(hostname).add(&m)
 			}
 		}
 	}

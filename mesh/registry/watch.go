@@ -77,7 +77,8 @@ type Watcher struct {
 	config        configState
 	instances     instanceState
 	savedSnapshot *mesh.Snapshot // what File holds
-	savedAt       time.Time
+	saves         pace
+	changes       pace
 	lastPoll      time.Time
 	nextPoll      time.Time
 	logged        map[string]time.Time // when a refusal was last logged, by reason
@@ -97,13 +98,15 @@ type WatchStatus struct {
 // NewWatcher returns a Watcher. It has no snapshot before Run.
 func NewWatcher(c *Client, opts WatcherOptions) *Watcher {
 	w := &Watcher{
-		client: c,
-		opts:   opts,
-		needed: make(chan struct{}, 1),
-		need:   map[string]bool{},
-		logged: map[string]time.Time{},
-		outage: outage{part: "watcher", log: c.log, failed: c.metrics.errors},
-		config: configState{records: mesh.Records{}},
+		client:  c,
+		opts:    opts,
+		changes: pace{most: mostChangeRest},
+		saves:   pace{most: mostSaveRest},
+		needed:  make(chan struct{}, 1),
+		need:    map[string]bool{},
+		logged:  map[string]time.Time{},
+		outage:  outage{part: "watcher", log: c.log, failed: c.metrics.errors},
+		config:  configState{records: mesh.Records{}},
 		instances: instanceState{
 			held:      map[instanceKey]*held{},
 			positions: map[string]string{},
@@ -160,7 +163,6 @@ func signal(ch chan<- struct{}) {
 func (w *Watcher) Run(ctx context.Context) error {
 	if w.opts.File != "" {
 		w.load()
-		defer w.save()
 	}
 	for {
 		err := w.session(ctx)
@@ -183,8 +185,10 @@ func (w *Watcher) session(ctx context.Context) error {
 	w.outage.ok()
 	w.setStatus(func(s *WatchStatus) { s.Connected = true })
 
+	defer w.saveNow()
 	f := w.startFollower(ctx)
 	defer f.stop()
+	var resume <-chan time.Time // what comes meanwhile is taken together
 	poll := time.NewTimer(w.untilPoll())
 	defer poll.Stop()
 	for {
@@ -195,9 +199,10 @@ func (w *Watcher) session(ctx context.Context) error {
 		case <-w.needed:
 			err = w.poll(ctx)
 		case answer := <-f.answers:
-			if err = w.take(ctx, answer); err == nil {
-				f.asks <- w.positions()
-			}
+			err = w.take(ctx, answer)
+			resume = time.After(w.changes.left())
+		case <-resume:
+			f.asks <- w.positions()
 		case <-poll.C:
 			err = w.poll(ctx)
 		case <-w.config.wholeDue():
@@ -305,7 +310,7 @@ func (w *Watcher) take(ctx context.Context, a answer) error {
 	if a.err != nil {
 		return w.survive(a.err)
 	}
-	changed := false
+	began, changed := time.Now(), false
 	for _, s := range a.streams {
 		if len(s.Messages) == 0 {
 			continue
@@ -319,7 +324,9 @@ func (w *Watcher) take(ctx context.Context, a answer) error {
 	}
 	if changed {
 		// The new configuration may entitle nodes that were not read so far.
-		return w.poll(ctx)
+		err := w.poll(ctx)
+		w.changes.took(began)
+		return err
 	}
 	return nil
 }

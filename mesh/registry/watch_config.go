@@ -219,7 +219,11 @@ func (w *Watcher) seeHead(raw string) bool {
 
 // adopt makes verified records the configuration.
 func (w *Watcher) adopt(head mesh.Head, records mesh.Records) {
-	decoded, errs := mesh.DecodeRecords(head, records)
+	before := w.config.decoded
+	if before == nil {
+		before = mesh.NewConfig()
+	}
+	decoded, errs := before.Next(head, w.config.records, records)
 	w.config = configState{head: head, records: records, decoded: decoded}
 	w.client.metrics.revision.Set(float64(head.Revision))
 	w.synced()

@@ -15,9 +15,6 @@ import (
 )
 
 const (
-	// saveGap bounds how often the file is written for instances alone.
-	saveGap = time.Second
-
 	maxSavedBytes = 2 * maxConfigBytes
 )
 
@@ -75,16 +72,23 @@ func (w *Watcher) load() {
 	w.publish()
 }
 
-// save writes the file if the snapshot changed since it was written. A write
-// that fails is counted and logged; the next one is tried as if it were the first.
+// save writes the file if the snapshot changed since it was written, and not too much
+// time went into that lately: a poll comes again soon.
 func (w *Watcher) save() {
-	old, now := w.savedSnapshot, w.snapshot.Load()
-	if w.opts.File == "" || now == nil || old == now {
+	if w.saves.left() == 0 {
+		w.saveNow()
+	}
+}
+
+// saveNow writes the file if the snapshot changed since it was written. A write
+// that fails is counted and logged; the next one is tried as if it were the first.
+func (w *Watcher) saveNow() {
+	now := w.snapshot.Load()
+	if w.opts.File == "" || now == nil || w.savedSnapshot == now {
 		return
 	}
-	if old != nil && old.Config == now.Config && time.Since(w.savedAt) < saveGap {
-		return
-	}
+	began := time.Now()
+	defer func() { w.saves.took(began) }()
 	s := saved{Mesh: w.client.keys.prefix, Time: time.Now().UTC(), Head: w.config.head, Records: w.config.records}
 	w.mu.Lock()
 	for service := range w.need {
@@ -104,7 +108,7 @@ func (w *Watcher) save() {
 		w.reject("file "+w.opts.File, &refusal{reason: rejectUnsaved, err: err})
 		return
 	}
-	w.savedSnapshot, w.savedAt = now, time.Now()
+	w.savedSnapshot = now
 }
 
 // readSaved reads and verifies a file. Its records add up to its head's digest.

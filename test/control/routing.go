@@ -12,6 +12,8 @@ func routingMatches() []control {
 		without("escaped slashes need a rule that takes them", "decide.go", "if r.DecodedPath != \"\" && (won.rule == nil || !won.rule.keepsSlash) {", "if false {", slashes),
 		without("escaped slashes need a rule of the service at its inbound", "decide.go", "if r.DecodedPath != \"\" && !t.keepsSlash[face.Service] {", "if false {", slashes),
 		without("policies read escaped slashes either way", "decide.go", "c.other = r.DecodedPath", "c.other = \"\"", slashes),
+		without("a route that changed is compiled", "table.go", "if r == nil || r.route != cfg.Routes[id] {", "if r == nil {", "TestNextDecidesAsCompile"),
+		without("a policy that changed is compiled", "policy.go", "if p == nil || p.source != source {", "if p == nil {", "TestNextDecidesAsCompile"),
 		without("a split is sticky", "decide.go", "draw = drawOf(value)", "_ = value", "TestStickySplitsOnlyAddMembers"),
 	}
 }
