@@ -53,7 +53,7 @@ conformance: deps ## let others' programs judge: gRPC interop, h2spec, WebSocket
 chaos-proxy: build ## play the proxy's faults on real processes (ARGS=-short)
 	@./test/chaos/deps
 	@go build -o bin/chaos ./test/chaos
-	@exec bin/chaos $(ARGS) f15 f18 f19 f22 f23 f24 retries f25 f26 f27 f28
+	@exec bin/chaos $(ARGS) f15 f18 f19 f21 f22 f23 f24 retries f25 f26 f27 f28
 
 .PHONY: slow
 slow: build ## let slow clients loose on a gateway and a sidecar (ARGS=-short)

@@ -25,6 +25,7 @@ const (
 type state struct {
 	head    mesh.Head
 	records mesh.Records
+	leaves  mesh.Leaves // of records
 	config  *mesh.Config
 	// broken has the references to what does not exist, by object. It is empty
 	// unless the log holds objects that this version does not accept.
@@ -33,7 +34,7 @@ type state struct {
 
 func newState(head mesh.Head, records mesh.Records) (*state, []error) {
 	config, errs := mesh.DecodeRecords(head, records)
-	return &state{head: head, records: records, config: config, broken: config.CheckAll()}, errs
+	return &state{head: head, records: records, leaves: records.Leaves(), config: config, broken: config.CheckAll()}, errs
 }
 
 // header returns the Meta of the stored object, or nil.
@@ -93,7 +94,10 @@ func (s *state) plan(edits []edit, when conditions, now time.Time, actor string)
 	if err := validate(edits, config); err != nil {
 		return nil, err
 	}
-	broken := config.CheckAll()
+	broken := s.broken
+	if len(broken) > 0 || slices.ContainsFunc(edits, mayBreak) {
+		broken = config.CheckAll()
+	}
 	if err := s.conflicts(edits, broken); err != nil {
 		return nil, err
 	}
@@ -103,6 +107,16 @@ func (s *state) plan(edits []edit, when conditions, now time.Time, actor string)
 		}
 	}
 	return s.stamp(edits, config, broken, now, actor)
+}
+
+// mayBreak reports whether an edit may take away what objects that are not edited refer
+// to. That it does not exist, and is of this kind, is all that these say of a route.
+func mayBreak(e edit) bool {
+	switch e.object.(type) {
+	case *mesh.Route, *mesh.Policy, *mesh.TopicRule:
+		return false
+	}
+	return true
 }
 
 // validate reports everything that is wrong with the edited objects, also in
@@ -195,9 +209,10 @@ func (s *state) stamp(edits []edit, config *mesh.Config, broken map[string][]mes
 	if err := checkSize(records); err != nil {
 		return nil, err
 	}
-	head.Digest = records.Digest()
+	leaves := s.leaves.Next(p.change)
+	head.Digest = leaves.Digest()
 	config.Head, p.change.Head = head, head
-	p.next = &state{head: head, records: records, config: config, broken: broken}
+	p.next = &state{head: head, records: records, leaves: leaves, config: config, broken: broken}
 	return p, nil
 }
 

@@ -2,8 +2,6 @@ package mesh
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"maps"
 	"slices"
@@ -34,19 +32,6 @@ func (h Head) Before(other Head) bool {
 // are what is digested; they are never marshalled again on the way.
 type Records map[string][]byte
 
-// Digest returns the hex SHA-256 over every record, sorted by key:
-// key NUL sha256(record).
-func (r Records) Digest() string {
-	h := sha256.New()
-	for _, key := range slices.Sorted(maps.Keys(r)) {
-		leaf := sha256.Sum256(r[key])
-		h.Write([]byte(key))
-		h.Write([]byte{0})
-		h.Write(leaf[:])
-	}
-	return hex.EncodeToString(h.Sum(nil))
-}
-
 // Change is one accepted write: the records it put and the names it deleted,
 // leading to Head. It is what the revision log stores.
 type Change struct {
@@ -54,6 +39,19 @@ type Change struct {
 	Puts    Records  `json:"puts,omitempty"`
 	Deletes []string `json:"deletes,omitempty"`
 	Actor   string   `json:"actor,omitempty"` // who
+}
+
+// Add makes c lead to where next leads after it.
+func (c *Change) Add(next Change) {
+	if c.Puts == nil {
+		c.Puts = Records{}
+	}
+	for _, name := range next.Deletes {
+		delete(c.Puts, name)
+	}
+	c.Deletes = append(c.Deletes, next.Deletes...)
+	maps.Copy(c.Puts, next.Puts)
+	c.Head, c.Actor = next.Head, next.Actor
 }
 
 // Apply changes r by c, in place.

@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -59,6 +60,9 @@ const (
 type Log struct {
 	db   *bolt.DB
 	path string
+
+	mu     sync.Mutex  // guards leaves
+	leaves mesh.Leaves // of the stored records
 }
 
 // Open opens the log at path, creating it with mode 0600 if it is not there.
@@ -111,7 +115,8 @@ func (l *Log) prepare(op string) error {
 	if err != nil {
 		return err
 	}
-	_, _, err = l.Load(context.Background())
+	_, records, err := l.Load(context.Background())
+	l.leaves = records.Leaves()
 	return err
 }
 
@@ -141,7 +146,10 @@ func (l *Log) Append(ctx context.Context, c mesh.Change) error {
 	if err != nil {
 		return mesh.Errorf(op, l.path, mesh.Internal, "encode the head: %w", err)
 	}
-	return l.update(op, func(tx *bolt.Tx) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	leaves := l.leaves.Next(c)
+	err = l.update(op, func(tx *bolt.Tx) error {
 		stored, err := readHead(tx)
 		if err != nil {
 			return err
@@ -153,7 +161,7 @@ func (l *Log) Append(ctx context.Context, c mesh.Change) error {
 		if err := applyRecords(tx, c); err != nil {
 			return err
 		}
-		if got := readRecords(tx).Digest(); got != c.Head.Digest {
+		if got := leaves.Digest(); got != c.Head.Digest {
 			return mesh.Errorf(op, l.path, mesh.Internal, "revision %d leads to digest %.16s, its head says %.16s", c.Head.Revision, got, c.Head.Digest)
 		}
 		if err := appendChange(tx, c.Head.Revision, change); err != nil {
@@ -161,6 +169,10 @@ func (l *Log) Append(ctx context.Context, c mesh.Change) error {
 		}
 		return tx.Bucket([]byte(bucketMeta)).Put([]byte(keyHead), head)
 	})
+	if err == nil {
+		l.leaves = leaves
+	}
+	return err
 }
 
 // Load returns the newest head and every record, whose digest it has checked.

@@ -129,3 +129,37 @@ func TestNextKeepsWhatIsTheSame(t *testing.T) {
 		t.Error("a route that was written again is the old one")
 	}
 }
+
+// A route that is not valid takes no host from the service that has it by itself.
+func TestInvalidRouteTakesNoHost(t *testing.T) {
+	config := configOf()
+	config.Put(&mesh.Route{Meta: mesh.Meta{Name: "routes/bad"}, Targets: []string{mesh.TargetMesh}, Hostnames: []string{"orders.mesh"}})
+	table, errs := Compile(config, "hedgerow.local")
+	if len(errs) == 0 {
+		t.Fatal("the route is valid")
+	}
+	if d := Decide(table, Face{Kind: Outbound}, &Request{Method: "GET", Host: "orders.mesh", Path: "/"}, 0); d.Service != "orders" {
+		t.Errorf("decided %+v", d)
+	}
+}
+
+// benchmarkTable is of n routes, ten of a hostname.
+func benchmarkTable(n int) (*mesh.Config, *Table) {
+	config := configOf()
+	for i := range n {
+		config.Put(&mesh.Route{
+			Meta: mesh.Meta{Name: fmt.Sprintf("routes/r%d", i)}, Targets: []string{mesh.TargetGateway, mesh.TargetMesh}, Hostnames: []string{fmt.Sprintf("h%d.mesh", i/10)},
+			Rules: []mesh.RouteRule{{Matches: []mesh.RouteMatch{{Path: &mesh.PathMatch{Prefix: fmt.Sprintf("/p%d", i%10)}}}, Backends: []mesh.Backend{{Service: "orders"}}}},
+		})
+	}
+	table, _ := Compile(config, "hedgerow.local")
+	return config, table
+}
+
+func BenchmarkNext(b *testing.B) {
+	config, table := benchmarkTable(10_000)
+	b.ReportAllocs()
+	for b.Loop() {
+		table.Next(config, "hedgerow.local")
+	}
+}

@@ -65,7 +65,20 @@ type compiledPolicy struct {
 
 // policySets is every set of a configuration, by the id of its target.
 type policySets struct {
-	services, routes, gateways map[string]*policySet
+	services, routes, gateways setsByTarget
+}
+
+// setsByTarget is sets by the id of the object that they are for.
+type setsByTarget map[string]*policySet
+
+// over returns s, but that sets which are the same in old are those of old.
+func (s setsByTarget) over(old setsByTarget) setsByTarget {
+	for id, set := range s {
+		if was := old[id]; was != nil && slices.Equal(was.deny, set.deny) && slices.Equal(was.allow, set.allow) {
+			s[id] = was
+		}
+	}
+	return s
 }
 
 // compilePolicies compiles every policy and fails closed: an invalid ALLOW still
@@ -73,7 +86,7 @@ type policySets struct {
 // action) denies everything there, and one that names no target denies every
 // service: nobody can tell what it protects. Each invalid one is reported.
 func (t *Table) compilePolicies(old *Table, cfg *mesh.Config, trustDomain string) (policySets, []error) {
-	sets := policySets{map[string]*policySet{}, map[string]*policySet{}, map[string]*policySet{}}
+	sets := policySets{setsByTarget{}, setsByTarget{}, setsByTarget{}}
 	var errs []error
 	for _, id := range slices.Sorted(maps.Keys(cfg.Policies)) {
 		source := cfg.Policies[id]
@@ -103,7 +116,7 @@ func (t *Table) compilePolicies(old *Table, cfg *mesh.Config, trustDomain string
 // file puts p under its target, or under all of them if an invalid one has several.
 func (s policySets) file(source *mesh.Policy, p *policy) {
 	for _, t := range []struct {
-		sets map[string]*policySet
+		sets setsByTarget
 		id   string
 	}{{s.services, source.Target.Service}, {s.routes, source.Target.Route}, {s.gateways, source.Target.Gateway}} {
 		if t.id == "" {

@@ -15,6 +15,7 @@ import (
 // Lists hold values and not pointers: what a lookup among many routes costs is how often
 // it reads memory that is in no cache.
 type site struct {
+	of      []filed
 	tree    node
 	exact   branches // whole paths
 	regexes *node    // nil if there are none
@@ -53,6 +54,25 @@ func (n *node) captured() *node {
 		n.capture = &node{}
 	}
 	return n.capture
+}
+
+// filed is a route of a hostname, and the policies that have it as their target.
+type filed struct {
+	route    *compiledRoute
+	policies *policySet
+}
+
+func newSite(of []filed) *site {
+	s := &site{of: of}
+	for _, f := range of {
+		for i := range f.route.matches {
+			m := f.route.matches[i] // a copy, which is ours
+			m.candidate.policies = f.policies
+			s.add(&m)
+		}
+	}
+	s.sort()
+	return s
 }
 
 // add files a candidate under its path, which has been validated.

@@ -22,12 +22,14 @@ type Table struct {
 	// builtin is the rule of every service at <service>.mesh, by service id.
 	builtin map[string]*Rule
 
-	servicePolicies map[string]*policySet
-	gatewayPolicies map[string]*policySet
+	servicePolicies setsByTarget
+	gatewayPolicies setsByTarget
 	allowByDefault  bool // at an Inbound only
-	// routes and policies are what the next Table may take over.
-	routes   map[string]*compiledRoute
-	policies map[string]*compiledPolicy
+	// What follows is only for the next Table to take over.
+	order         []string // ids of routes, sorted
+	routes        map[string]*compiledRoute
+	policies      map[string]*compiledPolicy
+	routePolicies setsByTarget
 	// keepsSlash has the services that some rule sends paths with escaped slashes
 	// to. An Inbound takes them from nobody else's.
 	keepsSlash map[string]bool
@@ -52,22 +54,22 @@ type hostIndex struct {
 	wildcard map[string]*site // by what follows the "*": ".example", "" for "*" alone
 }
 
-func newHostIndex() hostIndex {
-	return hostIndex{exact: map[string]*site{}, wildcard: map[string]*site{}}
-}
-
-// site returns the site of a route's hostname, which it makes if need be.
-func (x hostIndex) site(hostname string) *site {
-	index := x.exact
-	if suffix, ok := strings.CutPrefix(hostname, "*"); ok {
-		index, hostname = x.wildcard, suffix
+// newHostIndex files routes by their hostnames. It takes sites of old over whose routes
+// are the same.
+func newHostIndex(old hostIndex, routes map[string][]filed) hostIndex {
+	x := hostIndex{exact: make(map[string]*site, len(routes)), wildcard: map[string]*site{}}
+	for hostname, of := range routes {
+		index, was := x.exact, old.exact
+		if suffix, ok := strings.CutPrefix(hostname, "*"); ok {
+			index, was, hostname = x.wildcard, old.wildcard, suffix
+		}
+		if s := was[hostname]; s != nil && slices.Equal(s.of, of) {
+			index[hostname] = s
+		} else {
+			index[hostname] = newSite(of)
+		}
 	}
-	s := index[hostname]
-	if s == nil {
-		s = &site{}
-		index[hostname] = s
-	}
-	return s
+	return x
 }
 
 // find returns the best candidate for r among those of every hostname that
@@ -99,16 +101,6 @@ func (x hostIndex) find(face Face, r *Request, path string) *candidate {
 	return nil
 }
 
-// sort brings everything into the order of precedence.
-func (x hostIndex) sort() {
-	for _, s := range x.exact {
-		s.sort()
-	}
-	for _, s := range x.wildcard {
-		s.sort()
-	}
-}
-
 // Compile builds the Table of cfg for the proxies of trustDomain. One bad
 // object never takes the others with it: a route that does not validate is left
 // out, and a policy that does not closes what it protects (see compilePolicies).
@@ -129,8 +121,6 @@ func (t *Table) Next(cfg *mesh.Config, trustDomain string) (*Table, []error) {
 		routes:     make(map[string]*compiledRoute, len(cfg.Routes)),
 		policies:   make(map[string]*compiledPolicy, len(cfg.Policies)),
 		keepsSlash: map[string]bool{},
-		gateway:    newHostIndex(),
-		outbound:   newHostIndex(),
 		builtin:    make(map[string]*Rule, len(cfg.Services)),
 		// Anything but a clear ALLOW denies.
 		allowByDefault: cfg.Defaults != nil && cfg.Defaults.Authorization == mesh.Allow,
@@ -149,18 +139,41 @@ func (t *Table) Next(cfg *mesh.Config, trustDomain string) (*Table, []error) {
 		}
 	}
 	policies, errs := t.compilePolicies(old, cfg, trustDomain)
-	t.servicePolicies, t.gatewayPolicies = policies.services, policies.gateways
-	for _, id := range slices.Sorted(maps.Keys(cfg.Routes)) {
+	t.servicePolicies = policies.services.over(old.servicePolicies)
+	t.gatewayPolicies = policies.gateways.over(old.gatewayPolicies)
+	t.routePolicies = policies.routes.over(old.routePolicies)
+	t.order = old.sameOrder(cfg.Routes)
+	atGateway, inMesh := make(map[string][]filed, len(old.gateway.exact)), make(map[string][]filed, len(old.outbound.exact))
+	for _, id := range t.order {
 		r := old.routes[id]
 		if r == nil || r.route != cfg.Routes[id] {
 			r = compileRoute(cfg.Routes[id])
 		}
 		t.routes[id] = r
-		errs = append(errs, t.addRoute(r, policies.routes[id])...)
+		errs = append(errs, t.addRoute(r)...)
+		if len(r.matches) == 0 { // it is not valid, and takes no host from anybody
+			continue
+		}
+		f := filed{r, t.routePolicies[id]}
+		for _, hostname := range r.route.Hostnames {
+			if slices.Contains(r.route.Targets, mesh.TargetGateway) {
+				atGateway[hostname] = append(atGateway[hostname], f)
+			}
+			if slices.Contains(r.route.Targets, mesh.TargetMesh) {
+				inMesh[hostname] = append(inMesh[hostname], f)
+			}
+		}
 	}
-	t.gateway.sort()
-	t.outbound.sort()
+	t.gateway, t.outbound = newHostIndex(old.gateway, atGateway), newHostIndex(old.outbound, inMesh)
 	return t, errs
+}
+
+// sameOrder returns the sorted ids of routes.
+func (t *Table) sameOrder(routes map[string]*mesh.Route) []string {
+	if len(routes) == len(t.order) && !slices.ContainsFunc(t.order, func(id string) bool { return routes[id] == nil }) {
+		return t.order
+	}
+	return slices.Sorted(maps.Keys(routes))
 }
 
 // Head names the configuration that the table was compiled from.
@@ -211,8 +224,8 @@ func compileRoute(route *mesh.Route) *compiledRoute {
 	return out
 }
 
-// addRoute files the matches of a route, and reports what is wrong with it.
-func (t *Table) addRoute(r *compiledRoute, policies *policySet) []error {
+// addRoute takes note of the services of a route, and reports what is wrong with it.
+func (t *Table) addRoute(r *compiledRoute) []error {
 	errs := slices.Clone(r.errs)
 	for i, rule := range r.rules {
 		errs = append(errs, t.checkBackends(r.route.Name, i, rule)...)
@@ -222,19 +235,6 @@ func (t *Table) addRoute(r *compiledRoute, policies *policySet) []error {
 			}
 			for _, m := range rule.mirrors {
 				t.keepsSlash[m.service] = true
-			}
-		}
-	}
-	atGateway, inMesh := slices.Contains(r.route.Targets, mesh.TargetGateway), slices.Contains(r.route.Targets, mesh.TargetMesh)
-	for i := range r.matches {
-		m := r.matches[i] // a copy, which is ours
-		m.candidate.policies = policies
-		for _, hostname := range r.route.Hostnames {
-			if atGateway {
-				t.gateway.site(hostname).add(&m)
-			}
-			if inMesh {
-				t.outbound.site(hostname).add(&m)
 			}
 		}
 	}

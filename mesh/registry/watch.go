@@ -100,8 +100,8 @@ func NewWatcher(c *Client, opts WatcherOptions) *Watcher {
 	w := &Watcher{
 		client:  c,
 		opts:    opts,
-		changes: pace{most: mostChangeRest},
-		saves:   pace{most: mostSaveRest},
+		changes: pace{times: restAfterChange, most: mostChangeRest},
+		saves:   pace{times: restAfterSave, most: mostSaveRest},
 		needed:  make(chan struct{}, 1),
 		need:    map[string]bool{},
 		logged:  map[string]time.Time{},

@@ -19,6 +19,7 @@ import (
 type configState struct {
 	head    mesh.Head    // of records; the highest ever applied
 	records mesh.Records // never changed in place
+	leaves  mesh.Leaves  // of records
 	decoded *mesh.Config // nil before the first
 
 	// wholeAt is when everything is to be read; zero when nothing suggests it.
@@ -72,7 +73,7 @@ func (s *configState) judge(head mesh.Head) (newer bool, r *refusal) {
 // is a new one. Entries that do not follow each other from what is applied, or
 // do not add up to their head's digest, make for a whole read.
 func (w *Watcher) takeChanges(entries []redis.XMessage) bool {
-	records := maps.Clone(w.config.records)
+	var all mesh.Change
 	head, broken := w.config.head, false
 	for _, e := range entries {
 		change, r := decodeEntry(e)
@@ -87,7 +88,7 @@ func (w *Watcher) takeChanges(entries []redis.XMessage) bool {
 			}
 			break
 		}
-		records.Apply(change.Change)
+		all.Add(change.Change)
 		head = change.Head
 	}
 	if head.Revision == w.config.head.Revision {
@@ -96,13 +97,16 @@ func (w *Watcher) takeChanges(entries []redis.XMessage) bool {
 		}
 		return false
 	}
-	if got := records.Digest(); got != head.Digest {
+	leaves := w.config.leaves.Next(all)
+	if got := leaves.Digest(); got != head.Digest {
 		w.reject("changes", refuse(rejectDigest, "the changes up to revision %d lead to %.16s, its head says %.16s", head.Revision, got, head.Digest))
 		w.config.skipUntil = time.Now().Add(jitter(pollEvery))
 		w.config.readLater()
 		return false
 	}
-	w.adopt(head, records)
+	records := maps.Clone(w.config.records)
+	records.Apply(all)
+	w.adopt(head, records, leaves)
 	return true
 }
 
@@ -166,7 +170,7 @@ func (w *Watcher) readWhole(ctx context.Context) error {
 	case r != nil:
 		w.reject("head", r)
 	case newer:
-		w.adopt(head, records)
+		w.adopt(head, records, records.Leaves())
 	default:
 		w.synced()
 	}
@@ -218,13 +222,13 @@ func (w *Watcher) seeHead(raw string) bool {
 }
 
 // adopt makes verified records the configuration.
-func (w *Watcher) adopt(head mesh.Head, records mesh.Records) {
+func (w *Watcher) adopt(head mesh.Head, records mesh.Records, leaves mesh.Leaves) {
 	before := w.config.decoded
 	if before == nil {
 		before = mesh.NewConfig()
 	}
 	decoded, errs := before.Next(head, w.config.records, records)
-	w.config = configState{head: head, records: records, decoded: decoded}
+	w.config = configState{head: head, records: records, leaves: leaves, decoded: decoded}
 	w.client.metrics.revision.Set(float64(head.Revision))
 	w.synced()
 	w.instances.stale = true

@@ -54,7 +54,7 @@ func (w *Watcher) load() {
 	for _, err := range errs {
 		w.reject("file "+w.opts.File, refuse(rejectRecord, "%w", err))
 	}
-	w.config = configState{head: s.Head, records: s.Records, decoded: decoded}
+	w.config = configState{head: s.Head, records: s.Records, leaves: s.Records.Leaves(), decoded: decoded}
 	w.Need(s.Needed...)
 	for _, d := range s.Documents {
 		// Accepted once, a document does not age while Redis is silent.

@@ -10,14 +10,18 @@
 package stage
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	_ "embed" // for mesh.yaml
+	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/hedgerow-mesh/hedgerow/test/chaos/load"
@@ -182,6 +186,38 @@ func (m *Mesh) Received() int {
 	}
 	return n
 }
+
+// Write sends one request to the control plane's API and fails unless it is answered
+// with 200. It may be called by several goroutines.
+func (m *Mesh) Write(ctx context.Context, method, path string, body any) error {
+	token, err := os.ReadFile(m.rig.TokenFile)
+	if err != nil {
+		return err
+	}
+	encoded, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, method, m.rig.API+path, bytes.NewReader(encoded))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, 2<<20))
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s %s: %d %.300s", method, path, resp.StatusCode, answer)
+	}
+	return err
+}
+
+// Control is the control plane's process.
+func (m *Mesh) Control() *rig.Process { return m.rig.Control }
 
 func (m *Mesh) broken() *Plane {
 	m.t.Helper()
