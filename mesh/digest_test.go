@@ -37,7 +37,7 @@ func TestLeavesFollowChanges(t *testing.T) {
 		h := sha256.New()
 		for _, name := range slices.Sorted(maps.Keys(records)) {
 			sum := sha256.Sum256(records[name])
-			fmt.Fprintf(h, "%s\x00%s", name, sum[:])
+			h.Write(append(append([]byte(name), 0), sum[:]...))
 		}
 		want := hex.EncodeToString(h.Sum(nil))
 		if got := leaves.Digest(); got != want || records.Digest() != want {

@@ -6,7 +6,7 @@ import "time"
 // is not done again for so many times as long as it took, but for so long at most.
 const (
 	restAfterChange = 19
-	mostChangeRest  = 500 * time.Millisecond // a change is not to wait for longer
+	mostChangeRest  = 300 * time.Millisecond // a change is not to wait for longer
 	restAfterSave   = 49
 	mostSaveRest    = pollEvery
 )

@@ -31,6 +31,9 @@ import (
 	"github.com/hedgerow-mesh/hedgerow/test/servers"
 )
 
+// apiMost is how long the control plane may take for one request.
+const apiMost = 30 * time.Second
+
 // Instances is how many sidecars the service has.
 const Instances = 3
 
@@ -64,13 +67,14 @@ type Mesh struct {
 	opt      Options
 	rig      *rig.Mesh
 	publicCA *x509.CertPool // of the gateway's certificate
+	api      http.Client
 }
 
 // New starts a mesh and returns when requests of the caller, and of the gateway
 // if there is one, reach every instance. It ends with the row.
 func New(t *T, opt Options) *Mesh {
 	t.Helper()
-	m := &Mesh{t: t, opt: opt}
+	m := &Mesh{t: t, opt: opt, api: http.Client{Timeout: apiMost}}
 	nodes := []servers.PKINode{rig.SidecarNode("caller", "client"), rig.SidecarNode("broken", "broken"), rig.GatewayNode("edge", "edge")}
 	for i := range Instances {
 		nodes = append(nodes, rig.SidecarNode(instance(i), "shop"))
@@ -204,7 +208,7 @@ func (m *Mesh) Write(ctx context.Context, method, path string, body any) error {
 	}
 	req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
 	req.Header.Set("Content-Type", "application/json")
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := m.api.Do(req)
 	if err != nil {
 		return err
 	}
