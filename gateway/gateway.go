@@ -51,6 +51,8 @@ type Listener struct {
 	// Hops says what is believed of what proxies in front of this address tell
 	// about their clients. Zero believes nothing.
 	Hops proxy.Hops
+	// ProxyProtocol is nil where nobody in front announces clients by it.
+	ProxyProtocol *proxy.Announcer
 	// HTTPSPort is where a listener in clear text redirects to; 0 serves.
 	HTTPSPort int
 }
@@ -117,6 +119,9 @@ func (c *Config) Validate() error {
 		if l.Hops.Count < 0 || l.Hops.Count > proxy.MostHops {
 			errs = append(errs, fmt.Errorf("listeners[%d].trustedHops: %d is not between 0 and %d", i, l.Hops.Count, proxy.MostHops))
 		}
+		if l.ProxyProtocol != nil && len(l.ProxyProtocol.From) == 0 {
+			errs = append(errs, fmt.Errorf("listeners[%d].proxyProtocol.from: say where the load balancers connect from, e.g. [10.0.0.0/24]", i))
+		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return &mesh.Error{Op: "gateway.New", Name: c.ID, Kind: mesh.Invalid, Err: err}
@@ -163,7 +168,11 @@ func New(cfg Config, opt Options) (*Gateway, error) {
 	g.plan.Admin = proxy.Site{Listener: listeners[0], Handler: engine.Admin(g.admin)}
 	public := make([]proxy.Site, len(configs))
 	for i, config := range configs {
-		public[i] = proxy.Site{Listener: listeners[i+1], Door: engine.Gateway(cfg.ID, opt.Source, proxy.Edge{Hops: cfg.Listeners[i].Hops, HTTPSPort: cfg.Listeners[i].HTTPSPort}), TLS: config}
+		l := &cfg.Listeners[i]
+		public[i] = proxy.Site{
+			Listener: listeners[i+1], Door: engine.Gateway(cfg.ID, opt.Source, proxy.Edge{Hops: l.Hops, HTTPSPort: l.HTTPSPort}),
+			TLS: config, ProxyProtocol: l.ProxyProtocol,
+		}
 	}
 	g.plan.Stages = [][]proxy.Site{public}
 	return g, nil

@@ -18,6 +18,8 @@ type Site struct {
 	Door     Door         // of the Engine that serves
 	Handler  http.Handler // if there is no Door; net/http serves it
 	TLS      *tls.Config  // nil for clear text
+	// ProxyProtocol, of a Door, is nil if connections begin with TLS or HTTP.
+	ProxyProtocol *Announcer
 }
 
 // Plan says what an engine serves, and in which order it leaves.

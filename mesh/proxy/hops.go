@@ -31,9 +31,7 @@ func (h *Hops) believe(peer string) bool {
 	if len(h.Proxies) == 0 {
 		return true
 	}
-	addr, err := netip.ParseAddr(peer)
-	addr = addr.WithZone("").Unmap() // as prefixes are
-	return err == nil && slices.ContainsFunc(h.Proxies, func(p netip.Prefix) bool { return p.Contains(addr) })
+	return among(h.Proxies, peer)
 }
 
 // path returns X-Forwarded-For as services get it: the client, the trusted proxies

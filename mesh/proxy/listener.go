@@ -20,7 +20,7 @@ import (
 // Door is where requests come in: Engine.Gateway, Outbound or Inbound.
 type Door interface {
 	// enter returns who takes the requests of a connection, and what it tells of
-	// its caller. state is nil in clear text.
+	// its caller, who is at the IP address remote. state is nil in clear text.
 	enter(state *tls.ConnectionState, remote string) (*server, callerInfo, bool)
 }
 
@@ -33,11 +33,16 @@ func (s *server) enter(state *tls.ConnectionState, remote string) (*server, call
 
 // callerOf returns what a connection tells of its caller but for who that is.
 func callerOf(state *tls.ConnectionState, remote string) callerInfo {
-	ip, _, err := net.SplitHostPort(remote)
+	return callerInfo{remote: remote, secure: state != nil}
+}
+
+// addressOf returns the IP address that conn was made from.
+func addressOf(conn net.Conn) string {
+	ip, _, err := net.SplitHostPort(conn.RemoteAddr().String())
 	if err != nil {
-		ip = ""
+		return ""
 	}
-	return callerInfo{remote: ip, secure: state != nil}
+	return ip
 }
 
 // inbound hands a request to the server of the workload that its connection
@@ -194,12 +199,20 @@ func (l *listener) greet(accepted net.Conn) (goesOn bool) {
 		return false
 	}
 	boundUnsent(raw)
+	from := addressOf(raw)
+	if announced := l.site.ProxyProtocol; announced != nil {
+		var err error
+		if from, err = announced.client(raw, from, l.e.opt.Limits.HeaderTimeout); err != nil {
+			l.broken(raw, err)
+			return false
+		}
+	}
 	if tcp, ok := l.door.(*tcpDoor); ok {
 		tcp.serve(raw)
 		return false
 	}
 	if l.site.TLS == nil {
-		return l.serveHTTP1(raw, raw, raw, nil)
+		return l.serveHTTP1(raw, raw, raw, nil, from)
 	}
 	secure := newMeshConn(raw)
 	secure.Conn = tls.Server(secure.under, l.site.TLS)
@@ -207,26 +220,31 @@ func (l *listener) greet(accepted net.Conn) (goesOn bool) {
 	err := secure.HandshakeContext(ctx)
 	cancel()
 	if err != nil {
-		l.e.metrics.listener.Inc()
-		l.e.opt.Log.Debug().Err(err).Msg("connection failed")
-		_ = raw.Close()
+		l.broken(raw, err)
 		return false
 	}
 	state := secure.ConnectionState()
 	if in, ok := l.door.(*inbound); ok && state.NegotiatedProtocol == identity.ProtocolTCP {
-		in.serveTCP(secure, &state)
+		in.serveTCP(secure, &state, from)
 		return false
 	}
 	if state.NegotiatedProtocol == identity.ProtocolH2 {
 		secure.gather()
-		return l.serveLink(secure, &state)
+		return l.serveLink(secure, &state, from)
 	}
-	return l.serveHTTP1(raw, secure, secure, &state)
+	return l.serveHTTP1(raw, secure, secure, &state, from)
+}
+
+// broken counts and closes a connection that did not begin as it has to.
+func (l *listener) broken(conn net.Conn, err error) {
+	l.e.metrics.listener.Inc()
+	l.e.opt.Log.Debug().Err(err).Msg("connection failed")
+	_ = conn.Close()
 }
 
 // serveLink begins to serve a link and reports whether there is one.
-func (l *listener) serveLink(conn net.Conn, state *tls.ConnectionState) bool {
-	s, info, ok := l.door.enter(state, conn.RemoteAddr().String())
+func (l *listener) serveLink(conn net.Conn, state *tls.ConnectionState, from string) bool {
+	s, info, ok := l.door.enter(state, from)
 	if state != nil {
 		clear(state.PeerCertificates) // several KiB, and nobody asks for them again
 	}
@@ -268,8 +286,8 @@ func (l *listener) linkEnded(c *link.Conn) {
 	l.all.Done()
 }
 
-func (l *listener) serveHTTP1(raw *net.TCPConn, conn halfCloser, deadlines deadliner, state *tls.ConnectionState) (goesOn bool) {
-	s, info, ok := l.door.enter(state, raw.RemoteAddr().String())
+func (l *listener) serveHTTP1(raw *net.TCPConn, conn halfCloser, deadlines deadliner, state *tls.ConnectionState, from string) (goesOn bool) {
+	s, info, ok := l.door.enter(state, from)
 	if state != nil {
 		clear(state.PeerCertificates) // as in serveLink
 	}
@@ -298,7 +316,7 @@ func (l *listener) attend(c *h1Client) (goesOn bool) {
 			_ = conn.Close() // as above
 			return false
 		}
-		return l.serveLink(conn, nil) // in clear text, by prior knowledge
+		return l.serveLink(conn, nil, c.info.remote) // in clear text, by prior knowledge
 	}
 	l.all.Go(func() {
 		if !c.await() {

@@ -120,8 +120,8 @@ func (ps *peers) dialTCP(ctx context.Context, key peerKey) (*meshConn, error) {
 }
 
 // serveTCP joins a peer's raw stream to the workload that it asks for.
-func (in *inbound) serveTCP(conn *meshConn, state *tls.ConnectionState) {
-	s, info, ok := in.enter(state, conn.RemoteAddr().String())
+func (in *inbound) serveTCP(conn *meshConn, state *tls.ConnectionState, from string) {
+	s, info, ok := in.enter(state, from)
 	if !ok {
 		_ = conn.Close() // there is no other way to say so
 		return

@@ -89,7 +89,7 @@ func enginePeers() []control {
 		without("an endpoint proves its identity", "upstream_peers.go", "want, err := mesh.ServiceID(ps.trustDomain, key.service, key.node)", `want, err := mesh.ServiceID(ps.trustDomain, "evil", key.node)`, "TestAnEndpointMustProveItsIdentity"),
 		without("a connection is of one service", "upstream_peers.go", "serverName := identity.ServerName(key.service, key.node, ps.mesh)", `serverName := identity.ServerName("real", "n4", ps.mesh)`, refusals),
 		without("who knows no name here is refused", "listener.go", "return nil, identity.ErrUnknownServerName", "for _, s := range in.sources {\n\t\treturn s, nil\n\t}\n\treturn nil, identity.ErrUnknownServerName", "TestPeerMustNameAServiceThatIsHere"),
-		without("a handshake that failed is no connection", "listener.go", "\tif err != nil {\n\t\tl.e.metrics.listener.Inc()\n\t\tl.e.opt.Log.Debug()", "\tif false {\n\t\tl.e.metrics.listener.Inc()\n\t\tl.e.opt.Log.Debug()", "TestInboundRefusesWhoIsNoPeer"),
+		without("a handshake that failed is no connection", "listener.go", "\tif err != nil {\n\t\tl.broken(raw, err)\n\t\treturn false\n\t}\n\tstate :=", "\tif false {\n\t\tl.broken(raw, err)\n\t\treturn false\n\t}\n\tstate :=", "TestInboundRefusesWhoIsNoPeer"),
 		without("Hedgerow-* is believed of the bridge only", "serve.go", "own: service == bridgeService", `own: service != ""`, "TestInboundBelievesPeersOnlyWhatIsTheirs"),
 		without("X-Forwarded-* is believed of gateways only", "serve.go", "trust{forwarded: gateway, ", "trust{forwarded: true || gateway, ", "TestInboundBelievesPeersOnlyWhatIsTheirs"),
 	}

@@ -68,6 +68,8 @@ func routingResilience() []control {
 		without("timeouts of tries are counted", "upstream_mesh.go", "case failed.kind == failedReset, failed.kind == failedTimeout:", "case failed.kind == failedReset:", "TestPerTryTimeoutsEject"),
 		without("a caller's hurry is not held against an instance", "upstream_mesh.go", "case late && x.hurried:", "case late && x.hurried && false:", "TestCallersInAHurryEjectNobody"),
 		without("tunnels that come too late are cut", "tunnel.go", "\tif over {", "\tif over && false {", "TestTunnelThatComesTooLateIsCut").orHangs(),
+		without("strangers announce nobody", "announce.go", "if !among(p.From, peer) {", "if false {", "TestProxyProtocolOfStrangers"),
+		without("a PROXY header is awaited for so long", "announce.go", "time.Now().Add(within)", "time.Now().Add(time.Hour)", "TestProxyProtocolOfStrangers").orHangs(),
 		without("429 is heard", "upstream_mesh.go", "case status == http.StatusTooManyRequests:", "case status == 999:", "TestTooManyRequestsTurnsTrafficAway"),
 	}
 }

@@ -130,6 +130,8 @@ type PublicListener struct {
 	// the last of them connects from; any address if empty.
 	TrustedHops    int      `yaml:"trustedHops,omitempty"`
 	TrustedProxies []string `yaml:"trustedProxies,omitempty"`
+	// ProxyProtocol, if set, has every connection begin with a PROXY header.
+	ProxyProtocol *ProxyProtocol `yaml:"proxyProtocol,omitempty"`
 	// RedirectHTTPSPort, of a listener in clear text, is where it redirects every
 	// request to, as https; 0 serves them.
 	RedirectHTTPSPort int `yaml:"redirectHTTPSPort,omitempty"`
@@ -146,19 +148,41 @@ func (l *PublicListener) hops(i int) (proxy.Hops, []error) {
 	if h.Count == 0 && len(l.TrustedProxies) > 0 {
 		errs = append(errs, fmt.Errorf("listeners[%d].trustedProxies means nothing without trustedHops, e.g. trustedHops: 1", i))
 	}
-	for j, block := range l.TrustedProxies {
+	proxies, wrong := blocks(fmt.Sprintf("listeners[%d].trustedProxies", i), l.TrustedProxies)
+	h.Proxies = proxies
+	return h, append(errs, wrong...)
+}
+
+// ProxyProtocol says who announces clients by the PROXY protocol.
+type ProxyProtocol struct {
+	// From are the blocks, as 10.0.0.0/24, that load balancers connect from.
+	From []string `yaml:"from"`
+}
+
+// announced returns who may announce clients at l, and what is wrong with that.
+func (l *PublicListener) announced(i int) (*proxy.Announcer, []error) {
+	if l.ProxyProtocol == nil {
+		return nil, nil
+	}
+	from, errs := blocks(fmt.Sprintf("listeners[%d].proxyProtocol.from", i), l.ProxyProtocol.From)
+	return &proxy.Announcer{From: from}, errs
+}
+
+// blocks reads blocks of addresses.
+func blocks(field string, list []string) (out []netip.Prefix, errs []error) {
+	for j, block := range list {
 		prefix, err := netip.ParsePrefix(block)
 		switch {
 		case err != nil:
-			errs = append(errs, fmt.Errorf("listeners[%d].trustedProxies[%d]: %q is not a block of addresses such as 10.0.0.0/8 or 10.0.0.7/32", i, j, block))
+			errs = append(errs, fmt.Errorf("%s[%d]: %q is not a block of addresses such as 10.0.0.0/8 or 10.0.0.7/32", field, j, block))
 		case prefix.Addr().Is4In6():
-			errs = append(errs, fmt.Errorf("listeners[%d].trustedProxies[%d]: %q is IPv4 in IPv6; write it as 10.0.0.0/8", i, j, block))
+			errs = append(errs, fmt.Errorf("%s[%d]: %q is IPv4 in IPv6; write it as 10.0.0.0/8", field, j, block))
 		case prefix != prefix.Masked():
-			errs = append(errs, fmt.Errorf("listeners[%d].trustedProxies[%d]: %q has bits beyond its length; %s is the block", i, j, block, prefix.Masked()))
+			errs = append(errs, fmt.Errorf("%s[%d]: %q has bits beyond its length; %s is the block", field, j, block, prefix.Masked()))
 		}
-		h.Proxies = append(h.Proxies, prefix)
+		out = append(out, prefix)
 	}
-	return h, errs
+	return out, errs
 }
 
 // PublicTLS turns on TLS for a public listener when CertFile is set.
@@ -350,6 +374,11 @@ func (g *Gateway) Validate() error {
 		}
 		_, errs := l.hops(i)
 		c = append(c, errs...)
+		_, errs = l.announced(i)
+		c = append(c, errs...)
+		if l.ProxyProtocol != nil && len(l.ProxyProtocol.From) == 0 {
+			c = append(c, fmt.Errorf("listeners[%d].proxyProtocol.from: say where the load balancers connect from, e.g. [10.0.0.0/24]", i))
+		}
 	}
 	return errors.Join(c...)
 }

@@ -48,6 +48,23 @@ func TestValidateAcceptsWhatIsComplete(t *testing.T) {
 	}
 }
 
+func TestProxyProtocolIsChecked(t *testing.T) {
+	for want, from := range map[string][]string{
+		"":                                 {"10.0.0.0/24"},
+		"from: say where":                  nil,
+		`from[0]: "x" is not a block`:      {"x"},
+		"from[1]: \"10.0.0.1/8\" has bits": {"10.0.0.0/8", "10.0.0.1/8"},
+	} {
+		g := DefaultGateway()
+		g.Listeners = []PublicListener{{Address: "127.0.0.1:0", ProxyProtocol: &ProxyProtocol{From: from}}}
+		err := g.Validate() // much is missing
+		got := err != nil && strings.Contains(err.Error(), "listeners[0].proxyProtocol.")
+		if got != (want != "") || got && !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: %v, want %q", from, err, want)
+		}
+	}
+}
+
 func TestTrustedHopsAreChecked(t *testing.T) {
 	for want, l := range map[string]PublicListener{
 		"":                                    {TrustedHops: 2, TrustedProxies: []string{"10.0.0.0/8", "2001:db8::/32"}},

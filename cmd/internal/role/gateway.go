@@ -35,9 +35,13 @@ func RunGateway(ctx context.Context, cfg *Gateway, deps Deps) error {
 		if len(errs) > 0 {
 			return p.abandon(errors.Join(errs...))
 		}
+		announced, errs := l.announced(i)
+		if len(errs) > 0 {
+			return p.abandon(errors.Join(errs...))
+		}
 		listener := gateway.Listener{
 			Address: l.Address, CertFile: l.TLS.CertFile, KeyFile: l.TLS.KeyFile, ClientCAFile: l.TLS.ClientCAFile,
-			Hops: hops, HTTPSPort: l.RedirectHTTPSPort,
+			Hops: hops, HTTPSPort: l.RedirectHTTPSPort, ProxyProtocol: announced,
 		}
 		for _, pair := range l.TLS.Certificates {
 			listener.Certificates = append(listener.Certificates, gateway.CertPair(pair))
