@@ -63,10 +63,11 @@ slow: build ## let slow clients loose on a gateway and a sidecar (ARGS=-short)
 
 # HAProxy and nginx are measured beside ours in the same run; docs/performance.md
 # says how to read it. ARGS=-short only shows that it works.
-BENCHES := bench-chain bench-gateway bench-stream bench-memory bench-table
+BENCHES := bench-chain bench-gateway bench-grpc bench-stream bench-memory bench-table
 .PHONY: $(BENCHES)
 bench-chain: ## measure two sidecars: CPU, throughput, latency (ARGS=...)
 bench-gateway: ## measure a gateway that ends TLS, and the sidecar behind it
+bench-grpc: ## measure calls of gRPC through two sidecars
 bench-stream: ## measure long bodies through two sidecars, and their memory
 bench-table: ## measure a decision among few routes and many, and compiling them
 bench-memory: ## measure a sidecar that idles, holds connections, knows many endpoints

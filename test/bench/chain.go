@@ -67,9 +67,12 @@ type column struct {
 func (w *world) requests() []loop.Request {
 	var all []loop.Request
 	for _, method := range w.methods {
-		if method == get.Method {
+		switch method {
+		case get.Method:
 			all = append(all, get)
-		} else {
+		case methodUnary:
+			all = append(all, unary())
+		default:
 			all = append(all, post)
 		}
 	}
@@ -157,8 +160,11 @@ func connections(n int) string {
 
 // named says what a request is, in a word or two.
 func named(r loop.Request) string {
-	if r.Body == nil {
+	switch {
+	case r.Body == nil:
 		return r.Method
+	case r.Method == methodUnary:
+		return fmt.Sprintf("unary %d B", len(r.Body))
 	}
 	return fmt.Sprintf("%s %d KiB", r.Method, len(r.Body)>>10)
 }

@@ -4,6 +4,7 @@
 //	bench chain [flags]    CPU, throughput and latency of two sidecars
 //	bench gateway [flags]  the same of a gateway that terminates TLS
 //	bench stream [flags]   long bodies through two sidecars, and their memory
+//	bench grpc [flags]     calls of gRPC through two sidecars
 //	bench memory [flags]   memory of a sidecar that idles, holds connections, knows many endpoints
 //	bench table [flags]    a decision among few routes and among many, and compiling them
 //
@@ -31,6 +32,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/hedgerow-mesh/hedgerow/test/bench/call"
 	"github.com/hedgerow-mesh/hedgerow/test/bench/stream"
 	"github.com/hedgerow-mesh/hedgerow/test/chaos/stage"
 )
@@ -60,20 +62,28 @@ func benches() []bench {
 		chainBench(),
 		gatewayBench(),
 		streamBench(),
+		grpcBench(),
 		memoryBench(),
 		tableBench(),
 	}
 }
 
-// serveVerb makes this program the workload of the stream bench, at the address
-// that follows.
-const serveVerb = "serve"
+// serveVerb and answerVerb make this program the workload of the stream and the grpc
+// bench, at the address that follows.
+const (
+	serveVerb  = "serve"
+	answerVerb = "answer"
+)
 
 // run runs one bench and returns the exit code: 1 if it is void or could not be
 // run, 2 if the command line is wrong.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	if len(args) == 2 && args[0] == serveVerb {
-		if err := stream.Serve(ctx, args[1]); err != nil {
+	if len(args) == 2 && (args[0] == serveVerb || args[0] == answerVerb) {
+		serve := stream.Serve
+		if args[0] == answerVerb {
+			serve = call.Serve
+		}
+		if err := serve(ctx, args[1]); err != nil {
 			return complain(stderr, 1, err)
 		}
 		return 0

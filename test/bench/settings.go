@@ -112,7 +112,11 @@ func (s *settings) check(name string) error {
 		wrong(n < 1 || n > 2000, "-connections %d: each is 1 to 2000", n)
 	}
 	for _, method := range s.methods {
-		wrong(method != get.Method && method != post.Method, "-methods %q: each is GET or POST", method)
+		if name == grpcName {
+			wrong(method != methodUnary, "-methods %q: it is %s", method, methodUnary)
+		} else {
+			wrong(method != get.Method && method != post.Method, "-methods %q: each is GET or POST", method)
+		}
 	}
 	wrong(!slices.Contains(s.only, "hedgerow"), "-only %s: hedgerow is not among them", &s.only)
 	for _, program := range s.only {

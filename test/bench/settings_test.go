@@ -65,7 +65,7 @@ func TestParse(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct{ args, want string }{
-		{"", "usage: bench chain | gateway | stream | memory"},
+		{"", "usage: bench chain | gateway | stream | grpc | memory"},
 		{"speed", "usage: bench"},
 		{"chain -fast", "not defined: -fast"},
 		{"chain fast", `"fast" is not a flag`},

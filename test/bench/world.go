@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hedgerow-mesh/hedgerow/test/bench/call"
 	"github.com/hedgerow-mesh/hedgerow/test/bench/loop"
 	"github.com/hedgerow-mesh/hedgerow/test/bench/peers"
 	"github.com/hedgerow-mesh/hedgerow/test/chaos/load"
@@ -22,6 +23,12 @@ import (
 
 // host is the host of the service that everybody asks for.
 const host = "shop.mesh"
+
+// callHost is that of the service that is called by gRPC.
+const callHost = "calls.mesh"
+
+// methodUnary stands for a call of gRPC among the methods.
+const methodUnary = "UNARY"
 
 // answerMost is how long a chain may take until its first answer.
 const answerMost = 30 * time.Second
@@ -34,6 +41,17 @@ var (
 	get  = loop.Request{Method: "GET", Path: "/orders/7", Want: []byte(`{"ok":true,"msg":"hello from the backend service","n":12345}`)}
 	post = loop.Request{Method: "POST", Path: "/orders", Body: []byte(strings.Repeat("0123456789abcdef", 256)), Want: []byte(`{"stored":true}`)}
 )
+
+// callsEach is how many callers share a connection.
+const callsEach = 8
+
+// callMessage is what each call says and gets back.
+var callMessage = []byte(strings.Repeat("0123456789abcdef", 8))
+
+// unary is a call of gRPC.
+func unary() loop.Request {
+	return loop.Request{Method: methodUnary, Body: callMessage, Want: callMessage, Dial: call.Dialer(callsEach)}
+}
 
 // world is what one bench runs in.
 type world struct {
@@ -73,7 +91,7 @@ func (w *world) open() {
 		Binaries: w.binaries,
 		Objects:  objects,
 		Nodes: []servers.PKINode{
-			rig.SidecarNode("caller", "client"), rig.SidecarNode("callee", "shop"), rig.SidecarNode("callee-2", "shop"), rig.GatewayNode("edge", "edge"),
+			rig.SidecarNode("caller", "client"), rig.SidecarNode("callee", "shop"), rig.SidecarNode("callee-2", "shop"), rig.SidecarNode("callee-3", "calls"), rig.GatewayNode("edge", "edge"),
 		},
 	})
 	w.tls = servers.LoopbackTLS(w.t)
@@ -184,7 +202,7 @@ func (w *world) reach(systems []*system, request loop.Request) {
 
 // ask sends one request on a connection of its own.
 func ask(ctx context.Context, target load.Target, request loop.Request) error {
-	c, err := loop.Dial(ctx, target, request)
+	c, err := request.Connect(ctx, target)
 	if err != nil {
 		return err
 	}

@@ -34,11 +34,31 @@ type Request struct {
 	Method, Path string
 	Body         []byte // with a Content-Length, if not nil
 	Want         []byte // the answer's body
+	// Dial connects for a load of another kind; nil is HTTP/1.1.
+	Dial func(context.Context, load.Target, Request) (Exchanger, error)
+}
+
+// Exchanger sends a request and verifies its answer, again and again. It is for one
+// goroutine, but for SetDeadline.
+type Exchanger interface {
+	// Exchange is of no use any more after an error.
+	Exchange() error
+	// SetDeadline sets when exchanges fail for taking too long, also one under way.
+	SetDeadline(time.Time) error
+	Close()
+}
+
+// Connect returns an Exchanger for r at target. The caller closes it.
+func (r Request) Connect(ctx context.Context, target load.Target) (Exchanger, error) {
+	if r.Dial != nil {
+		return r.Dial(ctx, target, r)
+	}
+	return Dial(ctx, target, r)
 }
 
 // Plan is one run.
 type Plan struct {
-	Target      load.Target // by HTTP/1.1
+	Target      load.Target
 	Request     Request
 	Connections int // open all the time
 	// Rate is the requests a second of an open loop; 0 is a closed loop.
@@ -121,10 +141,10 @@ func Run(ctx context.Context, plan Plan) (Report, error) {
 
 // connect opens the plan's connections. What it returns is to be closed, also
 // with an error.
-func connect(ctx context.Context, plan Plan) ([]*Conn, error) {
-	var conns []*Conn
+func connect(ctx context.Context, plan Plan) ([]Exchanger, error) {
+	var conns []Exchanger
 	for range plan.Connections {
-		c, err := Dial(ctx, plan.Target, plan.Request)
+		c, err := plan.Request.Connect(ctx, plan.Target)
 		if err != nil {
 			return conns, fmt.Errorf("connect to %s: %w", plan.Target.Address, err)
 		}
@@ -134,7 +154,7 @@ func connect(ctx context.Context, plan Plan) ([]*Conn, error) {
 }
 
 // closed is the closed loop. It calls giveUp only with an error.
-func (r *run) closed(ctx context.Context, giveUp func(), conns []*Conn) error {
+func (r *run) closed(ctx context.Context, giveUp func(), conns []Exchanger) error {
 	var workers sync.WaitGroup
 	for _, c := range conns {
 		workers.Go(func() {

@@ -20,7 +20,7 @@ type slot struct {
 var errBacklog = errors.New("not sent: the requests of a whole second wait for a free connection")
 
 // open is the open loop. It calls giveUp only with an error.
-func (r *run) open(ctx context.Context, giveUp func(), conns []*Conn) error {
+func (r *run) open(ctx context.Context, giveUp func(), conns []Exchanger) error {
 	tick, err := newTicker(time.Second / time.Duration(r.plan.Rate))
 	if err != nil {
 		return err

@@ -45,6 +45,7 @@ type Hop struct {
 	// the CA, and names the client in X-Forwarded-Client-Cert.
 	Secure, Mutual bool
 	Encrypts       bool // it goes on by mutual TLS
+	GRPC           bool // all of it by HTTP/2
 }
 
 // Answers is a workload: what a server answers with 200, whatever the path. It
