@@ -72,9 +72,10 @@ type Options struct {
 	Limits      proxy.Limits        // proxy.EdgeLimits if zero
 	Name        string              // of this process in decision records
 	Observe     proxy.Observe
-	// Need, Compiled and Freshness are those of proxy.Options and
+	// Need, Tokens, Compiled and Freshness are those of proxy.Options and
 	// proxy.AdminOptions. Each may be nil.
 	Need      func(service string)
+	Tokens    proxy.Tokens
 	Compiled  func(head mesh.Head, errs []error)
 	Freshness func() (age time.Duration, stale bool)
 }
@@ -140,7 +141,7 @@ func New(cfg Config, opt Options) (*Gateway, error) {
 	}
 	engine, err := proxy.New(proxy.Options{
 		Mesh: opt.Mesh, TrustDomain: opt.TrustDomain, Node: opt.Node, Name: opt.Name, Limits: opt.Limits, Observe: opt.Observe,
-		Log: opt.Log, Registerer: opt.Registerer, Need: opt.Need, Compiled: opt.Compiled,
+		Log: opt.Log, Registerer: opt.Registerer, Need: opt.Need, Tokens: opt.Tokens, Compiled: opt.Compiled,
 	})
 	if err != nil {
 		return nil, err

@@ -163,6 +163,9 @@ func checkPercent(field string, percent uint32, v *Violations) {
 	}
 }
 
+// mostBurst bounds how far ahead of a rate its burst is.
+const mostBurst = 365 * 24 * time.Hour
+
 func (r *RateLimit) validate(field string, v *Violations) {
 	if r.Requests == 0 {
 		v.Add(field+".requests", "", "at least one request is needed")
@@ -171,8 +174,14 @@ func (r *RateLimit) validate(field string, v *Violations) {
 		v.Add(field+".per", "e.g. \"1s\"", "the time in which so many requests are admitted is needed")
 	}
 	checkDuration(field+".per", r.Per, time.Millisecond, maxTimeout, v)
+	if float64(r.Burst)*float64(r.Per.Or(0)) > float64(mostBurst)*float64(r.Requests) {
+		v.Add(field+".burst", "", "%d is what the rate admits in more than a year", r.Burst)
+	}
 	if r.Scope != "" {
-		v.oneOf(field+".scope", r.Scope, []string{ScopeLocal}, ScopeMesh)
+		v.oneOf(field+".scope", r.Scope, []string{ScopeLocal, ScopeMesh})
+	}
+	if r.Scope == ScopeMesh && r.Per.Or(time.Hour) < time.Duration(r.Requests)*time.Microsecond {
+		v.Add(field+".requests", "", "a rate of scope MESH is at most a million requests a second")
 	}
 	if r.Key != nil {
 		r.Key.validate(field+".key", v)
@@ -208,6 +217,9 @@ func (c *CORS) validate(field string, v *Violations) {
 		if !validOrigin(origin) {
 			v.Add(at(field+".allowOrigins", i), "e.g. \"https://shop.example\", \"https://*.shop.example\" or \"*\"", "%q is not an origin", origin)
 		}
+	}
+	if c.AllowCredentials && slices.Contains(c.AllowOrigins, "*") {
+		v.Add(field+".allowOrigins", "name the origins, e.g. \"https://*.shop.example\"", "with allowCredentials, \"*\" would let every web site read what a user may")
 	}
 	if !slices.Contains(c.AllowMethods, "*") {
 		checkMethods(field+".allowMethods", c.AllowMethods, v)

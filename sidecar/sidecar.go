@@ -43,9 +43,10 @@ type Options struct {
 	// Changed is given the instances to register: after the first check of the
 	// workloads and whenever one changed. It must not block. May be nil.
 	Changed func([]*mesh.Instance)
-	// Need, Compiled and Freshness are those of proxy.Options and
+	// Need, Tokens, Compiled and Freshness are those of proxy.Options and
 	// proxy.AdminOptions. Each may be nil.
 	Need      func(service string)
+	Tokens    proxy.Tokens
 	Compiled  func(head mesh.Head, errs []error)
 	Freshness func() (age time.Duration, stale bool)
 }
@@ -86,7 +87,7 @@ func New(cfg Config, opt Options) (*Sidecar, error) {
 	var err error
 	s.engine, err = proxy.New(proxy.Options{
 		Mesh: opt.Mesh, TrustDomain: opt.TrustDomain, Node: cfg.Node, Name: opt.Name, Limits: opt.Limits, Observe: opt.Observe,
-		Log: opt.Log, Registerer: opt.Registerer, Need: opt.Need, Compiled: opt.Compiled,
+		Log: opt.Log, Registerer: opt.Registerer, Need: opt.Need, Tokens: opt.Tokens, Compiled: opt.Compiled,
 	})
 	if err != nil {
 		return nil, err

@@ -32,6 +32,9 @@ type Options struct {
 	// an Update that knows the service. It must not block. If nil, every
 	// service is taken to be watched.
 	Need func(service string)
+	// Tokens keeps the rate limits of scope MESH. If nil, each data plane keeps to its
+	// part of them.
+	Tokens Tokens
 	// Compiled is told how each new configuration compiled. errs name the
 	// objects that were left out or closed; the others are in force. It must
 	// not call the Engine. May be nil.
@@ -49,6 +52,7 @@ type Engine struct {
 	toMesh      *toMesh
 	tunnels     tunnels
 	limits      *rateLimits
+	shared      *sharedLimits
 	mirrors     *mirrors
 	encoders    encoders
 	records     recordRing
@@ -77,6 +81,29 @@ type state struct {
 	endpoints *Endpoints
 	known     map[string]bool // services whose instances were read
 	replaced  chan struct{}   // closed when there is a newer state
+	gateways  int             // nodes that may be one
+	callers   int             // nodes with a sidecar or a bridge
+}
+
+// enforcers returns among how many data planes rules at a face are in force: those of the
+// configuration, as nobody knows of all whether they run.
+func (s *state) enforcers(face FaceKind) int {
+	if face == Gateway {
+		return max(s.gateways, 1)
+	}
+	return max(s.callers, 1)
+}
+
+// count counts the data planes.
+func (s *state) count() {
+	for _, node := range s.config.Nodes {
+		if slices.Contains(node.Roles, mesh.RoleGateway) {
+			s.gateways++
+		}
+		if slices.Contains(node.Roles, mesh.RoleSidecar) || slices.Contains(node.Roles, mesh.RoleBridge) {
+			s.callers++
+		}
+	}
 }
 
 // New returns an Engine without a configuration: it answers 503 not_ready to
@@ -92,7 +119,7 @@ func New(opt Options) (*Engine, error) {
 		denials: opt.Log.Sample(&zerolog.BurstSampler{Burst: 100, Period: time.Second}),
 		tunnels: tunnels{open: map[*tunnel]struct{}{}},
 	}
-	e.limits, e.mirrors = newRateLimits(), newMirrors()
+	e.limits, e.shared, e.mirrors = newRateLimits(), newSharedLimits(opt.Tokens, m), newMirrors()
 	e.peers = newPeers(&opt, m.conns, e.allowed)
 	e.toMesh = &toMesh{e}
 	e.slots = make(chan struct{}, connectionSlots())
@@ -114,8 +141,9 @@ func (e *Engine) Update(s *mesh.Snapshot) {
 		next.known[service] = true
 	}
 	if old != nil && old.config == s.Config {
-		next.table, next.dial = old.table, old.dial
+		next.table, next.dial, next.gateways, next.callers = old.table, old.dial, old.gateways, old.callers
 	} else {
+		next.count()
 		next.table, next.dial = e.compile(old, s.Config), newDialList(s.Config)
 	}
 	if old == nil {

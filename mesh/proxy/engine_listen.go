@@ -53,6 +53,7 @@ func (e *Engine) Run(ctx context.Context, plan Plan) error {
 	defer fail(nil)
 	var serving sync.WaitGroup
 	serving.Go(func() { e.overload.run(failed) })
+	serving.Go(func() { e.shared.run(failed) })
 	start := func(s Site) running {
 		r := e.site(ctx, s)
 		serving.Go(func() {

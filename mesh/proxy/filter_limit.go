@@ -26,6 +26,7 @@ type rateLimit struct {
 	interval time.Duration // between two requests at the rate
 	burst    time.Duration // how far ahead of it requests may be
 	key      *mesh.HashKey // nil: all share one
+	shared   bool          // by all data planes
 }
 
 func compileRateLimit(rule string, r *mesh.RateLimit) *rateLimit {
@@ -34,7 +35,7 @@ func compileRateLimit(rule string, r *mesh.RateLimit) *rateLimit {
 	if burst == 0 {
 		burst = r.Requests
 	}
-	return &rateLimit{rule: rule, interval: interval, burst: interval * time.Duration(burst), key: r.Key}
+	return &rateLimit{rule: rule, interval: interval, burst: interval * time.Duration(burst), key: r.Key, shared: r.Scope == mesh.ScopeMesh}
 }
 
 // limitedError says when a request would be admitted.
@@ -52,7 +53,12 @@ func (l *rateLimit) admit(x *exchange) *failure {
 	if l.key != nil {
 		value, _ = hashValue(l.key, &x.request) // those without share one
 	}
-	after := x.s.e.limits.take(l, value, time.Now())
+	var after time.Duration
+	if l.shared {
+		after = x.s.e.shared.take(l, value, x.s.e.state.Load().enforcers(x.s.face.Kind), time.Now())
+	} else {
+		after = x.s.e.limits.take(l, value, time.Now())
+	}
 	if after == 0 {
 		return nil
 	}

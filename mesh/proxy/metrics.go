@@ -24,6 +24,8 @@ type metrics struct {
 	retries  *prometheus.CounterVec
 	failures *prometheus.CounterVec
 	mirrored *prometheus.CounterVec
+	// of rate limits of scope MESH
+	sharedAlone, sharedFailures prometheus.Counter
 
 	unretried *prometheus.CounterVec
 	ejections *prometheus.CounterVec
@@ -51,23 +53,25 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Name: "hedgerow_request_duration_seconds", Help: "From the request's head to the end of its response.",
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}, []string{"face", "service"}),
-		inFlight:  prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "hedgerow_requests_in_flight", Help: "Requests that are being handled, WebSockets included."}, []string{"face"}),
-		refusals:  counter("hedgerow_refusals_total", "Answers that the proxy gave itself, by their code.", "face", "service", "code"),
-		retries:   counter("hedgerow_retries_total", "Tries after the first, by what went before.", "service", "reason"),
-		failures:  counter("hedgerow_upstream_failures_total", "Tries that brought no response, by kind.", "service", "kind"),
-		mirrored:  counter("hedgerow_mirrored_requests_total", "Copies of requests for a mirror, by what became of them: answered, failed, or not sent because of their body or an overload.", "service", "outcome"),
-		unretried: counter("hedgerow_retries_over_budget_total", "Tries that were not made because of the retry budget.", "service"),
-		ejections: counter("hedgerow_ejections_total", "Endpoints that were taken out because they failed.", "service"),
-		tcpConns:  counter("hedgerow_tcp_connections_total", "Connections of services of protocol TCP, by what became of them: open, or the code of the refusal.", "face", "service", "outcome"),
-		tcpOpen:   prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "hedgerow_tcp_connections", Help: "Open connections of services of protocol TCP."}, []string{"face", "service"}),
-		tcpBytes:  counter("hedgerow_tcp_bytes_total", "Bytes of such connections.", "face", "service", "direction"),
-		listener:  prometheus.NewCounter(prometheus.CounterOpts{Name: "hedgerow_listener_errors_total", Help: "Connections that their client broke: failed handshakes, malformed headers, violations of HTTP/2."}),
-		compile:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "hedgerow_config_errors", Help: "Objects of the current configuration that did not compile."}),
-		shed:      prometheus.NewCounter(prometheus.CounterOpts{Name: "hedgerow_requests_shed_total", Help: "Requests that were refused because the proxy was short of memory."}),
-		conns:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "hedgerow_upstream_connections", Help: "Open connections to other sidecars, pooled ones and links, and to workloads; WebSockets apart."}),
-		revision:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "hedgerow_config_revision", Help: "Revision of the configuration that decides now."}),
+		inFlight:       prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "hedgerow_requests_in_flight", Help: "Requests that are being handled, WebSockets included."}, []string{"face"}),
+		refusals:       counter("hedgerow_refusals_total", "Answers that the proxy gave itself, by their code.", "face", "service", "code"),
+		retries:        counter("hedgerow_retries_total", "Tries after the first, by what went before.", "service", "reason"),
+		failures:       counter("hedgerow_upstream_failures_total", "Tries that brought no response, by kind.", "service", "kind"),
+		mirrored:       counter("hedgerow_mirrored_requests_total", "Copies of requests for a mirror, by what became of them: answered, failed, or not sent because of their body or an overload.", "service", "outcome"),
+		unretried:      counter("hedgerow_retries_over_budget_total", "Tries that were not made because of the retry budget.", "service"),
+		ejections:      counter("hedgerow_ejections_total", "Endpoints that were taken out because they failed.", "service"),
+		tcpConns:       counter("hedgerow_tcp_connections_total", "Connections of services of protocol TCP, by what became of them: open, or the code of the refusal.", "face", "service", "outcome"),
+		tcpOpen:        prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "hedgerow_tcp_connections", Help: "Open connections of services of protocol TCP."}, []string{"face", "service"}),
+		tcpBytes:       counter("hedgerow_tcp_bytes_total", "Bytes of such connections.", "face", "service", "direction"),
+		sharedAlone:    prometheus.NewCounter(prometheus.CounterOpts{Name: "hedgerow_rate_limit_alone_total", Help: "Requests that met a rate limit of scope MESH while Redis did not answer, and were admitted or not by this data plane's part of the rate."}),
+		sharedFailures: prometheus.NewCounter(prometheus.CounterOpts{Name: "hedgerow_rate_limit_failures_total", Help: "Calls to Redis about rate limits of scope MESH that failed."}),
+		listener:       prometheus.NewCounter(prometheus.CounterOpts{Name: "hedgerow_listener_errors_total", Help: "Connections that their client broke: failed handshakes, malformed headers, violations of HTTP/2."}),
+		compile:        prometheus.NewGauge(prometheus.GaugeOpts{Name: "hedgerow_config_errors", Help: "Objects of the current configuration that did not compile."}),
+		shed:           prometheus.NewCounter(prometheus.CounterOpts{Name: "hedgerow_requests_shed_total", Help: "Requests that were refused because the proxy was short of memory."}),
+		conns:          prometheus.NewGauge(prometheus.GaugeOpts{Name: "hedgerow_upstream_connections", Help: "Open connections to other sidecars, pooled ones and links, and to workloads; WebSockets apart."}),
+		revision:       prometheus.NewGauge(prometheus.GaugeOpts{Name: "hedgerow_config_revision", Help: "Revision of the configuration that decides now."}),
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.duration, m.inFlight, m.refusals, m.retries, m.failures, m.mirrored, m.unretried, m.ejections, m.tcpConns, m.tcpOpen, m.tcpBytes, m.listener, m.compile, m.revision, m.shed, m.conns} {
+	for _, c := range []prometheus.Collector{m.requests, m.duration, m.inFlight, m.refusals, m.retries, m.failures, m.mirrored, m.unretried, m.ejections, m.tcpConns, m.tcpOpen, m.tcpBytes, m.listener, m.sharedAlone, m.sharedFailures, m.compile, m.revision, m.shed, m.conns} {
 		if err := reg.Register(c); err != nil {
 			return nil, mesh.Errorf("proxy.New", "metrics", mesh.Internal, "%w", err)
 		}

@@ -138,6 +138,9 @@ func (in *inbound) serveTCP(conn *meshConn, state *tls.ConnectionState, from str
 	if refusal != nil || !isTCP {
 		s.e.refuseTCP(Inbound, s.face.Service, info.peer.String(), refusal, auth)
 		_ = conn.Close()
+		if workload != nil {
+			_ = workload.Close()
+		}
 		return
 	}
 	s.e.join(Inbound, s.face.Service, conn, to)

@@ -234,8 +234,8 @@ func TestNodeACL(t *testing.T) {
 	c, l := open(t, s.Addr), newRevisions()
 	l.publish(t, c, world())
 	rules := strings.Fields("on >pw resetkeys resetchannels -@all +ping +hello +auth +multi +exec " +
-		"%R~" + prefix + "config %R~" + prefix + "changes %R~" + prefix + "head %R~" + prefix + "inst:* %RW~" + prefix + "inst:n1/* %RW~" + prefix + "ev:* " +
-		"+get +getrange +hgetall +xread +xrevrange +set +pexpire +pttl +xadd")
+		"%R~" + prefix + "config %R~" + prefix + "changes %R~" + prefix + "head %R~" + prefix + "inst:* %RW~" + prefix + "inst:n1/* %RW~" + prefix + "ev:* %RW~" + prefix + "rl:* " +
+		"+get +getrange +hgetall +xread +xrevrange +set +pexpire +pttl +xadd +fcall +time")
 	if err := raw(t, s.Addr).Do(t.Context(), append([]any{"ACL", "SETUSER", "n1"}, toAny(rules)...)...).Err(); err != nil {
 		t.Fatal(err)
 	}
@@ -259,6 +259,8 @@ func TestNodeACL(t *testing.T) {
 	l.publish(t, c, route(1))
 	eventually(t, "a change", func() bool { return w.Snapshot().Config.Head.Revision == 2 })
 	eventually(t, "registered and connected", func() bool { return lease.State().Registered && w.Status().Connected })
+	running(t, registry.NewRepublisher(c.Client, l.source).Run)
+	answered(t, n.Client)
 	change, base, all := l.commit(route(2))
 	if _, err := n.Publish(t.Context(), change, base, all); !redis.HasErrorPrefix(err, "NOPERM") {
 		t.Errorf("a node published: %v", err)

@@ -25,6 +25,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -114,6 +115,7 @@ type Client struct {
 	log     zerolog.Logger
 	metrics *metrics
 	alarm   *alarm
+	scripts atomic.Bool // Redis knows no functions
 }
 
 // Open returns a client for cfg. It reads the TLS files, and connects only
@@ -213,6 +215,9 @@ type keys struct{ prefix string }
 func (k keys) head() string    { return k.prefix + "head" }
 func (k keys) config() string  { return k.prefix + "config" }
 func (k keys) changes() string { return k.prefix + "changes" }
+
+// rate is the key of a rate that the mesh shares.
+func (k keys) rate(bucket string) string { return k.prefix + "rl:" + bucket }
 
 // instance is the key of the document of one process.
 func (k keys) instance(node, role string) string {

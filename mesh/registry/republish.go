@@ -35,7 +35,9 @@ type Republisher struct {
 	outage outage
 	wake   chan struct{} // capacity 1: look now
 
-	verifyAt time.Time // when everything is read again; owned by Run
+	// What follows is owned by Run.
+	verifyAt time.Time // when everything is read again
+	loaded   bool      // Redis has the functions, as far as they could be loaded
 
 	mu    sync.Mutex // guards state; nothing is called under it
 	state PublishState
@@ -87,6 +89,11 @@ func (r *Republisher) Run(ctx context.Context) error {
 	for {
 		rung := r.client.alarm.rung()
 		head, err := r.check(ctx)
+		if err != nil {
+			r.loaded = false // who comes back may be another
+		} else if !r.loaded {
+			r.load(ctx)
+		}
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -102,6 +109,16 @@ func (r *Republisher) Run(ctx context.Context) error {
 		if wait(ctx, delay, r.wake, rung) != nil {
 			return nil
 		}
+	}
+}
+
+// load brings the functions. Without them nodes keep to their shares of the mesh's
+// rates, which is no reason to hold up anything else.
+func (r *Republisher) load(ctx context.Context) {
+	r.loaded = true
+	if err := r.client.load(ctx); err != nil {
+		r.client.metrics.errors.WithLabelValues("functions").Inc()
+		r.client.log.Warn().Err(err).Msg("Redis did not take the functions: rate limits of scope MESH are kept by each data plane for itself")
 	}
 }
 
@@ -145,6 +162,7 @@ func (r *Republisher) check(ctx context.Context) (mesh.Head, error) {
 			return head, nil
 		}
 	}
+	r.loaded = false // what lost that may have lost more
 	outcome, err := r.client.republish(ctx, head, records)
 	switch {
 	case err != nil:

@@ -69,6 +69,7 @@ func newBridgeEngine(cfg *Bridge, p *plane, source *identity.Source) (*bridgeEng
 	engine, err := proxy.New(proxy.Options{
 		Mesh: cfg.Mesh, TrustDomain: cfg.TrustDomain, Node: cfg.Node, Name: p.name, Limits: cfg.Limits, Observe: p.observe, Log: p.log, Registerer: p.reg,
 		Need:     func(service string) { p.watcher.Need(service) },
+		Tokens:   p.client,
 		Compiled: p.compiled,
 	})
 	if err != nil {

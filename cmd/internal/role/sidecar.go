@@ -51,6 +51,7 @@ func RunSidecar(ctx context.Context, cfg *Sidecar, deps Deps) error {
 		Log: p.log, Registerer: p.reg, Gatherer: p.reg, Limits: cfg.Limits, Name: p.name, Observe: p.observe,
 		Changed:   p.register,
 		Need:      func(service string) { p.watcher.Need(service) },
+		Tokens:    p.client,
 		Compiled:  p.compiled,
 		Freshness: p.freshness,
 	})
