@@ -225,6 +225,8 @@ func TestCluster(t *testing.T) {
 	eventually(t, "the instance", func() bool { s := w.Snapshot(); return s != nil && len(s.Instances["orders"]) == 1 })
 	l.publish(t, c, route(1))
 	eventually(t, "a change", func() bool { return w.Snapshot().Config.Head.Revision == 2 })
+	running(t, registry.NewRepublisher(c.Client, l.source).Run)
+	answered(t, c.Client)
 }
 
 // TestNodeACL runs a node with the rights that its user will have and no more.

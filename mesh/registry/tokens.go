@@ -84,7 +84,14 @@ func (c *Client) askTokens(ctx context.Context, asks []mesh.TokenAsk) ([]*redis.
 func (c *Client) load(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	err := c.redis.FunctionLoadReplace(ctx, library()).Err()
+	var err error
+	if cluster, ok := c.redis.(*redis.ClusterClient); ok { // each of whose servers has functions of its own
+		err = cluster.ForEachMaster(ctx, func(ctx context.Context, server *redis.Client) error {
+			return server.FunctionLoadReplace(ctx, library()).Err()
+		})
+	} else {
+		err = c.redis.FunctionLoadReplace(ctx, library()).Err()
+	}
 	if redis.HasErrorPrefix(err, "unknown command") {
 		return nil
 	}

@@ -207,6 +207,8 @@ func (w *Watcher) session(ctx context.Context) error {
 			err = w.poll(ctx)
 		case <-w.config.wholeDue():
 			err = w.readWhole(ctx)
+		case <-w.saveDue():
+			w.saveNow()
 		}
 		if err != nil {
 			return err

@@ -73,21 +73,34 @@ func (w *Watcher) load() {
 }
 
 // save writes the file if the snapshot changed since it was written, and not too much
-// time went into that lately: a poll comes again soon.
+// time went into that lately; else saveDue says when.
 func (w *Watcher) save() {
 	if w.saves.left() == 0 {
 		w.saveNow()
 	}
 }
 
+// saveDue returns a channel that delivers when what save left is to be written.
+func (w *Watcher) saveDue() <-chan time.Time {
+	if !w.unsaved() {
+		return nil
+	}
+	return time.After(w.saves.left())
+}
+
+// unsaved reports whether the file is behind the snapshot.
+func (w *Watcher) unsaved() bool {
+	now := w.snapshot.Load()
+	return w.opts.File != "" && now != nil && w.savedSnapshot != now
+}
+
 // saveNow writes the file if the snapshot changed since it was written. A write
 // that fails is counted and logged; the next one is tried as if it were the first.
 func (w *Watcher) saveNow() {
-	now := w.snapshot.Load()
-	if w.opts.File == "" || now == nil || w.savedSnapshot == now {
+	if !w.unsaved() {
 		return
 	}
-	began := time.Now()
+	now, began := w.snapshot.Load(), time.Now()
 	defer func() { w.saves.took(began) }()
 	s := saved{Mesh: w.client.keys.prefix, Time: time.Now().UTC(), Head: w.config.head, Records: w.config.records}
 	w.mu.Lock()

@@ -119,3 +119,28 @@ func TestWatchKeepsTheFilesRevisionOverAnOlderRedis(t *testing.T) {
 	next := l.publish(t, open(t, s.Addr()), route(1))
 	eventually(t, "the newer revision", func() bool { return w.revision() == next.Revision })
 }
+
+// The last of many changes is on disk soon, though not each of them was written.
+func TestManyChangesAreSaved(t *testing.T) {
+	conform(t, func(t *testing.T, b backend) {
+		c, l := open(t, b.addr), newRevisions()
+		l.publish(t, c, world())
+		file := filepath.Join(t.TempDir(), "snapshot.json")
+		w := watch(t, b.addr, registry.WatcherOptions{File: file})
+		eventually(t, "a snapshot", func() bool { return w.Snapshot() != nil })
+		for i := range uint32(100) {
+			l.publish(t, c, route(int(i)))
+		}
+		eventually(t, "the last change", func() bool { return w.revision() == 101 })
+		took := eventually(t, "the last change on disk", func() bool {
+			saved, err := os.ReadFile(file)
+			return err == nil && bytes.Contains(saved, []byte(`"revision":101,`))
+		})
+		if took > 4*time.Second {
+			t.Errorf("it was on disk %v later", took)
+		}
+		if n := w.count(); n > 60 {
+			t.Errorf("%d snapshots of 101 revisions that came at once", n)
+		}
+	})
+}

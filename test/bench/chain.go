@@ -93,7 +93,7 @@ func (w *world) closedLoops(systems []*system, costs ...column) (*table, *findin
 	for _, request := range w.requests() {
 		w.reach(systems, request)
 		for _, n := range w.connections {
-			what := fmt.Sprintf("%s, %s", named(request), connections(n))
+			what := fmt.Sprintf("%s, %s", named(request), of(request, n))
 			samples, err := rounds(w, what, systems, func(s *system) (sample, error) {
 				return w.measure(s, fmt.Sprintf("%s-%d", request.Method, n), loop.Plan{Request: request, Connections: n})
 			})
@@ -151,11 +151,17 @@ func (w *world) openLoop(systems []*system) (*table, string, error) {
 	return t, strings.Join(ratios, " "), nil
 }
 
-func connections(n int) string {
-	if n == 1 {
-		return "1 connection"
+// of says how many of a request are under way at a time: each on a connection of its
+// own, but for calls.
+func of(r loop.Request, n int) string {
+	what := "connection"
+	if r.Method == methodUnary {
+		what = "call"
 	}
-	return fmt.Sprintf("%d connections", n)
+	if n > 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
 }
 
 // named says what a request is, in a word or two.

@@ -115,7 +115,9 @@ type caller struct {
 	//nolint:containedctx // of all its calls: it ends with the caller
 	ctx    context.Context
 	cancel context.CancelFunc
-	timer  *time.Timer
+
+	mu    sync.Mutex // guards timer
+	timer *time.Timer
 }
 
 var errAnswer = errors.New("the answer is not what was sent")
@@ -134,6 +136,8 @@ func (c *caller) Exchange() error {
 
 // SetDeadline implements loop.Exchanger.
 func (c *caller) SetDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.timer != nil {
 		c.timer.Stop()
 	}
@@ -144,9 +148,11 @@ func (c *caller) SetDeadline(t time.Time) error {
 // Close implements loop.Exchanger.
 func (c *caller) Close() {
 	c.cancel()
+	c.mu.Lock()
 	if c.timer != nil {
 		c.timer.Stop()
 	}
+	c.mu.Unlock()
 	c.d.mu.Lock()
 	defer c.d.mu.Unlock()
 	if c.conn.left--; c.conn.left > 0 {
