@@ -35,8 +35,8 @@ const (
 // whoever keeps these. Each data plane may admit an even part of the rate and its burst
 // at any time, which it tells a moment later, and leases what it needs beyond: as much as
 // is left of the rate of all. So in the long run no more are admitted than the rate
-// allows, and never more at once than twice the burst, whatever is asked where. While
-// nobody answers, or says that nothing is left, there is still one's own part.
+// allows, and at once no more than the burst and the others' parts of it, whatever is
+// asked where. While nobody answers, or nothing is left, there is still one's own part.
 type sharedLimits struct {
 	tokens  Tokens // nil: nobody is there
 	metrics *metrics
@@ -92,6 +92,9 @@ func (s *sharedLimits) take(l *rateLimit, value string, planes int, now time.Tim
 	b.demand = min(b.demand+1, l.most())
 	if b.leased > 0 && now.Before(b.until) {
 		b.leased--
+		// It is of the own part first: that is for who gets no lease.
+		interval, burst := b.part(planes)
+		b.full = earlier(later(b.full, now).Add(interval), now.Add(burst))
 		if b.leased < b.demand {
 			s.queue(b)
 		}
@@ -119,15 +122,31 @@ func (s *sharedLimits) silent(now time.Time) bool {
 // most is the burst in requests.
 func (l *rateLimit) most() uint32 { return uint32(l.burst / l.interval) }
 
+// part is the even part of the rate: the time between two requests, and the burst, which
+// is of so many fewer requests as each of them lasts longer.
+func (b *sharedBucket) part(planes int) (interval, burst time.Duration) {
+	interval = b.limit.interval * time.Duration(planes)
+	return interval, max(b.limit.burst, interval)
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.After(b) {
+		return b
+	}
+	return a
+}
+
 // alone admits by the bucket's part of the rate.
 func (b *sharedBucket) alone(planes int, now time.Time) time.Duration {
-	interval := b.limit.interval * time.Duration(planes)
-	burst := max(b.limit.burst, interval) // of so many fewer requests, each of which lasts longer
-	next := now
-	if b.full.After(now) {
-		next = b.full
-	}
-	next = next.Add(interval)
+	interval, burst := b.part(planes)
+	next := later(b.full, now).Add(interval)
 	if early := next.Add(-burst).Sub(now); early > 0 {
 		return early
 	}

@@ -32,7 +32,7 @@ func routingFilters() []control {
 		without("no more is used than was leased", "limit_shared.go", "\t\tb.leased--\n", "", "TestSharedLimitsHoldTheRate"),
 		without("more is leased than the own part", "limit_shared.go", "Want: want - min(want, b.leased),", "Want: 0 * want,", "TestSharedLimitsAreLeased"),
 		without("what is not used is given back", "limit_shared.go", "b.returned += b.leased", "_ = b.leased", "TestSharedLimitsTellAgain"),
-		without("a data plane alone keeps to its part", "limit_shared.go", "interval := b.limit.interval * time.Duration(planes)", "interval := b.limit.interval", "TestSharedLimitsAlone"),
+		without("a data plane alone keeps to its part", "limit_shared.go", "interval = b.limit.interval * time.Duration(planes)", "interval = b.limit.interval", "TestSharedLimitsAlone"),
 		without("what was not heard is told again", "limit_shared.go", "b.spent = min(b.spent+asks[i].Spent, b.limit.most())", "b.spent = min(b.spent+0*asks[i].Spent, b.limit.most())", "TestSharedLimitsTellAgain"),
 		without("shared keys are bounded", "limit_shared.go", "if b == nil && len(s.buckets) >= mostBuckets {", "if b == nil && len(s.buckets) >= 1<<30 {", "TestSharedLimitsBoundTheirMemory"),
 		without("a foreign origin may not read", "filter_cors.go", "if !ok || !c.allows(origin) {", "if !ok {", "TestCORS"),
