@@ -30,14 +30,18 @@ type Subset struct {
 	Labels Labels `json:"labels,omitempty"`
 }
 
-// External is where a service that lives outside the mesh is found.
+// External is where a service that lives outside the mesh is found: at a host name,
+// looked up for each new connection, or an IP address. It may be any public address, and
+// others only in Defaults.DialCidrs. Policies of the service are enforced by the proxy of
+// who calls it.
 type External struct {
 	Address string       `json:"address,omitempty"`
 	Port    uint32       `json:"port,omitempty"`
 	TLS     *ExternalTLS `json:"tls,omitempty"`
 }
 
-// ExternalTLS is how TLS is originated towards an external service.
+// ExternalTLS is how TLS is originated towards an external service: for ServerName (its
+// address if absent), by the CAs in CAPem (those of the system if absent).
 type ExternalTLS struct {
 	ServerName string `json:"serverName,omitempty"`
 	CAPem      string `json:"caPem,omitempty"`

@@ -16,7 +16,9 @@ func (s *Service) normalize() {
 
 func (s *Service) validate(v *Violations) {
 	v.oneOf("protocol", s.Protocol, []string{ProtocolHTTP, ProtocolHTTP2, ProtocolGRPC, ProtocolTCP})
-	v.unsupported(s.External != nil, "external")
+	if s.External != nil {
+		s.validateExternal(v)
+	}
 	if h := s.Health; h != nil {
 		if h.Path != "" {
 			checkPlainPath("health.path", h.Path, v)

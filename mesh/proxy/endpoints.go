@@ -23,11 +23,13 @@ type EndpointKey struct {
 // in other snapshots.
 type Endpoint struct {
 	EndpointKey
-	Node     string    // names, with Service, the identity to expect: /svc/<service>/n/<node>
-	Weight   uint32    // at least 1
-	Healthy  bool      // as the registry has it
-	distance int       // nearest is 0; see the tiers of a pool
-	started  time.Time // when its sidecar did; zero if that does not say
+	Node     string         // names, with Service, the identity to expect: /svc/<service>/n/<node>
+	Weight   uint32         // at least 1
+	Healthy  bool           // as the registry has it
+	distance int            // nearest is 0; see the tiers of a pool
+	started  time.Time      // when its sidecar did; zero if that does not say
+	external *mesh.External // nil for an instance
+	host     string         // of requests to an external one
 	*endpointState
 }
 
@@ -102,8 +104,14 @@ func NewEndpoints(prev *Endpoints, snap *mesh.Snapshot, node string) *Endpoints 
 	out := &Endpoints{sets: make(map[string]*EndpointSet, len(snap.Instances))}
 	b := endpointBuilder{config: snap.Config, here: localityOf(snap.Config, node), now: time.Now(), first: prev == nil}
 	for id, instances := range snap.Instances {
-		if service := snap.Config.Services[id]; service != nil {
+		if service := snap.Config.Services[id]; service != nil && service.External == nil {
 			out.sets[id] = b.set(id, service, instances, prev.Of(id))
+		}
+	}
+	for id, service := range snap.Config.Services {
+		if service.External != nil { // whatever registers for it
+			there := mesh.Instance{Meta: mesh.Meta{Name: service.Name}, Service: id, Address: externalAddress(service.External)}
+			out.sets[id] = b.set(id, service, []*mesh.Instance{&there}, prev.Of(id))
 		}
 	}
 	return out
@@ -149,6 +157,9 @@ func (b *endpointBuilder) set(id string, service *mesh.Service, instances []*mes
 		}
 		seen[key] = true
 		e := b.endpoint(key, instance, known[key])
+		if e.external = service.External; e.external != nil {
+			e.host = externalHost(e.external)
+		}
 		set.all.add(e)
 		for _, subset := range service.Subsets {
 			if hasLabels(instance.Labels, subset.Labels) {

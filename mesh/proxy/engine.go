@@ -80,6 +80,7 @@ type state struct {
 	dial      dialList
 	endpoints *Endpoints
 	known     map[string]bool // services whose instances were read
+	sameDial  bool            // as the state before
 	replaced  chan struct{}   // closed when there is a newer state
 	gateways  int             // nodes that may be one
 	callers   int             // nodes with a sidecar or a bridge
@@ -120,7 +121,7 @@ func New(opt Options) (*Engine, error) {
 		tunnels: tunnels{open: map[*tunnel]struct{}{}},
 	}
 	e.limits, e.shared, e.mirrors = newRateLimits(), newSharedLimits(opt.Tokens, m), newMirrors()
-	e.peers = newPeers(&opt, m.conns, e.allowed)
+	e.peers = newPeers(&opt, m.conns, e.allowed, e.outside)
 	e.toMesh = &toMesh{e}
 	e.slots = make(chan struct{}, connectionSlots())
 	if err := opt.Registerer.Register(newEndpointCollector(e)); err != nil {
@@ -142,9 +143,11 @@ func (e *Engine) Update(s *mesh.Snapshot) {
 	}
 	if old != nil && old.config == s.Config {
 		next.table, next.dial, next.gateways, next.callers = old.table, old.dial, old.gateways, old.callers
+		next.sameDial = true
 	} else {
 		next.count()
 		next.table, next.dial = e.compile(old, s.Config), newDialList(s.Config)
+		next.sameDial = old != nil && slices.Equal(old.dial.mesh, next.dial.mesh)
 	}
 	if old == nil {
 		next.endpoints = NewEndpoints(nil, s, e.opt.Node)
@@ -188,6 +191,10 @@ func (e *Engine) forget(old, next *mesh.Config) {
 
 // wants reports whether connections of key may still be used.
 func (s *state) wants(key peerKey) bool {
+	if key.external != nil { // where a name led is not known any more
+		service := s.config.Services[key.service]
+		return s.sameDial && service != nil && service.External == key.external
+	}
 	addr, err := netip.ParseAddrPort(key.address)
 	return err == nil && s.dial.allows(key.node, addr.Addr()) &&
 		slices.ContainsFunc(s.endpoints.Of(key.service).All(), func(e *Endpoint) bool {
@@ -199,6 +206,12 @@ func (s *state) wants(key peerKey) bool {
 func (e *Engine) allowed(node string, addr netip.Addr) bool {
 	s := e.state.Load()
 	return s != nil && s.dial.allows(node, addr)
+}
+
+// outside reports whether an external service may be dialled at addr.
+func (e *Engine) outside(addr netip.Addr) bool {
+	s := e.state.Load()
+	return s != nil && s.dial.outside(addr)
 }
 
 // endpoints returns the endpoints of service. If nobody has asked for the

@@ -328,6 +328,7 @@ const (
 	failedLimit    failureKind = "limit"    // over a rate limit
 	failedFault    failureKind = "fault"    // on purpose
 	failedOverflow failureKind = "overflow" // the circuit breaker's bound
+	failedDenied   failureKind = "denied"   // by the policies of an external service
 )
 
 // failure is why there is no response.

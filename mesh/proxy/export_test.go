@@ -1,5 +1,7 @@
 package proxy
 
+import "net/netip"
+
 // SetPressure makes the engine believe that percent of its memory is in use.
 func (e *Engine) SetPressure(percent int32) { e.overload.pressure.Store(percent) }
 
@@ -24,3 +26,7 @@ func (e *Engine) Links() int {
 	}
 	return n
 }
+
+// MayBeOutside reports whether an external service may be at addr where the mesh lists
+// no blocks.
+func MayBeOutside(addr netip.Addr) bool { return dialList{}.outside(addr) }

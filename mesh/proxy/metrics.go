@@ -172,7 +172,7 @@ func (m *metrics) forget(service string) {
 
 // failed counts a try that brought no response, but for what the client did.
 func (m *metrics) failed(service string, f *failure) {
-	if f.kind != failedClient && f.kind != failedGone {
+	if f.kind != failedClient && f.kind != failedGone && f.kind != failedDenied {
 		m.failures.WithLabelValues(service, string(f.kind)).Inc()
 	}
 }

@@ -409,7 +409,7 @@ func (s *server) respond(x *exchange, a answer) int {
 // responseHead returns the head that the client gets for x.resp.
 func (s *server) responseHead(x *exchange) responseHead {
 	head := x.resp
-	head.fields = cleanResponse(x.respKept[:0], x.resp.fields, s.local != nil)
+	head.fields = cleanResponse(x.respKept[:0], x.resp.fields, s.local != nil || x.leaves())
 	if rule := x.decision.Rule; rule != nil {
 		head.fields = applyHeaderOps(head.fields, rule.responseHeaders)
 		if rule.cors != nil && x.decision.preflight == "" {

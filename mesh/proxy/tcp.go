@@ -40,14 +40,18 @@ func (e *Engine) TCP(service string, caller CallerOf) Door { return &tcpDoor{e, 
 // serve joins conn to an instance of the service until both are done.
 func (d *tcpDoor) serve(conn *net.TCPConn) {
 	src, refusal := d.caller()
-	var upstream *meshConn
+	var upstream halfCloser
 	var endpoint *Endpoint
 	var set *EndpointSet
+	var auth Authorization
+	if refusal == nil {
+		refusal, auth = d.mayLeave(src)
+	}
 	if refusal == nil {
 		upstream, endpoint, set, refusal = d.connect(src)
 	}
 	if refusal != nil {
-		d.e.refuseTCP(Outbound, d.service, callerName(src), refusal, Authorization{})
+		d.e.refuseTCP(Outbound, d.service, callerName(src), refusal, auth)
 		_ = conn.Close() // there is no other way to say so
 		return
 	}
@@ -63,9 +67,23 @@ func callerName(src *identity.Source) string {
 	return src.ID().String()
 }
 
+// mayLeave says by the policies of an external service whether src may connect. Those of
+// others are its sidecar's to ask.
+func (d *tcpDoor) mayLeave(src *identity.Source) (*Refusal, Authorization) {
+	state := d.e.state.Load()
+	if state == nil {
+		return nil, Authorization{}
+	}
+	if s := state.table.Service(d.service); s == nil || s.External == nil {
+		return nil, Authorization{}
+	}
+	got := Decide(state.table, Face{Kind: Inbound, Service: d.service}, &Request{TCP: true, Peer: src.ID()}, 0)
+	return got.Refusal, got.Authorization
+}
+
 // connect connects to an instance. The caller gives the endpoint and its place among
 // the service's connections back.
-func (d *tcpDoor) connect(src *identity.Source) (*meshConn, *Endpoint, *EndpointSet, *Refusal) {
+func (d *tcpDoor) connect(src *identity.Source) (halfCloser, *Endpoint, *EndpointSet, *Refusal) {
 	state := d.e.state.Load()
 	if state == nil {
 		return nil, nil, nil, &Refusal{Code: CodeNotReady}
@@ -91,7 +109,7 @@ func (d *tcpDoor) connect(src *identity.Source) (*meshConn, *Endpoint, *Endpoint
 			break
 		}
 		tried = append(tried, endpoint)
-		conn, err := d.e.peers.dialTCP(ctx, peerKey{src, d.service, endpoint.Node, endpoint.Address})
+		conn, err := d.e.peers.dialTCP(ctx, peerKey{src, d.service, endpoint.Node, endpoint.Address, endpoint.external})
 		if err == nil {
 			set.ejections.good(endpoint)
 			endpoint.Acquire()
@@ -102,7 +120,7 @@ func (d *tcpDoor) connect(src *identity.Source) (*meshConn, *Endpoint, *Endpoint
 			code = failed.code
 		}
 		d.e.metrics.failures.WithLabelValues(d.service, string(failedConnect)).Inc()
-		if set.ejections.connectFailure(endpoint, time.Now()) {
+		if endpoint.external == nil && set.ejections.connectFailure(endpoint, time.Now()) {
 			d.e.ejected(endpoint)
 		}
 	}
@@ -111,12 +129,28 @@ func (d *tcpDoor) connect(src *identity.Source) (*meshConn, *Endpoint, *Endpoint
 }
 
 // dialTCP connects to an endpoint for one raw stream.
-func (ps *peers) dialTCP(ctx context.Context, key peerKey) (*meshConn, error) {
+func (ps *peers) dialTCP(ctx context.Context, key peerKey) (halfCloser, error) {
+	if key.external != nil {
+		config, err := externalTLS(key.external, "")
+		if err != nil {
+			return nil, &connectError{CodeUnreachable, err}
+		}
+		conn, err := ps.dialExternal(ctx, key.external, config)
+		if err != nil {
+			return nil, err
+		}
+		half, _ := conn.(halfCloser) // as TCP and TLS both are
+		return half, nil
+	}
 	want, err := mesh.ServiceID(ps.trustDomain, key.service, key.node)
 	if err != nil {
 		return nil, &connectError{CodeUnreachable, err}
 	}
-	return ps.dial(ctx, key, identity.ClientConfig(key.caller, want, identity.ServerName(key.service, key.node, ps.mesh), identity.ProtocolTCP))
+	conn, err := ps.dial(ctx, key, identity.ClientConfig(key.caller, want, identity.ServerName(key.service, key.node, ps.mesh), identity.ProtocolTCP))
+	if err != nil {
+		return nil, err
+	}
+	return conn, nil
 }
 
 // serveTCP joins a peer's raw stream to the workload that it asks for.

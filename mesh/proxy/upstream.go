@@ -106,7 +106,7 @@ func (x *exchange) heads(a answer) error {
 			continue // HTTP/1.0 knows none (RFC 9110 section 15.2)
 		}
 		head := x.resp
-		head.fields = cleanResponse(x.respKept[:0], x.resp.fields, x.local())
+		head.fields = cleanResponse(x.respKept[:0], x.resp.fields, x.local() || x.leaves())
 		if err := x.client.inform(&head); err != nil {
 			return err
 		}

@@ -135,6 +135,9 @@ func (f *toMesh) again(x *exchange, set *EndpointSet, n int, failed *failure) (r
 // out which a caller gave is held against no endpoint: else any caller could have them
 // ejected.
 func (f *toMesh) learn(x *exchange, set *EndpointSet, endpoint *Endpoint, start time.Time, failed *failure) {
+	if endpoint.external != nil { // there is no other
+		return
+	}
 	ejected, status := false, 0
 	if failed == nil {
 		status = x.effectiveStatus()
@@ -203,7 +206,14 @@ func (s *EndpointSet) lot(r *Request) Lot {
 // try sends x to the endpoint. What it holds is given back when the answer is
 // closed, or here if there is none.
 func (f *toMesh) try(x *exchange, set *EndpointSet, endpoint *Endpoint) (answer, *failure) {
-	p, underWay, err := f.e.peers.acquire(peerKey{x.caller, endpoint.Service, endpoint.Node, endpoint.Address})
+	key := peerKey{caller: x.caller, service: endpoint.Service, node: endpoint.Node, address: endpoint.Address}
+	if endpoint.external != nil {
+		if failed := f.leave(x, endpoint); failed != nil {
+			return nil, failed
+		}
+		key.caller, key.external = nil, endpoint.external
+	}
+	p, underWay, err := f.e.peers.acquire(key)
 	if err != nil {
 		return nil, x.classify(err)
 	}
@@ -213,7 +223,12 @@ func (f *toMesh) try(x *exchange, set *EndpointSet, endpoint *Endpoint) (answer,
 	}
 	endpoint.Acquire()
 	var t transport = &p.links
-	if x.wish.wanted() || underWay <= f.e.opt.Limits.PooledRequests {
+	few := underWay <= f.e.opt.Limits.PooledRequests
+	if endpoint.external != nil { // which speaks what its service says
+		few = !f.e.overHTTP2(endpoint.Service)
+		x.out.fields = x.out.fields.Del(deadlineHeader)
+	}
+	if x.wish.wanted() || few {
 		t = p.http1
 	}
 	var start time.Time

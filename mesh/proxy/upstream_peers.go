@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -22,6 +23,9 @@ type peerKey struct {
 	service string
 	node    string
 	address string // a literal: "10.3.0.7:15006"
+	// external is nil for a sidecar. Otherwise there is no caller and no node, and
+	// the address may be a name.
+	external *mesh.External
 }
 
 // peers holds the connections to other sidecars, by peerKey.
@@ -33,6 +37,7 @@ type peers struct {
 	// allowed is asked before each dial whether the instances of a node may be
 	// reached at an address.
 	allowed func(node string, addr netip.Addr) bool
+	outside func(addr netip.Addr) bool // likewise, of an external service
 
 	made *linkSet
 
@@ -44,9 +49,9 @@ type peers struct {
 }
 
 // newPeers makes a set of peers; open counts their connections.
-func newPeers(opt *Options, open prometheus.Gauge, allowed func(string, netip.Addr) bool) *peers {
+func newPeers(opt *Options, open prometheus.Gauge, allowed func(string, netip.Addr) bool, outside func(netip.Addr) bool) *peers {
 	return &peers{
-		mesh: opt.Mesh, trustDomain: opt.TrustDomain, limits: opt.Limits, open: open, allowed: allowed,
+		mesh: opt.Mesh, trustDomain: opt.TrustDomain, limits: opt.Limits, open: open, allowed: allowed, outside: outside,
 		made: newLinkSet(open), byKey: map[peerKey]*peer{},
 	}
 }
@@ -127,6 +132,9 @@ func (p *peer) close() {
 
 // newPeer makes the peer for key. It dials nothing yet.
 func (ps *peers) newPeer(key peerKey) (*peer, error) {
+	if key.external != nil {
+		return ps.newExternalPeer(key.external)
+	}
 	want, err := mesh.ServiceID(ps.trustDomain, key.service, key.node)
 	if err != nil {
 		return nil, err
@@ -134,7 +142,9 @@ func (ps *peers) newPeer(key peerKey) (*peer, error) {
 	p := &peer{links: links{scheme: "https"}}
 	serverName := identity.ServerName(key.service, key.node, ps.mesh)
 	overH2 := identity.ClientConfig(key.caller, want, serverName, identity.ProtocolH2)
-	p.links.dial = func(forget func(*link.Conn)) (*link.Conn, error) { return ps.dialLink(key, overH2, forget) }
+	p.links.dial = func(forget func(*link.Conn)) (*link.Conn, error) {
+		return ps.dialLink(func(ctx context.Context) (net.Conn, error) { return ps.dial(ctx, key, overH2) }, forget)
+	}
 	overHTTP1 := identity.ClientConfig(key.caller, want, serverName, identity.ProtocolHTTP1)
 	p.http1 = newPool(ps.limits, ps.open, func(ctx context.Context) (net.Conn, error) { return ps.dial(ctx, key, overHTTP1) })
 	return p, nil
@@ -142,7 +152,7 @@ func (ps *peers) newPeer(key peerKey) (*peer, error) {
 
 // dialLink makes a link. It has no caller's context: who waits for it may leave,
 // and others stay.
-func (ps *peers) dialLink(key peerKey, config *tls.Config, forget func(*link.Conn)) (made *link.Conn, err error) {
+func (ps *peers) dialLink(dial func(context.Context) (net.Conn, error), forget func(*link.Conn)) (made *link.Conn, err error) {
 	if !ps.made.begin() {
 		return nil, &connectError{CodeUnreachable, errProxyClosed}
 	}
@@ -153,15 +163,17 @@ func (ps *peers) dialLink(key peerKey, config *tls.Config, forget func(*link.Con
 	}()
 	ctx, cancel := context.WithTimeout(ps.made.closing, ps.limits.ConnectTimeout+ps.limits.HandshakeTimeout)
 	defer cancel()
-	conn, err := ps.dial(ctx, key, config)
+	conn, err := dial(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if got := conn.ConnectionState().NegotiatedProtocol; got != identity.ProtocolH2 {
-		_ = conn.Close() // how closing went cannot matter any more
-		return nil, &connectError{CodeUnreachable, fmt.Errorf("the peer chose protocol %q, not h2", got)}
+	if over, ok := conn.(*meshConn); ok {
+		if got := over.ConnectionState().NegotiatedProtocol; got != identity.ProtocolH2 {
+			_ = conn.Close() // how closing went cannot matter any more
+			return nil, &connectError{CodeUnreachable, fmt.Errorf("the peer chose protocol %q, not h2", got)}
+		}
+		over.gather()
 	}
-	conn.gather()
 	return ps.made.client(conn, ps.limits.link(ps.limits.UpstreamIdle), forget), nil
 }
 
@@ -183,13 +195,19 @@ func (ps *peers) dial(ctx context.Context, key peerKey, config *tls.Config) (*me
 	if err != nil {
 		return nil, &connectError{CodeUnreachable, err}
 	}
+	return ps.handshake(ctx, raw, config)
+}
+
+// handshake begins TLS over raw, which it closes if that fails.
+func (ps *peers) handshake(ctx context.Context, raw net.Conn, config *tls.Config) (*meshConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, ps.limits.HandshakeTimeout)
 	defer cancel()
 	conn := newMeshConn(raw)
 	conn.Conn = tls.Client(conn.under, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		code := CodeUnreachable
-		if kind := mesh.KindOf(err); kind == mesh.Denied || kind == mesh.Unauthentic {
+		var unverified *tls.CertificateVerificationError
+		if kind := mesh.KindOf(err); kind == mesh.Denied || kind == mesh.Unauthentic || errors.As(err, &unverified) {
 			code = CodeIdentity
 		}
 		// The handshake failed; how closing went cannot matter any more.

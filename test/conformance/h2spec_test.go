@@ -45,10 +45,10 @@ type junit struct {
 func h2spec(t *testing.T, program, port string) (cases int, failed map[string]bool) {
 	t.Helper()
 	report := filepath.Join(t.TempDir(), "report.xml")
-	out, _ := try(t, 5*time.Minute, "", program, "-h", "127.0.0.1", "-p", port, "-t", "-k", "-o", "3", "-j", report) // its exit code says that some failed
+	out, exit := try(t, 5*time.Minute, "", program, "-h", "127.0.0.1", "-p", port, "-t", "-k", "-o", "3", "-j", report) // its exit code says that some failed
 	text, err := os.ReadFile(report)
 	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
+		t.Fatalf("%v\n%v\n%s", err, exit, out)
 	}
 	var suites junit
 	if err := xml.Unmarshal(text, &suites); err != nil {

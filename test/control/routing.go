@@ -103,3 +103,22 @@ func routingTCP() []control {
 		without("connections are bounded", "tcp.go", "if !set.breaker.connection() {", "if set.breaker.connection() && false {", "TestTCPServiceBoundsConnections"),
 	}
 }
+
+// routingOutside is what leaves the mesh.
+func routingOutside() []control {
+	const addresses = "TestExternalServiceAddresses|TestPublicAddresses"
+	return []control{
+		without("the policies of a service outside are asked", "upstream_mesh.go", "if failed := f.leave(x, endpoint); failed != nil {", "if failed := f.leave(x, endpoint); failed != nil && failed.Status != http.StatusForbidden {", "TestExternalServicePolicies"),
+		without("they see what is sent", "external.go", `strings.Cut(x.out.target, "?")`, `strings.Cut(x.in.target, "?")`, "TestExternalServicePolicies"),
+		without("and as whom", "external.go", "Peer: x.sender()}", "Peer: x.request.Peer}", "TestExternalServicePolicies"),
+		without("connections leave by policies too", "tcp.go", "return got.Refusal, got.Authorization", "return nil, got.Authorization", "TestExternalServiceOfTCP"),
+		without("where a name leads is asked", "external.go", "if !ps.outside(addr.Addr()) {", "if false {", addresses),
+		without("no old connection goes where none may", "engine.go", "return s.sameDial && service != nil", "return service != nil", addresses),
+		without("an address within another is not public", "external.go", `of(16).Addr().String() != "2002::" && `, "", addresses),
+		without("a service outside proves its name", "external.go", "ServerName: e.TLS.ServerName}", "ServerName: e.TLS.ServerName, InsecureSkipVerify: true}", "TestExternalServiceProvesItsName|TestExternalServiceOfTCP"),
+		without("connections are to where it is", "engine.go", "service.External == key.external", "key.external != nil", "TestExternalServiceMoves"),
+		without("what is the mesh's stays inside", "upstream_mesh.go", "x.out.fields = x.out.fields.Del(deadlineHeader)", "_ = deadlineHeader", "TestExternalService"),
+		without("what it says of the mesh is not passed on", "serve.go", "s.local != nil || x.leaves()", "s.local != nil", "TestExternalService"),
+		without("it is not ejected", "upstream_mesh.go", "if endpoint.external != nil { // there is no other\n\t\treturn\n\t}\n", "", "TestExternalServiceIsNotEjected"),
+	}
+}

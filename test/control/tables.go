@@ -34,6 +34,7 @@ func tables() []table {
 		{"peers", engine, enginePeers()},
 		{"matches", engine, routingMatches()},
 		{"filters", engine, routingFilters()},
+		{"outside", engine, routingOutside()},
 		{"balancing", engine, routingBalancing()},
 		{"resilience", engine, routingResilience()},
 		{"deadlines", engine, routingDeadlines()},

@@ -42,7 +42,8 @@ func getBuffer(n int) *buffer {
 	return pool.Get().(*buffer)
 }
 
-// putBuffer gives b back. It may be nil.
+// putBuffer gives b back. It may be nil. One that grew to a size between is left to the
+// garbage collector: whoever held it next would hold more than it is accounted for.
 func putBuffer(b *buffer) {
 	if b == nil {
 		return
@@ -52,13 +53,13 @@ func putBuffer(b *buffer) {
 	case n > 4*largeBytes: // an exception that should not become the rule
 	case n >= largeBytes:
 		largeBuffers.Put(b)
-	case n >= readBytes:
+	case n == readBytes:
 		readBuffers.Put(b)
-	case n >= batchBytes:
+	case n == batchBytes:
 		batchBuffers.Put(b)
-	case n >= halfBytes:
+	case n == halfBytes:
 		halfBuffers.Put(b)
-	default:
+	case n == smallBytes:
 		smallBuffers.Put(b)
 	}
 }

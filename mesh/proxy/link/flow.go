@@ -63,7 +63,7 @@ func (c *Conn) settings(h frameHeader, p []byte) *ConnError {
 		return err
 	}
 	// In order with what was sent by the old settings.
-	c.needOut()
+	c.needOut(frameHeaderBytes)
 	before := len(c.out.b)
 	c.out.b = appendSettingsAck(c.out.b)
 	c.owed += len(c.out.b) - before

@@ -148,7 +148,7 @@ func (s *Stream) reset(err *StreamError) {
 func (s *Stream) resetSending(code http2.ErrCode, err error) {
 	s.failSending(err)
 	if s.advance(wasReset) && s.c.err == nil {
-		s.c.needOut()
+		s.c.needOut(frameHeaderBytes + 4)
 		s.c.out.b = appendReset(s.c.out.b, s.id, code)
 		if !s.local {
 			s.c.owed += resetBytes // who opens streams may make us reset them

@@ -69,20 +69,30 @@ func (c *Conn) queue(frames []byte) {
 	if c.err != nil {
 		return
 	}
-	c.needOut()
+	c.needOut(len(frames))
 	c.out.b = append(c.out.b, frames...)
 }
 
-// needOut makes out ready for frames.
-func (c *Conn) needOut() {
-	if c.out == nil {
-		c.out = getBuffer(smallBytes)
+// usualHead is the room that most header sections need.
+const usualHead = 1 << 10
+
+// needOut makes out ready for n bytes of frames, by a buffer of a size that can be given
+// back. What needs more grows all the same.
+func (c *Conn) needOut(n int) {
+	switch {
+	case c.out == nil:
+		c.out = getBuffer(max(n, smallBytes))
+	case len(c.out.b)+n > cap(c.out.b):
+		larger := getBuffer(len(c.out.b) + n)
+		larger.b = append(larger.b, c.out.b...)
+		putBuffer(c.out)
+		c.out = larger
 	}
 }
 
 // startHeaders makes room for a HEADERS frame and returns where it begins.
 func (c *Conn) startHeaders() int {
-	c.needOut()
+	c.needOut(frameHeaderBytes + usualHead)
 	start := len(c.out.b)
 	c.out.b = append(c.out.b, make([]byte, frameHeaderBytes)...)
 	return start
@@ -96,7 +106,7 @@ func (c *Conn) fits(s *Stream, body []byte) bool {
 
 // sendNow appends a DATA frame that fits.
 func (c *Conn) sendNow(s *Stream, p []byte, end bool) {
-	c.needOut()
+	c.needOut(frameHeaderBytes + len(p))
 	c.window -= int64(len(p))
 	s.window -= int64(len(p))
 	c.out.b = appendData(c.out.b, s.id, p, end)

@@ -400,10 +400,12 @@ func (x *Subset) GetLabels() map[string]string {
 	return nil
 }
 
-// External is where a service that lives outside the mesh is found.
+// External is where a service that lives outside the mesh is found. Its policies
+// are enforced by the proxy of who calls it.
 type External struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// A host name or an IP address.
+	// A host name, looked up for each new connection, or an IP address. One that is
+	// not public has to be in Defaults.dialCidrs.
 	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
 	Port    uint32 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
 	// Set to originate TLS.
