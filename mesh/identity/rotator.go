@@ -22,10 +22,45 @@ const (
 	jitter       = 0.1 // of each wait, either way, so that a fleet spreads out
 )
 
-// Rotator keeps the certificate of one Source fresh.
+// Renewable is a certificate that a Rotator keeps fresh, whoever issues it.
+type Renewable interface {
+	// Renew gets the next certificate and puts it to use. If it fails, the one
+	// in use stays.
+	Renew(ctx context.Context) error
+	// Life returns from when the life of the certificate in use counts, which is
+	// its receipt, and when it ends. Both are zero while there is none.
+	Life() (from, until time.Time)
+	// Count counts an attempt; err is nil if it succeeded.
+	Count(err error)
+	// Ready returns nil while there is a valid certificate, or why there is none.
+	Ready() error
+}
+
+// Pace is when a Rotator renews and when it tries again.
+type Pace struct {
+	// Share is how much of its life, 0 to 1, a certificate has behind it when it
+	// is renewed, give or take a tenth.
+	Share float64
+	// Timeout bounds one attempt.
+	Timeout time.Duration
+	// Retry returns how long to wait after the failure err; n have failed before
+	// it since the last success. It is spread by a tenth, too.
+	Retry func(n int, err error) time.Duration
+}
+
+// LeafPace is the pace of an issuer in the same house: renewal at a third of a
+// certificate's life, attempts of 15 s, waits from 5 s, doubling, to 5 min.
+func LeafPace() Pace {
+	return Pace{Share: 1.0 / 3, Timeout: issueTimeout, Retry: func(n int, _ error) time.Duration {
+		return min(retryFirst<<min(n, 16), retryMost)
+	}}
+}
+
+// Rotator keeps one certificate fresh.
 type Rotator struct {
-	source *Source
-	issuer Issuer
+	of     Renewable
+	prober Prober // nil if nobody can tell
+	pace   Pace
 	log    zerolog.Logger
 	now    func() time.Time
 
@@ -38,23 +73,32 @@ type Rotator struct {
 	lastErr atomic.Pointer[error] // of the last attempt, for Ready
 }
 
-// NewRotator returns a Rotator that works while Run runs.
+// NewRotator returns a Rotator of the certificate in source, at the LeafPace,
+// that works while Run runs.
 func NewRotator(source *Source, issuer Issuer, log zerolog.Logger) *Rotator {
-	return &Rotator{
-		source: source,
-		issuer: issuer,
-		log:    log.With().Stringer("identity", source.ID()).Logger(),
-		now:    time.Now,
-	}
+	r := NewRotatorOf(&leaf{source, issuer}, LeafPace(), log.With().Stringer("identity", source.ID()).Logger())
+	r.prober, _ = issuer.(Prober)
+	return r
 }
 
-// Run gets the first certificate at once and renews it at a third of the time
-// from its receipt to its NotAfter, give or take a tenth. After a failure the
-// old certificate serves on until it expires, and Run tries again after 5 s,
-// doubling to 5 min, and at once when a Prober says that it is back. It
-// compares wall clock times every second, because the timers of a suspended
-// machine do not advance. It returns nil when ctx ends.
+// NewRotatorOf returns a Rotator of a certificate of any kind, whose log says
+// which. If the Renewable is a Prober too, it is asked as an Issuer is.
+func NewRotatorOf(of Renewable, pace Pace, log zerolog.Logger) *Rotator {
+	r := &Rotator{of: of, pace: pace, log: log, now: time.Now}
+	r.prober, _ = of.(Prober)
+	return r
+}
+
+// Run gets the first certificate at once, unless there is one already, and
+// renews it when the Pace's share of the time from its receipt to its NotAfter
+// is over. After a failure the old certificate serves on until it expires, and
+// Run tries again when the Pace says, and at once when a Prober says that it is
+// back. It compares wall clock times every second, because the timers of a
+// suspended machine do not advance. It returns nil when ctx ends.
 func (r *Rotator) Run(ctx context.Context) error {
+	if from, until := r.of.Life(); !until.IsZero() {
+		r.schedule(from, until)
+	}
 	ticker := time.NewTicker(checkEvery)
 	defer ticker.Stop()
 	for {
@@ -69,15 +113,15 @@ func (r *Rotator) Run(ctx context.Context) error {
 	}
 }
 
-// Ready returns nil while the Source has a valid certificate, and otherwise an
-// error that says why not.
+// Ready returns nil while there is a valid certificate, and otherwise an error
+// that says why not.
 func (r *Rotator) Ready() error {
-	_, err := r.source.Certificate()
+	err := r.of.Ready()
 	if err == nil {
 		return nil
 	}
 	if last := r.lastErr.Load(); last != nil {
-		return mesh.Errorf("identity.Ready", r.source.ID().String(), mesh.Unavailable, "%v; the last attempt: %w", err, *last)
+		return mesh.Errorf("identity.Ready", "", mesh.Unavailable, "%v; the last attempt: %w", err, *last)
 	}
 	return err
 }
@@ -88,15 +132,14 @@ func (r *Rotator) due(ctx context.Context) bool {
 	if !now.Before(r.next) {
 		return true
 	}
-	prober, ok := r.issuer.(Prober)
-	if !ok || r.failures == 0 || now.Before(r.nextProbe) {
+	if r.prober == nil || r.failures == 0 || now.Before(r.nextProbe) {
 		return false
 	}
 	r.nextProbe = now.Add(probeEvery)
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	wasDown := r.down
-	r.down = prober.Probe(ctx) != nil
+	r.down = r.prober.Probe(ctx) != nil
 	// Only the change counts: an issuer that is up and refuses us must not
 	// be asked every two seconds.
 	return wasDown && !r.down
@@ -104,7 +147,7 @@ func (r *Rotator) due(ctx context.Context) bool {
 
 // attempt asks the issuer once and sets the time of the next attempt.
 func (r *Rotator) attempt(ctx context.Context) {
-	err := r.issue(ctx)
+	err := r.renew(ctx)
 	if ctx.Err() != nil {
 		return // shutting down is not a failure
 	}
@@ -116,42 +159,39 @@ func (r *Rotator) attempt(ctx context.Context) {
 	// From the receipt, not from NotBefore: issuers backdate that.
 	r.failures, r.down = 0, false
 	r.lastErr.Store(nil)
-	notAfter := r.source.Current().Certificate.Leaf.NotAfter
-	r.next = now.Add(spread(notAfter.Sub(now) / 3))
-	r.source.metrics.renewals.WithLabelValues(r.source.ID().String()).Inc()
-	r.log.Info().Time("not_after", notAfter).Time("renew_at", r.next).Msg("certificate issued")
+	_, until := r.of.Life()
+	r.schedule(now, until)
+	r.of.Count(nil)
+	r.log.Info().Time("not_after", until).Time("renew_at", r.next).Msg("certificate issued")
 }
 
-// issue gets one certificate for a key of its own and puts it to use.
-func (r *Rotator) issue(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, issueTimeout)
+// schedule sets the time of the next attempt by the life of a certificate.
+func (r *Rotator) schedule(from, until time.Time) {
+	r.next = from.Add(spread(time.Duration(float64(until.Sub(from)) * r.pace.Share)))
+}
+
+// renew makes one attempt.
+func (r *Rotator) renew(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, r.pace.Timeout)
 	defer cancel()
-	key, request, err := NewRequest(r.source.ID())
-	if err != nil {
-		return err
-	}
-	issued, err := r.issuer.Issue(ctx, request)
-	if err != nil {
-		return err
-	}
-	return r.source.Swap(key, issued)
+	return r.of.Renew(ctx)
 }
 
 // failed is the one place that every failure to renew passes: it schedules the
 // retry, counts, and logs with the time left. It logs as an error once there is
-// no certificate, or less than half of its life left.
+// no certificate, or a quarter of the time is over in which it should have been
+// renewed; of a leaf that is when half of its life is.
 func (r *Rotator) failed(err error, now time.Time) {
-	wait := spread(min(retryFirst<<min(r.failures, 16), retryMost))
+	wait := spread(r.pace.Retry(r.failures, err))
 	r.failures++
 	r.next = now.Add(wait)
 	r.lastErr.Store(&err)
-	r.source.metrics.failures.WithLabelValues(r.source.ID().String(), mesh.KindOf(err).String()).Inc()
+	r.of.Count(err)
 
 	level, left := zerolog.ErrorLevel, time.Duration(0)
-	if c := r.source.Current(); c != nil {
-		end := c.Certificate.Leaf.NotAfter
-		left = max(0, end.Sub(now))
-		if left > end.Sub(c.Received)/2 {
+	if from, until := r.of.Life(); !until.IsZero() {
+		left = max(0, until.Sub(now))
+		if float64(left) > float64(until.Sub(from))*(1-r.pace.Share)*3/4 {
 			level = zerolog.WarnLevel
 		}
 	}
@@ -165,4 +205,50 @@ func (r *Rotator) failed(err error, now time.Time) {
 // spread returns d give or take a tenth.
 func spread(d time.Duration) time.Duration {
 	return time.Duration(float64(d) * (1 - jitter + 2*jitter*rand.Float64()))
+}
+
+// leaf is the certificate of a Source, from an Issuer.
+type leaf struct {
+	source *Source
+	issuer Issuer
+}
+
+var _ Renewable = (*leaf)(nil)
+
+// Renew implements Renewable: one certificate for a key of its own.
+func (l *leaf) Renew(ctx context.Context) error {
+	key, request, err := NewRequest(l.source.ID())
+	if err != nil {
+		return err
+	}
+	issued, err := l.issuer.Issue(ctx, request)
+	if err != nil {
+		return err
+	}
+	return l.source.Swap(key, issued)
+}
+
+// Life implements Renewable.
+func (l *leaf) Life() (from, until time.Time) {
+	c := l.source.Current()
+	if c == nil {
+		return time.Time{}, time.Time{}
+	}
+	return c.Received, c.Certificate.Leaf.NotAfter
+}
+
+// Count implements Renewable.
+func (l *leaf) Count(err error) {
+	id := l.source.ID().String()
+	if err != nil {
+		l.source.metrics.failures.WithLabelValues(id, mesh.KindOf(err).String()).Inc()
+		return
+	}
+	l.source.metrics.renewals.WithLabelValues(id).Inc()
+}
+
+// Ready implements Renewable.
+func (l *leaf) Ready() error {
+	_, err := l.source.Certificate()
+	return err
 }
