@@ -20,21 +20,21 @@ const (
 	buildTimeout = 30 * time.Minute
 )
 
-// buildVaultd builds test/vaultd into the user's cache and returns the path of
-// the binary. The go command decides whether there is anything to do: with a
-// current binary it takes under a second.
-func buildVaultd(t testing.TB) string {
+// buildModule builds packages of the module test/<name> into the user's cache and
+// returns the folder of the binaries. The go command decides whether there is
+// anything to do: with current binaries it takes under a second.
+func buildModule(t testing.TB, name string, packages ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), buildTimeout)
 	defer cancel()
-	path, err := build(ctx)
+	dir, err := build(ctx, name, packages)
 	if err != nil {
-		t.Fatalf("build the test Vault: %v: run `make deps`, which builds it without a test's deadline", err)
+		t.Fatalf("build test/%s: %v: run `make deps`, which builds it without a test's deadline", name, err)
 	}
-	return path
+	return dir
 }
 
-func build(ctx context.Context) (path string, err error) {
+func build(ctx context.Context, name string, packages []string) (dir string, err error) {
 	root, err := moduleRoot()
 	if err != nil {
 		return "", err
@@ -43,7 +43,7 @@ func build(ctx context.Context) (path string, err error) {
 	if err != nil {
 		return "", err
 	}
-	dir := filepath.Join(cache, "hedgerow-test", "vaultd")
+	dir = filepath.Join(cache, "hedgerow-test", name)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", err
 	}
@@ -53,17 +53,17 @@ func build(ctx context.Context) (path string, err error) {
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
 
-	path = filepath.Join(dir, "vaultd")
 	// Without the commit stamped in, a new commit does not link it again.
-	cmd := exec.CommandContext(ctx, "go", "build", "-C", filepath.Join(root, "test", "vaultd"), "-buildvcs=false", "-o", path, ".")
-	// The temporary directory is on the same file system as the binary, so
+	args := []string{"build", "-C", filepath.Join(root, "test", name), "-buildvcs=false", "-o", dir + string(filepath.Separator)}
+	cmd := exec.CommandContext(ctx, "go", append(args, packages...)...)
+	// The temporary directory is on the same file system as the binaries, so
 	// that a new one is renamed over one that another test is running.
 	cmd.Env = append(os.Environ(), "GOWORK=off", "GOTMPDIR="+dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build: %w: %s", err, bytes.TrimSpace(out))
 	}
-	return path, nil
+	return dir, nil
 }
 
 // lock takes the file lock that test binaries of other packages share, and

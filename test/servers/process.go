@@ -1,5 +1,5 @@
 // Package servers starts the real servers that tests talk to: Redis,
-// Mosquitto and Vault, each as a process of its own on a free loopback port
+// Mosquitto, Vault and the ACME server Pebble, each as a process of its own on a free loopback port
 // with its own temporary directory.
 //
 // It is for tests only: no package of the product may import it, it fails the
@@ -46,6 +46,7 @@ type server struct {
 	name  string
 	dir   string // its own directory, gone after the test
 	port  int
+	env   []string // besides the test's own
 	proc  *process
 	start func() (binary string, args []string, err error) // uses port and dir
 	probe func(ctx context.Context) error                  // nil once it serves
@@ -95,7 +96,7 @@ func (s *server) run() error {
 	if err != nil {
 		return err
 	}
-	if s.proc, err = startProcess(binary, args...); err != nil {
+	if s.proc, err = startProcess(s.env, binary, args...); err != nil {
 		return err
 	}
 	if err := s.awaitReady(); err != nil {
@@ -176,8 +177,9 @@ type process struct {
 }
 
 // startProcess starts a child that the kernel kills when this process dies.
-func startProcess(binary string, args ...string) (*process, error) {
+func startProcess(env []string, binary string, args ...string) (*process, error) {
 	p := &process{cmd: exec.Command(binary, args...), output: &tail{}, done: make(chan struct{})}
+	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
 	p.cmd.WaitDelay = time.Second
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

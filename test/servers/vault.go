@@ -49,7 +49,7 @@ func VaultTLS(files TLSFiles) VaultOption {
 // minutes: `make deps` does it beforehand.
 func Vault(t testing.TB, opts ...VaultOption) *VaultServer {
 	t.Helper()
-	v := &VaultServer{binary: buildVaultd(t), server: newServer(t, "vaultd")}
+	v := &VaultServer{binary: filepath.Join(buildModule(t, "vaultd", "."), "vaultd"), server: newServer(t, "vaultd")}
 	for _, opt := range opts {
 		opt(v)
 	}
