@@ -65,7 +65,7 @@ func classify(err error) cause {
 	case code == http.StatusBadRequest && strings.Contains(words, "unknown role"):
 		return cause{mesh.NotFound, words, "check role: the mount has no such role"}
 	case code == http.StatusBadRequest && (strings.Contains(words, "not allowed by this role") || strings.Contains(words, "not valid for this role")):
-		return cause{mesh.Denied, words, "add the identity to the role's allowed_uri_sans"}
+		return cause{mesh.Denied, words, "let the role allow the names"}
 	case code == http.StatusBadRequest && strings.Contains(words, "before signer's notBefore"):
 		return cause{mesh.Unavailable, words, "the CA is younger than the role's not_before_duration: wait, or make CAs with a longer one"}
 	case code == http.StatusBadRequest && strings.Contains(strings.ToLower(words), "secret id"):
@@ -82,11 +82,15 @@ func (c *Client) wrap(op string, err error) error {
 	return wrapCause(op, c.cfg.Role, err)
 }
 
-// wrapSign wraps the refusal of a signature, whose 403 is about one path.
-func (c *Client) wrapSign(err error, id mesh.ID) error {
-	wrapped := wrapCause("vaultpki.Sign", id.String(), err)
-	if forbidden(err) {
-		wrapped.Hint = "a new token is refused too: let the AppRole's policy update " + c.cfg.Mount + "/sign/" + c.cfg.Role
+// wrapSign wraps the refusal of a signature, whose 403 is about one path, and whose
+// other refusals are about names, which allow says how to allow.
+func wrapSign(err error, path, name, allow string) error {
+	wrapped := wrapCause("vaultpki.Sign", name, err)
+	switch {
+	case forbidden(err):
+		wrapped.Hint = "a new token is refused too: let the AppRole's policy update " + path
+	case wrapped.Kind == mesh.Denied:
+		wrapped.Hint = allow
 	}
 	return wrapped
 }

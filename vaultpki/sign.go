@@ -27,19 +27,11 @@ const maxIssuers = 32
 func (c *Client) Issue(ctx context.Context, r identity.Request) (identity.Issued, error) {
 	const op = "vaultpki.Sign"
 	defer c.http.CloseIdleConnections() // the next call is hours away
-	s, err := c.openSession(ctx, nil)
+	secret, err := c.sign(ctx, c.cfg.Mount+"/sign/"+c.cfg.Role, r.ID.String(), "add the identity to the role's allowed_uri_sans", map[string]any{
+		"csr": encodeCSR(r.CSR), "uri_sans": r.ID.String(), "exclude_cn_from_sans": true,
+	}, r.TTL)
 	if err != nil {
 		return identity.Issued{}, err
-	}
-	secret, err := c.sign(ctx, s, r)
-	if forbidden(err) {
-		if s, err = c.openSession(ctx, s); err != nil {
-			return identity.Issued{}, err
-		}
-		secret, err = c.sign(ctx, s, r)
-	}
-	if err != nil {
-		return identity.Issued{}, c.wrapSign(err, r.ID)
 	}
 	chain, roots, err := parseSigned(secret)
 	if err != nil {
@@ -78,24 +70,43 @@ func (c *Client) Probe(ctx context.Context) error {
 	return nil
 }
 
-// sign posts the CSR. Vault checks the URI in it against the role, takes names
-// and key from it and everything else from the role; uri_sans says the same
-// again for roles that do not read names from CSRs (use_csr_sans=false).
-func (c *Client) sign(ctx context.Context, s *session, r identity.Request) (secret *api.Secret, err error) {
-	data := map[string]any{
-		"csr":                  string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: r.CSR})),
-		"uri_sans":             r.ID.String(),
-		"exclude_cn_from_sans": true,
-		"format":               "pem",
+// sign posts a CSR to path, in data, about name. Vault checks the names in it against
+// the role, takes names and key from it and everything else from the role; the data
+// say the names again for roles that do not read them from CSRs
+// (use_csr_sans=false). A 403 is taken for a dead token once. allow says what to do
+// if the role refuses the names.
+func (c *Client) sign(ctx context.Context, path, name, allow string, data map[string]any, ttl time.Duration) (*api.Secret, error) {
+	data["format"] = "pem"
+	if ttl > 0 {
+		data["ttl"] = fmt.Sprintf("%ds", max(1, int64(ttl/time.Second)))
 	}
-	if r.TTL > 0 {
-		data["ttl"] = fmt.Sprintf("%ds", max(1, int64(r.TTL/time.Second)))
+	s, err := c.openSession(ctx, nil)
+	if err != nil {
+		return nil, err
 	}
+	secret, err := c.post(ctx, s, path, data)
+	if forbidden(err) {
+		if s, err = c.openSession(ctx, s); err != nil {
+			return nil, err
+		}
+		secret, err = c.post(ctx, s, path, data)
+	}
+	if err != nil {
+		return nil, wrapSign(err, path, name, allow)
+	}
+	return secret, nil
+}
+
+func (c *Client) post(ctx context.Context, s *session, path string, data map[string]any) (secret *api.Secret, err error) {
 	err = c.measure("sign", func() (err error) {
-		secret, err = s.client.Logical().WriteWithContext(ctx, c.cfg.Mount+"/sign/"+c.cfg.Role, data)
+		secret, err = s.client.Logical().WriteWithContext(ctx, path, data)
 		return err
 	})
 	return secret, err
+}
+
+func encodeCSR(der []byte) string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))
 }
 
 // parseSigned takes the certificates out of the answer to sign: what to

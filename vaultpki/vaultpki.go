@@ -1,5 +1,6 @@
 // Package vaultpki has certificates signed by the PKI engine of a Vault. It is
-// the only code that knows Vault: elsewhere a Client is an identity.Issuer.
+// the only code that knows Vault: elsewhere a Client is an identity.Issuer, and a
+// ServerRole a gateway's Signer.
 //
 // It logs in by AppRole and uses `sign` on one role of one mount, never
 // `issue`, which would make the key on the server. It does not set up a Vault,
