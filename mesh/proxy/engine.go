@@ -269,12 +269,21 @@ type Edge struct {
 	// HTTPSPort is the port to which requests in clear text are redirected (308); 0
 	// serves them. What a trusted proxy in front got by https is not redirected.
 	HTTPSPort int
+	// Proof, if set, returns what proves that a path's host is served here, as the
+	// server of an ACME account asks for under ProofPrefix (RFC 8555 section 8.3).
+	// It is asked before anything else is decided; what it does not know goes on as
+	// any request.
+	Proof func(token string) (text string, known bool)
 }
+
+// ProofPrefix is where Edge.Proof is asked, with what follows it (RFC 8555 section
+// 8.3).
+const ProofPrefix = "/.well-known/acme-challenge/"
 
 // Gateway returns the door for strangers at the gateway id. It calls services as src.
 func (e *Engine) Gateway(id string, src *identity.Source, edge Edge) Door {
 	s := &server{
-		e: e, face: Face{Kind: Gateway, Gateway: id}, hops: edge.Hops, forwarder: e.toMesh, counters: e.metrics.at(Gateway),
+		e: e, face: Face{Kind: Gateway, Gateway: id}, hops: edge.Hops, proof: edge.Proof, forwarder: e.toMesh, counters: e.metrics.at(Gateway),
 		caller: func() (*identity.Source, *Refusal) { return src, nil },
 	}
 	if edge.HTTPSPort != 0 {

@@ -26,6 +26,9 @@ type AdminOptions struct {
 	// Freshness returns how long ago the configuration was last known to be the
 	// current one, and whether that is too long. If nil, it is always current.
 	Freshness func() (age time.Duration, stale bool)
+	// Degraded returns what is lacking without which the process is ready all the
+	// same, as a certificate of one hostname of many. May be nil.
+	Degraded func() []error
 }
 
 // Admin returns the handler of the admin port: /ready, /metrics, /config,
@@ -71,6 +74,9 @@ type readiness struct {
 	Stale     bool    `json:"stale,omitempty"`
 	ConfigAge string  `json:"configAge,omitempty"` // while stale: "12s"
 	Checks    []check `json:"checks,omitempty"`    // what is missing
+	// Degraded is what is missing for a part only: the rest serves, so that nobody
+	// should take the process out for it.
+	Degraded []string `json:"degraded,omitempty"`
 }
 
 type check struct {
@@ -93,6 +99,11 @@ func (e *Engine) readiness(opt AdminOptions) readiness {
 	if opt.Freshness != nil {
 		if age, stale := opt.Freshness(); stale {
 			r.Stale, r.ConfigAge = true, age.Truncate(time.Second).String()
+		}
+	}
+	if opt.Degraded != nil {
+		for _, err := range opt.Degraded() {
+			r.Degraded = append(r.Degraded, err.Error())
 		}
 	}
 	r.Ready = len(r.Checks) == 0

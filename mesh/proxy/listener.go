@@ -228,11 +228,16 @@ func (l *listener) greet(accepted net.Conn) (goesOn bool) {
 		in.serveTCP(secure, &state, from)
 		return false
 	}
-	if state.NegotiatedProtocol == identity.ProtocolH2 {
+	switch state.NegotiatedProtocol {
+	case identity.ProtocolH2:
 		secure.gather()
 		return l.serveLink(secure, &state, from)
+	case identity.ProtocolHTTP1, "":
+		return l.serveHTTP1(raw, secure, secure, &state, from)
 	}
-	return l.serveHTTP1(raw, secure, secure, &state, from)
+	// The handshake was all of it: acme-tls/1 (RFC 8737 section 4).
+	_ = secure.Close() // as above
+	return false
 }
 
 // broken counts and closes a connection that did not begin as it has to.

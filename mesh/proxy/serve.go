@@ -19,12 +19,13 @@ type server struct {
 	e         *Engine
 	face      Face
 	forwarder forwarder
-	caller    CallerOf         // nil at an Inbound
-	local     *identity.Source // whom an Inbound speaks for
-	trust     trust            // in the caller's headers; an Inbound asks the peer
-	hops      Hops             // in front of a Gateway
-	toHTTPS   *Rule            // of what comes to a Gateway in clear text; nil if it is served
-	plain     bool             // no WebSockets
+	caller    CallerOf                                     // nil at an Inbound
+	local     *identity.Source                             // whom an Inbound speaks for
+	trust     trust                                        // in the caller's headers; an Inbound asks the peer
+	hops      Hops                                         // in front of a Gateway
+	toHTTPS   *Rule                                        // of what comes to a Gateway in clear text; nil if it is served
+	proof     func(token string) (text string, known bool) // as Edge has it; may be nil
+	plain     bool                                         // no WebSockets
 	counters  *faceMetrics
 }
 
@@ -209,6 +210,10 @@ func (s *server) prepare(x *exchange) *Refusal {
 		x.out.fields = s.hops.setForwarded(x.out.fields, &x.in)
 	}
 	x.request = Request{Method: x.in.method, Host: host, Path: path, DecodedPath: x.request.DecodedPath, RawQuery: query, Fields: x.out.fields, Peer: peer}
+	if rule := s.proves(&x.request); rule != nil {
+		x.out.target, x.decision.Rule = target, rule
+		return nil
+	}
 	state := s.e.state.Load()
 	if state == nil {
 		return &Refusal{http.StatusServiceUnavailable, CodeNotReady, "no configuration is loaded yet"}
@@ -228,6 +233,25 @@ func (s *server) prepare(x *exchange) *Refusal {
 	}
 	s.outgoing(x)
 	return nil
+}
+
+// proves returns the rule that answers r with a proof that its host is served here,
+// or nil. It needs no configuration: a certificate may be wanted before there is one.
+func (s *server) proves(r *Request) *Rule {
+	if s.proof == nil || r.Method != http.MethodGet && r.Method != http.MethodHead {
+		return nil
+	}
+	token, ok := strings.CutPrefix(r.Path, ProofPrefix)
+	if !ok {
+		return nil
+	}
+	text, known := s.proof(token)
+	if !known {
+		return nil
+	}
+	rule := &Rule{Timeout: DefaultTimeout}
+	rule.respond = &mesh.Respond{Status: http.StatusOK, Body: text}
+	return rule
 }
 
 // screen refuses what is never looked at further, and returns the request
