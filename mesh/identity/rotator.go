@@ -30,8 +30,6 @@ type Renewable interface {
 	// Life returns from when the life of the certificate in use counts, which is
 	// its receipt, and when it ends. Both are zero while there is none.
 	Life() (from, until time.Time)
-	// Count counts an attempt; err is nil if it succeeded.
-	Count(err error)
 	// Ready returns nil while there is a valid certificate, or why there is none.
 	Ready() error
 }
@@ -59,7 +57,8 @@ func LeafPace() Pace {
 // Rotator keeps one certificate fresh.
 type Rotator struct {
 	of     Renewable
-	prober Prober // nil if nobody can tell
+	count  func(err error) // counts an attempt; nil is a success
+	prober Prober          // nil if nobody can tell
 	pace   Pace
 	log    zerolog.Logger
 	now    func() time.Time
@@ -76,15 +75,17 @@ type Rotator struct {
 // NewRotator returns a Rotator of the certificate in source, at the LeafPace,
 // that works while Run runs.
 func NewRotator(source *Source, issuer Issuer, log zerolog.Logger) *Rotator {
-	r := NewRotatorOf(&leaf{source, issuer}, LeafPace(), log.With().Stringer("identity", source.ID()).Logger())
+	l := &leaf{source, issuer}
+	r := NewRotatorOf(l, LeafPace(), l.count, log.With().Stringer("identity", source.ID()).Logger())
 	r.prober, _ = issuer.(Prober)
 	return r
 }
 
 // NewRotatorOf returns a Rotator of a certificate of any kind, whose log says
-// which. If the Renewable is a Prober too, it is asked as an Issuer is.
-func NewRotatorOf(of Renewable, pace Pace, log zerolog.Logger) *Rotator {
-	r := &Rotator{of: of, pace: pace, log: log, now: time.Now}
+// which. count is called for each attempt, with nil if it succeeded. If the
+// Renewable is a Prober too, it is asked as an Issuer is.
+func NewRotatorOf(of Renewable, pace Pace, count func(err error), log zerolog.Logger) *Rotator {
+	r := &Rotator{of: of, pace: pace, count: count, log: log, now: time.Now}
 	r.prober, _ = of.(Prober)
 	return r
 }
@@ -161,7 +162,7 @@ func (r *Rotator) attempt(ctx context.Context) {
 	r.lastErr.Store(nil)
 	_, until := r.of.Life()
 	r.schedule(now, until)
-	r.of.Count(nil)
+	r.count(nil)
 	r.log.Info().Time("not_after", until).Time("renew_at", r.next).Msg("certificate issued")
 }
 
@@ -186,7 +187,7 @@ func (r *Rotator) failed(err error, now time.Time) {
 	r.failures++
 	r.next = now.Add(wait)
 	r.lastErr.Store(&err)
-	r.of.Count(err)
+	r.count(err)
 
 	level, left := zerolog.ErrorLevel, time.Duration(0)
 	if from, until := r.of.Life(); !until.IsZero() {
@@ -237,8 +238,8 @@ func (l *leaf) Life() (from, until time.Time) {
 	return c.Received, c.Certificate.Leaf.NotAfter
 }
 
-// Count implements Renewable.
-func (l *leaf) Count(err error) {
+// count counts an attempt.
+func (l *leaf) count(err error) {
 	id := l.source.ID().String()
 	if err != nil {
 		l.source.metrics.failures.WithLabelValues(id, mesh.KindOf(err).String()).Inc()
