@@ -25,7 +25,7 @@ build: ## build bin/hedgerow and bin/hedgerow-edge
 	CGO_ENABLED=0 go build -trimpath -buildvcs=auto -o bin/ ./cmd/hedgerow ./cmd/hedgerow-edge
 
 .PHONY: deps
-deps: ## install what the tests need: servers (Debian), clients, a real Vault (built)
+deps: ## install what the tests need: servers (Debian), clients, a real Vault and ACME server (built)
 	./.ci/deps
 
 # hedgerow gets the Ctrl-C itself, drains and exits 0; make then says

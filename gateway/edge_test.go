@@ -5,9 +5,11 @@ import (
 	"crypto/x509"
 	"net/http"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/hedgerow-mesh/hedgerow/gateway"
+	"github.com/hedgerow-mesh/hedgerow/gateway/acmecert"
 	"github.com/hedgerow-mesh/hedgerow/test/servers"
 )
 
@@ -90,17 +92,39 @@ func TestClientsNeedACertificate(t *testing.T) {
 }
 
 func TestListenersThatMakeNoSense(t *testing.T) {
+	acme := acmecert.Config{Directory: "https://acme.example/dir", Hostnames: []string{"shop.example"}, AcceptTerms: true}
 	for name, l := range map[string]gateway.Listener{
 		"client CAs without TLS":    {ClientCAFile: "ca.pem"},
 		"certificates without TLS":  {Certificates: []gateway.CertPair{{CertFile: "a", KeyFile: "b"}}},
 		"a certificate without key": {CertFile: "a", KeyFile: "b", Certificates: []gateway.CertPair{{CertFile: "a"}}},
 		"TLS that redirects":        {CertFile: "a", KeyFile: "b", HTTPSPort: 443},
 		"no port":                   {HTTPSPort: 70_000},
+		"ACME that redirects":       {ACME: &acme, HTTPSPort: 443},
+		"ACME without its terms":    {ACME: &acmecert.Config{Directory: acme.Directory, Hostnames: acme.Hostnames}},
+		"nobody who signs":          {Signed: &gateway.Signed{Hostnames: []string{"shop.example"}}},
 	} {
 		l.Address = "127.0.0.1:0"
 		cfg := gateway.Config{ID: "demo", Listeners: []gateway.Listener{l}}
 		if cfg.Validate() == nil {
 			t.Errorf("%s is accepted", name)
+		}
+	}
+}
+
+// Listeners may share an ACME server, and hostnames, but not contradict each other.
+func TestListenersThatShareACME(t *testing.T) {
+	of := func(directory, email string, names ...string) gateway.Listener {
+		return gateway.Listener{Address: "127.0.0.1:0", ACME: &acmecert.Config{Directory: "https://" + directory, Email: email, Hostnames: names, AcceptTerms: true}}
+	}
+	for want, listeners := range map[string][]gateway.Listener{
+		"":                                     {of("a.example/dir", "", "shop.example"), of("a.example/dir", "", "shop.example", "www.shop.example"), of("b.example/dir", "", "other.example")},
+		"listeners[1].tls.acme: email and":     {of("a.example/dir", "", "shop.example"), of("a.example/dir", "ops@shop.example", "www.shop.example")},
+		"listeners[1].tls.acme.hostnames[1]: ": {of("a.example/dir", "", "shop.example"), of("b.example/dir", "", "other.example", "shop.example")},
+	} {
+		cfg := gateway.Config{ID: "demo", Listeners: listeners}
+		err := cfg.Validate()
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is wanted: %v", want, err)
 		}
 	}
 }

@@ -3,7 +3,9 @@
 // identity /gateway/<id>.
 //
 // It decides and forwards nothing itself: that is mesh/proxy. It does not fetch
-// configuration or certificates either; whoever runs it hands them in.
+// configuration or its certificate of the mesh either; whoever runs it hands them
+// in. Its public certificates it reads from files, or has them issued (acmecert, a
+// Signer).
 //
 // A caller from outside has no identity in the mesh. Whatever headers claim one
 // are removed before anything looks at them.
@@ -20,6 +22,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
+	"github.com/hedgerow-mesh/hedgerow/gateway/acmecert"
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 	"github.com/hedgerow-mesh/hedgerow/mesh/identity"
 	"github.com/hedgerow-mesh/hedgerow/mesh/proxy"
@@ -45,6 +48,12 @@ type Listener struct {
 	// Certificates are more of them. A client gets the first that is for the name
 	// that it asks for (SNI), or else CertFile's.
 	Certificates []CertPair
+	// ACME, if set, gets certificates from an ACME server. It answers the server's
+	// challenges here (TLS-ALPN-01), and at the gateway's listeners in clear text
+	// (HTTP-01).
+	ACME *acmecert.Config
+	// Signed, if set, is one more certificate, which somebody signs.
+	Signed *Signed
 	// ClientCAFile is a PEM file with the CAs of which every client must have a
 	// certificate; "" asks for none. It is read again when it changes.
 	ClientCAFile string
@@ -70,6 +79,7 @@ type Options struct {
 	Registerer  prometheus.Registerer
 	Gatherer    prometheus.Gatherer // for /metrics
 	Limits      proxy.Limits        // proxy.EdgeLimits if zero
+	DataDir     string              // where ACME's key and certificates are kept; created 0700
 	Name        string              // of this process in decision records
 	Observe     proxy.Observe
 	// Need, Tokens, Compiled and Freshness are those of proxy.Options and
@@ -88,6 +98,7 @@ type Gateway struct {
 	engine *proxy.Engine
 	admin  proxy.AdminOptions
 	plan   proxy.Plan
+	public *publicCerts
 }
 
 // Validate reports everything that is wrong with the configuration.
@@ -103,9 +114,13 @@ func (c *Config) Validate() error {
 		if (l.CertFile == "") != (l.KeyFile == "") {
 			errs = append(errs, fmt.Errorf("listeners[%d].tls: certFile and keyFile go together", i))
 		}
-		if l.CertFile == "" && (len(l.Certificates) > 0 || l.ClientCAFile != "") {
-			errs = append(errs, fmt.Errorf("listeners[%d].tls: certificates and clientCAFile need certFile and keyFile", i))
+		if l.CertFile == "" && len(l.Certificates) > 0 {
+			errs = append(errs, fmt.Errorf("listeners[%d].tls: certificates need certFile and keyFile", i))
 		}
+		if !l.secure() && l.ClientCAFile != "" {
+			errs = append(errs, fmt.Errorf("listeners[%d].tls.clientCAFile: it needs a certificate: certFile and keyFile, acme or vault", i))
+		}
+		errs = append(errs, l.checkIssued(i)...)
 		for j, pair := range l.Certificates {
 			if pair.CertFile == "" || pair.KeyFile == "" {
 				errs = append(errs, fmt.Errorf("listeners[%d].tls.certificates[%d]: certFile and keyFile go together", i, j))
@@ -114,7 +129,7 @@ func (c *Config) Validate() error {
 		if l.HTTPSPort < 0 || l.HTTPSPort > 65535 {
 			errs = append(errs, fmt.Errorf("listeners[%d].redirectHTTPSPort: %d is not a port", i, l.HTTPSPort))
 		}
-		if l.HTTPSPort > 0 && l.CertFile != "" {
+		if l.HTTPSPort > 0 && l.secure() {
 			errs = append(errs, fmt.Errorf("listeners[%d].redirectHTTPSPort: a listener with TLS has nothing to redirect", i))
 		}
 		if l.Hops.Count < 0 || l.Hops.Count > proxy.MostHops {
@@ -124,6 +139,7 @@ func (c *Config) Validate() error {
 			errs = append(errs, fmt.Errorf("listeners[%d].proxyProtocol.from: say where the load balancers connect from, e.g. [10.0.0.0/24]", i))
 		}
 	}
+	errs = append(errs, c.checkAuthorities()...)
 	if err := errors.Join(errs...); err != nil {
 		return &mesh.Error{Op: "gateway.New", Name: c.ID, Kind: mesh.Invalid, Err: err}
 	}
@@ -154,11 +170,18 @@ func New(cfg Config, opt Options) (*Gateway, error) {
 	if g.plan.Drain == 0 {
 		g.plan.Drain = defaultDrain
 	}
+	if g.public, err = newPublicCerts(cfg.Listeners, opt); err != nil {
+		return nil, err
+	}
+	g.admin.Degraded = g.public.lacking
 	configs := make([]*tls.Config, len(cfg.Listeners))
 	addresses := []string{cfg.Admin}
-	for i, l := range cfg.Listeners {
-		if configs[i], err = publicTLS(l, opt.Log); err != nil {
-			return nil, err
+	for i := range cfg.Listeners {
+		l := &cfg.Listeners[i]
+		if l.secure() {
+			if configs[i], err = publicTLS(l, g.public.listeners[i], opt.Log); err != nil {
+				return nil, err
+			}
 		}
 		addresses = append(addresses, l.Address)
 	}
@@ -170,10 +193,15 @@ func New(cfg Config, opt Options) (*Gateway, error) {
 	public := make([]proxy.Site, len(configs))
 	for i, config := range configs {
 		l := &cfg.Listeners[i]
+		edge := proxy.Edge{Hops: l.Hops, HTTPSPort: l.HTTPSPort}
+		if config == nil && len(g.public.authorities) > 0 {
+			edge.Proof = g.public.token
+		}
 		public[i] = proxy.Site{
-			Listener: listeners[i+1], Door: engine.Gateway(cfg.ID, opt.Source, proxy.Edge{Hops: l.Hops, HTTPSPort: l.HTTPSPort}),
+			Listener: listeners[i+1], Door: engine.Gateway(cfg.ID, opt.Source, edge),
 			TLS: config, ProxyProtocol: l.ProxyProtocol,
 		}
+		g.public.bound(i, listeners[i+1].Addr())
 	}
 	g.plan.Stages = [][]proxy.Site{public}
 	return g, nil
@@ -198,9 +226,16 @@ func (g *Gateway) Addrs() []net.Addr {
 // AdminAddr returns where the admin port is bound.
 func (g *Gateway) AdminAddr() net.Addr { return g.plan.Admin.Listener.Addr() }
 
-// Run serves until ctx ends or a listener fails, then drains. When it returns,
-// every goroutine of the gateway has ended and every listener is closed.
-func (g *Gateway) Run(ctx context.Context) error { return g.engine.Run(ctx, g.plan) }
+// Run serves and renews certificates until ctx ends or a listener fails, then
+// drains. When it returns, every goroutine of the gateway has ended and every
+// listener is closed.
+func (g *Gateway) Run(ctx context.Context) error {
+	renewing, stop := context.WithCancel(ctx)
+	ended := g.public.renew(renewing)
+	defer ended()
+	defer stop()
+	return g.engine.Run(ctx, g.plan)
+}
 
 // Close releases the listeners of a gateway that was never run.
 func (g *Gateway) Close() error { return g.engine.Discard(g.plan) }

@@ -17,23 +17,15 @@ import (
 // at. A renewed one is in use that long after it was written.
 const certificateCheck = 10 * time.Second
 
-// publicTLS returns the TLS configuration of l, or nil for clear text.
-func publicTLS(l Listener, log zerolog.Logger) (*tls.Config, error) {
-	if l.CertFile == "" {
-		return nil, nil
-	}
-	var all []*certFiles
-	for _, pair := range append([]CertPair{{l.CertFile, l.KeyFile}}, l.Certificates...) {
-		f := &certFiles{cert: pair.CertFile, key: pair.KeyFile, log: log, now: time.Now}
-		if err := f.load(); err != nil {
-			return nil, mesh.Errorf("gateway.New", l.Address, mesh.Invalid, "certificate of the listener: %w", err)
-		}
-		all = append(all, f)
-	}
+// publicTLS returns the TLS configuration of a listener that serves certs.
+func publicTLS(l *Listener, certs *certificates, log zerolog.Logger) (*tls.Config, error) {
 	config := &tls.Config{
 		MinVersion:     tls.VersionTLS12,
 		NextProtos:     []string{"h2", "http/1.1"},
-		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) { return pickCertificate(all, hello), nil },
+		GetCertificate: certs.get,
+	}
+	if certs.authority != nil {
+		config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) { return certs.proof(hello), nil }
 	}
 	if l.ClientCAFile == "" {
 		return config, nil
@@ -45,27 +37,15 @@ func publicTLS(l Listener, log zerolog.Logger) (*tls.Config, error) {
 	config.ClientAuth = tls.RequireAndVerifyClientCert
 	config.SessionTicketsDisabled = true // a client whose CA is gone does not resume
 	asking := config.Clone()
-	config.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+	config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		if proof := certs.proof(hello); proof != nil { // who verifies hostnames has no certificate
+			return proof, nil
+		}
 		c := asking.Clone()
 		c.ClientCAs = cas.current()
 		return c, nil
 	}
 	return config, nil
-}
-
-// pickCertificate returns the first certificate that is for the name that a client asks
-// for, or else the first of all.
-func pickCertificate(all []*certFiles, hello *tls.ClientHelloInfo) *tls.Certificate {
-	first := all[0].current()
-	if len(all) == 1 || hello.SupportsCertificate(first) == nil {
-		return first
-	}
-	for _, f := range all[1:] {
-		if c := f.current(); hello.SupportsCertificate(c) == nil {
-			return c
-		}
-	}
-	return first
 }
 
 // caFile is CAs in a file that somebody else changes.

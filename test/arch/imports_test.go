@@ -37,6 +37,7 @@ var owners = []owner{
 	{"github.com/mochi-mqtt/server", []string{"mqttbridge"}, "the embedded broker is a part of mqttbridge"},
 	{"github.com/grpc-ecosystem/grpc-gateway", []string{"controlapi", "openapi"}, "only the control plane serves REST; a sidecar must not link it"},
 	{"github.com/go-chi/chi", []string{"controlapi", "openapi"}, "middleware has the standard library's signature, so that nothing else needs a router"},
+	{"golang.org/x/crypto/acme", []string{"gateway"}, "only a gateway has names that strangers verify"},
 	{"github.com/spf13/cobra", []string{"cmd"}, "a plane is a library; its command line is cmd's"},
 	{"github.com/rogpeppe/go-internal/testscript", nil, "it is for tests"},
 }

@@ -3,6 +3,7 @@ package main
 // tables are all controls. The first of each table is the one of the short form.
 func tables() []table {
 	const codec, link, engine = "mesh/proxy/h1", "mesh/proxy/link", "mesh/proxy"
+	const gateway, acme = "gateway", "gateway/acmecert"
 	return []table{
 		{"h1 framing", codec, h1Framing()},
 		{"h1 chunks", codec, h1Chunks()},
@@ -39,5 +40,9 @@ func tables() []table {
 		{"resilience", engine, routingResilience()},
 		{"deadlines", engine, routingDeadlines()},
 		{"tcp", engine, routingTCP()},
+		{"proofs", engine, engineProofs()},
+
+		{"public certificates", gateway, publicCertificates()},
+		{"acme", acme, acmeCertificates()},
 	}
 }

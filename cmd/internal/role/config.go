@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"time"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
@@ -16,7 +15,7 @@ import (
 type Base struct {
 	Mesh        string          `yaml:"mesh" help:"the mesh's name"`
 	TrustDomain string          `yaml:"trustDomain" help:"the SPIFFE trust domain"`
-	DataDir     string          `yaml:"dataDir" help:"directory for the last snapshot, from which the role starts while Redis is away; created 0700"`
+	DataDir     string          `yaml:"dataDir" help:"directory for the last snapshot, from which the role starts while Redis is away, and for what ACME issues to a gateway; created 0700"`
 	Redis       registry.Config `yaml:"redis"`
 	Drain       time.Duration   `yaml:"drain" help:"how long requests in flight may take to finish at the end"`
 	Log         Log             `yaml:"log"`
@@ -119,86 +118,6 @@ type Gateway struct {
 	Listeners []PublicListener `yaml:"listeners"`
 	Admin     Listen           `yaml:"admin"`
 	Limits    proxy.Limits     `yaml:"limits"`
-}
-
-// PublicListener is one public address of a gateway.
-type PublicListener struct {
-	Address string    `yaml:"address"`
-	TLS     PublicTLS `yaml:"tls"`
-	// TrustedHops is how many proxies stand in front, whose X-Forwarded-For, -Proto
-	// and -Host are believed. TrustedProxies are the blocks, as 10.0.0.0/8, that
-	// the last of them connects from; any address if empty.
-	TrustedHops    int      `yaml:"trustedHops,omitempty"`
-	TrustedProxies []string `yaml:"trustedProxies,omitempty"`
-	// ProxyProtocol, if set, has every connection begin with a PROXY header.
-	ProxyProtocol *ProxyProtocol `yaml:"proxyProtocol,omitempty"`
-	// RedirectHTTPSPort, of a listener in clear text, is where it redirects every
-	// request to, as https; 0 serves them.
-	RedirectHTTPSPort int `yaml:"redirectHTTPSPort,omitempty"`
-}
-
-// hops returns what the proxies in front of l are believed, and what is wrong with
-// the i-th listener's words about them.
-func (l *PublicListener) hops(i int) (proxy.Hops, []error) {
-	var errs []error
-	h := proxy.Hops{Count: l.TrustedHops}
-	if h.Count < 0 || h.Count > proxy.MostHops {
-		errs = append(errs, fmt.Errorf("listeners[%d].trustedHops: %d is not between 0 and %d", i, h.Count, proxy.MostHops))
-	}
-	if h.Count == 0 && len(l.TrustedProxies) > 0 {
-		errs = append(errs, fmt.Errorf("listeners[%d].trustedProxies means nothing without trustedHops, e.g. trustedHops: 1", i))
-	}
-	proxies, wrong := blocks(fmt.Sprintf("listeners[%d].trustedProxies", i), l.TrustedProxies)
-	h.Proxies = proxies
-	return h, append(errs, wrong...)
-}
-
-// ProxyProtocol says who announces clients by the PROXY protocol.
-type ProxyProtocol struct {
-	// From are the blocks, as 10.0.0.0/24, that load balancers connect from.
-	From []string `yaml:"from"`
-}
-
-// announced returns who may announce clients at l, and what is wrong with that.
-func (l *PublicListener) announced(i int) (*proxy.Announcer, []error) {
-	if l.ProxyProtocol == nil {
-		return nil, nil
-	}
-	from, errs := blocks(fmt.Sprintf("listeners[%d].proxyProtocol.from", i), l.ProxyProtocol.From)
-	return &proxy.Announcer{From: from}, errs
-}
-
-// blocks reads blocks of addresses.
-func blocks(field string, list []string) (out []netip.Prefix, errs []error) {
-	for j, block := range list {
-		prefix, err := netip.ParsePrefix(block)
-		switch {
-		case err != nil:
-			errs = append(errs, fmt.Errorf("%s[%d]: %q is not a block of addresses such as 10.0.0.0/8 or 10.0.0.7/32", field, j, block))
-		case prefix.Addr().Is4In6():
-			errs = append(errs, fmt.Errorf("%s[%d]: %q is IPv4 in IPv6; write it as 10.0.0.0/8", field, j, block))
-		case prefix != prefix.Masked():
-			errs = append(errs, fmt.Errorf("%s[%d]: %q has bits beyond its length; %s is the block", field, j, block, prefix.Masked()))
-		}
-		out = append(out, prefix)
-	}
-	return out, errs
-}
-
-// PublicTLS turns on TLS for a public listener when CertFile is set.
-type PublicTLS struct {
-	CertFile string `yaml:"certFile"`
-	KeyFile  string `yaml:"keyFile"`
-	// Certificates are others, for the names that they are for.
-	Certificates []PublicCert `yaml:"certificates,omitempty"`
-	// ClientCAFile has the CAs of which every client must have a certificate.
-	ClientCAFile string `yaml:"clientCAFile,omitempty"`
-}
-
-// PublicCert is one certificate more.
-type PublicCert struct {
-	CertFile string `yaml:"certFile"`
-	KeyFile  string `yaml:"keyFile"`
 }
 
 // Bridge configures `hedgerow bridge`.
@@ -372,10 +291,9 @@ func (g *Gateway) Validate() error {
 		if (l.TLS.CertFile == "") != (l.TLS.KeyFile == "") {
 			c = append(c, fmt.Errorf("listeners[%d].tls: certFile and keyFile go together", i))
 		}
-		_, errs := l.hops(i)
+		_, errs := l.listener(i)
 		c = append(c, errs...)
-		_, errs = l.announced(i)
-		c = append(c, errs...)
+		c = append(c, l.issued(i)...)
 		if l.ProxyProtocol != nil && len(l.ProxyProtocol.From) == 0 {
 			c = append(c, fmt.Errorf("listeners[%d].proxyProtocol.from: say where the load balancers connect from, e.g. [10.0.0.0/24]", i))
 		}

@@ -30,27 +30,19 @@ func RunGateway(ctx context.Context, cfg *Gateway, deps Deps) error {
 		return p.abandon(err)
 	}
 	gc := gateway.Config{ID: cfg.ID, Admin: cfg.Admin.Address, Drain: cfg.Drain}
-	for i, l := range cfg.Listeners {
-		hops, errs := l.hops(i)
+	for i := range cfg.Listeners {
+		listener, errs := cfg.Listeners[i].listener(i)
 		if len(errs) > 0 {
 			return p.abandon(errors.Join(errs...))
-		}
-		announced, errs := l.announced(i)
-		if len(errs) > 0 {
-			return p.abandon(errors.Join(errs...))
-		}
-		listener := gateway.Listener{
-			Address: l.Address, CertFile: l.TLS.CertFile, KeyFile: l.TLS.KeyFile, ClientCAFile: l.TLS.ClientCAFile,
-			Hops: hops, HTTPSPort: l.RedirectHTTPSPort, ProxyProtocol: announced,
-		}
-		for _, pair := range l.TLS.Certificates {
-			listener.Certificates = append(listener.Certificates, gateway.CertPair(pair))
 		}
 		gc.Listeners = append(gc.Listeners, listener)
 	}
+	if err := signers(cfg.Listeners, gc.Listeners, p.issuer); err != nil {
+		return p.abandon(err)
+	}
 	g, err := gateway.New(gc, gateway.Options{
 		Mesh: cfg.Mesh, TrustDomain: cfg.TrustDomain, Node: cfg.Node, Source: p.source(id),
-		Log: p.log, Registerer: p.reg, Gatherer: p.reg, Limits: cfg.Limits, Name: p.name, Observe: p.observe,
+		Log: p.log, Registerer: p.reg, Gatherer: p.reg, Limits: cfg.Limits, Name: p.name, Observe: p.observe, DataDir: cfg.DataDir,
 		Need:      func(service string) { p.watcher.Need(service) },
 		Tokens:    p.client,
 		Compiled:  p.compiled,
