@@ -144,10 +144,16 @@ func TestACMEByTLSALPN(t *testing.T) {
 	roots := p.Roots()
 	dir := t.TempDir()
 	listener := gateway.Listener{Address: address, ACME: acmeAt(p, shop, "www.shop.example")}
-	e := s.start(dir, listener)
+	e := s.start(dir, listener, gateway.Listener{Address: "127.0.0.1:0", ACME: acmeAt(p, shop)})
 	await(t, "both certificates", func() bool { return e.count(t, "renewals_total", "acme") == 2 })
 	leaf := e.awaitLeaf(t, 0, shop)
 	verify(t, leaf, shop)
+	if shared, err := e.leaf(1, shop); err != nil || shared.SerialNumber.Cmp(leaf.SerialNumber) != 0 {
+		t.Errorf("at another listener: %v, %v", shared, err)
+	}
+	if _, err := e.leaf(1, "www.shop.example"); err == nil {
+		t.Error("a listener has the certificate of a name that is another's")
+	}
 	if end := e.count(t, "not_after_seconds", shop, e.Addrs()[0].String()); end != float64(leaf.NotAfter.Unix()) {
 		t.Errorf("the metric says that it ends at %v, not %v", end, leaf.NotAfter.Unix())
 	}
@@ -283,7 +289,7 @@ func TestACMEServerAway(t *testing.T) {
 func TestACMERenewsWithoutACut(t *testing.T) {
 	s := newSite(t)
 	address, port := at(t)
-	p := servers.Pebble(t, servers.PebbleConfig{TLSPort: port, HTTPPort: 1, Life: 12 * time.Second})
+	p := servers.Pebble(t, servers.PebbleConfig{TLSPort: port, HTTPPort: 1, Life: 20 * time.Second})
 	e := s.start(t.TempDir(), gateway.Listener{Address: address, ACME: acmeAt(p, shop)})
 	first := e.awaitLeaf(t, 0, shop)
 	asked := s.askAllTheWhile(address, shop)

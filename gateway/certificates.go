@@ -53,6 +53,9 @@ type sourced struct {
 // one that is served but has no certificate now: without any, crypto/tls sends the
 // alert unrecognized_name (RFC 6066 section 3).
 func (c *certificates) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if len(c.files) == 1 && len(c.issued) == 0 {
+		return c.files[0].current(), nil // there is nothing to choose
+	}
 	name := strings.ToLower(hello.ServerName)
 	if name == "" {
 		return c.nameless(hello), nil

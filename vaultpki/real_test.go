@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -285,4 +286,61 @@ func TestRealVaultRotatorAfterAnOutage(t *testing.T) {
 	checkError(t, r.Ready(), mesh.Unavailable, "yet", true)
 	v.Unseal()
 	poll("recovery", 10*time.Second, func(err error) bool { return err == nil })
+}
+
+// A role of another mount signs for public servers, whatever it says about names in
+// requests, and refuses what it does not allow.
+func TestRealVaultSignsServers(t *testing.T) {
+	v := servers.Vault(t)
+	c := newClient(t, realConfig(v))
+	must(t, v, http.MethodPost, "sys/mounts/edge", map[string]any{"type": "pki"})
+	must(t, v, http.MethodPost, "edge/root/generate/internal", map[string]any{"common_name": "edge", "key_type": "ec", "key_bits": 256, "not_before_duration": "1h"})
+	allowed := map[string]any{"allowed_domains": []string{"shop.example"}, "allow_bare_domains": true, "allow_subdomains": true, "key_type": "ec", "key_bits": 256, "max_ttl": "24h"}
+	must(t, v, http.MethodPost, "edge/roles/ordinary", allowed)
+	allowed["use_csr_sans"], allowed["use_csr_common_name"], allowed["require_cn"] = false, false, false
+	must(t, v, http.MethodPost, "edge/roles/blind", allowed)
+	sign := func(role string, names ...string) ([]*x509.Certificate, error) {
+		t.Helper()
+		r, err := c.ServerRole("edge", role)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, request, err := identity.NewServerRequest(time.Hour, names...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.SignServer(t.Context(), request)
+	}
+	_, err := sign("ordinary", "shop.example")
+	checkError(t, err, mesh.Denied, "permission denied", true)
+	must(t, v, http.MethodPut, "sys/policies/acl/edge", map[string]any{"policy": `path "edge/sign/+" { capabilities = ["update"] }`})
+	must(t, v, http.MethodPost, "auth/approle/role/edge7", map[string]any{"token_policies": []string{"mesh-edge7", "edge"}})
+
+	long := "a-name.that-is-longer.than-any-common-name.may-be-by-its.standard.shop.example"
+	for _, tt := range []struct {
+		role  string
+		names []string
+	}{
+		{"ordinary", []string{"shop.example", "*.shop.example"}},
+		{"blind", []string{"shop.example", "*.shop.example"}},
+		{"blind", []string{long}},
+	} {
+		chain, err := sign(tt.role, tt.names...)
+		if err != nil {
+			t.Errorf("%s, %v: %v", tt.role, tt.names, err)
+			continue
+		}
+		leaf := chain[0]
+		if life := time.Until(leaf.NotAfter); len(chain) != 1 || len(leaf.DNSNames) != len(tt.names) || life < 50*time.Minute || life > 61*time.Minute {
+			t.Errorf("%s: a chain of %d for %v, which lives %v", tt.role, len(chain), leaf.DNSNames, life)
+		}
+	}
+	_, err = sign("ordinary", "other.example")
+	checkError(t, err, mesh.Denied, "not allowed by this role", true)
+	if hint := mesh.HintOf(err); !strings.Contains(hint, "allowed_domains") {
+		t.Errorf("the hint is %q", hint)
+	}
+	if _, err := c.ServerRole("edge/", "a/b"); mesh.KindOf(err) != mesh.Invalid {
+		t.Errorf("a mount and a role that are none: %v", err)
+	}
 }

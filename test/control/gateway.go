@@ -30,3 +30,13 @@ func acmeCertificates() []control {
 		without("what has ended is not served", "acmecert.go", "h != nil && !time.Now().After(h.cert.Leaf.NotAfter)", "h != nil", "TestEndedCertificates"),
 	}
 }
+
+// issuedCertificates is what of an issuer's answer is put to use, and when it is asked.
+func issuedCertificates() []control {
+	const answers = "TestServerCertificate"
+	return []control{
+		without("a certificate is for our key", "server.go", "!ok || !public.Equal(key.Public())", "!ok || public == nil", answers),
+		without("a certificate is for every name", "server.go", "strings.EqualFold(of, name)", "true || strings.EqualFold(of, name)", answers),
+		without("what is kept is not asked for again", "rotator.go", "if from, until := r.of.Life(); !until.IsZero() {\n\t\tr.schedule", "if from, until := r.of.Life(); false {\n\t\tr.schedule", "TestRotatorBeginsWithWhatIsThere"),
+	}
+}

@@ -43,6 +43,7 @@ func tables() []table {
 		{"proofs", engine, engineProofs()},
 
 		{"public certificates", gateway, publicCertificates()},
+		{"issued certificates", "mesh/identity", issuedCertificates()},
 		{"acme", acme, acmeCertificates()},
 	}
 }
