@@ -370,3 +370,18 @@ func TestACMEOrdersAgainWhatIsBroken(t *testing.T) {
 		t.Error("it is that of before")
 	}
 }
+
+// A name that does not lead here is refused by the server, and every way that was tried
+// is named.
+func TestACMECannotBeProved(t *testing.T) {
+	s := newSite(t)
+	p := servers.Pebble(t, servers.PebbleConfig{TLSPort: 1, HTTPPort: 1, Life: time.Hour})
+	e := s.start(t.TempDir(), gateway.Listener{Address: "127.0.0.1:0", ACME: acmeAt(p, shop)}, gateway.Listener{Address: "127.0.0.1:0"})
+	await(t, "a refusal is counted", func() bool { return e.count(t, "failures_total", "acme", shop, "denied") == 1 })
+	got := lacking(t, e)
+	for _, want := range []string{shop, "tls-alpn-01: ", "http-01: ", "connection refused"} {
+		if !strings.Contains(strings.ToLower(got), want) {
+			t.Errorf("/ready does not say %q: %s", want, got)
+		}
+	}
+}
