@@ -82,17 +82,21 @@ type state struct {
 	known     map[string]bool // services whose instances were read
 	sameDial  bool            // as the state before
 	replaced  chan struct{}   // closed when there is a newer state
-	gateways  int             // nodes that may be one
-	callers   int             // nodes with a sidecar or a bridge
+	gateways  int             // that nodes may be
+	callers   int             // sidecars and bridges, which nodes may be too
 }
 
-// enforcers returns among how many data planes rules at a face are in force: those of the
-// configuration, as nobody knows of all whether they run.
-func (s *state) enforcers(face FaceKind) int {
-	if face == Gateway {
-		return max(s.gateways, 1)
+// enforcers returns among how many data planes l is in force: those of the configuration,
+// as nobody knows of all whether they run.
+func (s *state) enforcers(l *rateLimit) int {
+	n := 0
+	if l.atGateway {
+		n += s.gateways
 	}
-	return max(s.callers, 1)
+	if l.inMesh {
+		n += s.callers
+	}
+	return max(n, 1)
 }
 
 // count counts the data planes.
@@ -101,8 +105,10 @@ func (s *state) count() {
 		if slices.Contains(node.Roles, mesh.RoleGateway) {
 			s.gateways++
 		}
-		if slices.Contains(node.Roles, mesh.RoleSidecar) || slices.Contains(node.Roles, mesh.RoleBridge) {
-			s.callers++
+		for _, role := range []string{mesh.RoleSidecar, mesh.RoleBridge} {
+			if slices.Contains(node.Roles, role) {
+				s.callers++
+			}
 		}
 	}
 }

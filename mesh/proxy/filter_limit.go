@@ -27,6 +27,8 @@ type rateLimit struct {
 	burst    time.Duration // how far ahead of it requests may be
 	key      *mesh.HashKey // nil: all share one
 	shared   bool          // by all data planes
+	// atGateway and inMesh are where its route is in force.
+	atGateway, inMesh bool
 }
 
 func compileRateLimit(rule string, r *mesh.RateLimit) *rateLimit {
@@ -55,7 +57,7 @@ func (l *rateLimit) admit(x *exchange) *failure {
 	}
 	var after time.Duration
 	if l.shared {
-		after = x.s.e.shared.take(l, value, x.s.e.state.Load().enforcers(x.s.face.Kind), time.Now())
+		after = x.s.e.shared.take(l, value, x.s.e.state.Load().enforcers(l), time.Now())
 	} else {
 		after = x.s.e.limits.take(l, value, time.Now())
 	}
@@ -102,6 +104,10 @@ func (r *rateLimits) take(l *rateLimit, value string, now time.Time) (after time
 			b.value = 0
 			last, known = r.taken[b]
 		}
+	}
+	if most := at + l.burst; last > most { // the limit was raised since: nobody owes more than it admits
+		last = most
+		r.taken[b] = last
 	}
 	next := max(last, at) + l.interval
 	if early := next - l.burst - at; early > 0 {

@@ -25,8 +25,12 @@ const (
 	askAgain = 500 * time.Millisecond
 	// silentFor is after how long without an answer it is as if there were none to come.
 	silentFor = 250 * time.Millisecond
-	// leasedFor is how long what was leased may be used. What is left then is given back.
+	// leasedFor is how long what was leased may be used, but no longer than the rate takes
+	// for a quarter of the burst, though until two answers later: what is leased and lies
+	// comes on top of all that the rate allows meanwhile. What is left is given back.
 	leasedFor = time.Second
+	// reclaimEvery is how often it is looked for.
+	reclaimEvery = 50 * time.Millisecond
 	// mostAsks bounds one call.
 	mostAsks = 512
 )
@@ -35,8 +39,8 @@ const (
 // whoever keeps these. Each data plane may admit an even part of the rate and its burst
 // at any time, which it tells a moment later, and leases what it needs beyond: as much as
 // is left of the rate of all. So in the long run no more are admitted than the rate
-// allows, and at once no more than the burst and the others' parts of it, whatever is
-// asked where. While nobody answers, or nothing is left, there is still one's own part.
+// allows, and at once no more than the burst, a quarter of it (or 20 ms of the rate) and
+// the others' parts of it, whatever is asked where. While nobody answers, or nothing is left, there is still one's own part.
 type sharedLimits struct {
 	tokens  Tokens // nil: nobody is there
 	metrics *metrics
@@ -122,6 +126,9 @@ func (s *sharedLimits) silent(now time.Time) bool {
 // most is the burst in requests.
 func (l *rateLimit) most() uint32 { return uint32(l.burst / l.interval) }
 
+// lasts is how long what was leased of l may be used.
+func (l *rateLimit) lasts() time.Duration { return max(min(leasedFor, l.burst/4), 2*askEvery) }
+
 // part is the even part of the rate: the time between two requests, and the burst, which
 // is of so many fewer requests as each of them lasts longer.
 func (b *sharedBucket) part(planes int) (interval, burst time.Duration) {
@@ -146,6 +153,7 @@ func earlier(a, b time.Time) time.Time {
 // alone admits by the bucket's part of the rate.
 func (b *sharedBucket) alone(planes int, now time.Time) time.Duration {
 	interval, burst := b.part(planes)
+	b.full = earlier(b.full, now.Add(burst)) // the limit may have been raised since
 	next := later(b.full, now).Add(interval)
 	if early := next.Add(-burst).Sub(now); early > 0 {
 		return early
@@ -214,7 +222,7 @@ func (s *sharedLimits) rouse() {
 
 // run asks until ctx ends.
 func (s *sharedLimits) run(ctx context.Context) {
-	reclaims := time.NewTicker(leasedFor / 4)
+	reclaims := time.NewTicker(reclaimEvery)
 	defer reclaims.Stop()
 	for {
 		select {
@@ -282,7 +290,7 @@ func (s *sharedLimits) ask(ctx context.Context) bool {
 	for i, b := range batch {
 		if b.none = now.Add(grants[i].Wait); grants[i].Granted > 0 {
 			b.leased += min(grants[i].Granted, asks[i].Want)
-			b.until = now.Add(leasedFor)
+			b.until = now.Add(b.limit.lasts())
 			s.leasing[b] = true
 		}
 		if b.spent > 0 {

@@ -309,3 +309,90 @@ func TestSharedLimitsAreLeased(t *testing.T) {
 		}
 	})
 }
+
+// What many hold and do not use comes on top of the burst only as far as it is promised.
+func TestSharedLimitsThatAreHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &bank{delay: 3 * time.Millisecond, full: map[string]time.Time{}}
+		const planes, rate, burst = 10, 5000, 100
+		fleet := fleetOf(t, b, planes)
+		l := compileRateLimit("r", &mesh.RateLimit{Requests: rate, Per: mesh.Seconds(1), Burst: burst, Scope: mesh.ScopeMesh})
+		for _, pause := range []time.Duration{300 * time.Millisecond, 0} {
+			for _, s := range fleet { // a spike at each, one after another
+				for range 50 {
+					s.take(l, "", planes, time.Now())
+				}
+				time.Sleep(15 * time.Millisecond)
+			}
+			time.Sleep(pause)
+			admitted := 0
+			for _, s := range fleet { // and one at all of them, at once
+				for range 2 * burst {
+					if s.take(l, "", planes, time.Now()) == 0 {
+						admitted++
+					}
+				}
+			}
+			if most := burst + max(burst/4, rate*20/1000) + burst*(planes-1)/planes; admitted > most {
+				t.Errorf("%d were admitted at one instant, at most %d may be", admitted, most)
+			}
+		}
+	})
+}
+
+// A limit that was raised is not held up by what was owed under the old one.
+func TestRaisedLimits(t *testing.T) {
+	at := func(requests uint32, per float64) *rateLimit {
+		return compileRateLimit("routes/x/0", &mesh.RateLimit{Requests: requests, Per: mesh.Seconds(per)})
+	}
+	low, high := at(2, 3600), at(1000, 1)
+	own, shared := newRateLimits(), newSharedLimits(nil, mustMetrics(t))
+	now := time.Now()
+	for name, take := range map[string]func(*rateLimit, time.Time) time.Duration{
+		"local": func(l *rateLimit, now time.Time) time.Duration { return own.take(l, "", now) },
+		"mesh":  func(l *rateLimit, now time.Time) time.Duration { return shared.take(l, "", 1, now) },
+	} {
+		for range 2 {
+			if take(low, now) != 0 {
+				t.Fatalf("%s: the burst is not admitted", name)
+			}
+		}
+		if after := take(high, now); after > high.interval {
+			t.Errorf("%s: admitted after %v, want %v", name, after, high.interval)
+		}
+		if after := take(high, now.Add(high.interval)); after != 0 {
+			t.Errorf("%s: not admitted after an interval but after %v", name, after)
+		}
+	}
+}
+
+// A rule in force at gateways and inside is one rate for all of them; a node is as many
+// data planes as it has roles.
+func TestEnforcers(t *testing.T) {
+	config := mesh.NewConfig()
+	for id, roles := range map[string][]string{"a": {mesh.RoleGateway}, "b": {mesh.RoleSidecar}, "c": {mesh.RoleSidecar, mesh.RoleBridge, mesh.RoleGateway}} {
+		config.Put(&mesh.Node{Meta: mesh.Meta{Name: "nodes/" + id}, Roles: roles})
+	}
+	s := &state{config: config}
+	s.count()
+	for _, tt := range []struct {
+		targets []string
+		want    int
+	}{
+		{[]string{mesh.TargetGateway}, 2},
+		{[]string{mesh.TargetMesh}, 3},
+		{[]string{mesh.TargetGateway, mesh.TargetMesh}, 5},
+	} {
+		route := &mesh.Route{Meta: mesh.Meta{Name: "routes/r"}, Targets: tt.targets, Hostnames: []string{"a.mesh"}, Rules: []mesh.RouteRule{{
+			Filters: []mesh.Filter{{RateLimit: &mesh.RateLimit{Requests: 1, Per: mesh.Seconds(1), Scope: mesh.ScopeMesh}}, {Respond: &mesh.Respond{Status: 200}}},
+		}}}
+		mesh.Normalize(route)
+		compiled := compileRoute(route)
+		if len(compiled.errs) > 0 {
+			t.Fatal(compiled.errs)
+		}
+		if got := s.enforcers(compiled.rules[0].limit); got != tt.want {
+			t.Errorf("%v: %d data planes, want %d", tt.targets, got, tt.want)
+		}
+	}
+}

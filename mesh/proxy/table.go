@@ -205,6 +205,10 @@ func compileRoute(route *mesh.Route) *compiledRoute {
 	}
 	for i := range route.Rules {
 		rule := compileRule(fmt.Sprintf("%s/%d", route.Name, i), &route.Rules[i])
+		if rule.limit != nil {
+			rule.limit.atGateway = slices.Contains(route.Targets, mesh.TargetGateway)
+			rule.limit.inMesh = slices.Contains(route.Targets, mesh.TargetMesh)
+		}
 		out.rules = append(out.rules, rule)
 		for j, match := range matchesOf(&route.Rules[i]) {
 			c, err := newCandidate(route, rule, match, [2]int{i, j})
