@@ -6,14 +6,15 @@ import "time"
 type Service struct {
 	Meta
 	// Protocol is what the workload speaks: HTTP (default), HTTP2, GRPC or TCP.
-	Protocol         string            `json:"protocol,omitempty"`
-	External         *External         `json:"external,omitempty"`
-	Subsets          []Subset          `json:"subsets,omitempty"`
-	LoadBalancing    *LoadBalancing    `json:"loadBalancing,omitempty"`
-	Health           *Health           `json:"health,omitempty"`
-	OutlierDetection *OutlierDetection `json:"outlierDetection,omitempty"`
-	CircuitBreaker   *CircuitBreaker   `json:"circuitBreaker,omitempty"`
-	Activation       *Activation       `json:"activation,omitempty"`
+	Protocol            string               `json:"protocol,omitempty"`
+	External            *External            `json:"external,omitempty"`
+	Subsets             []Subset             `json:"subsets,omitempty"`
+	LoadBalancing       *LoadBalancing       `json:"loadBalancing,omitempty"`
+	Health              *Health              `json:"health,omitempty"`
+	OutlierDetection    *OutlierDetection    `json:"outlierDetection,omitempty"`
+	CircuitBreaker      *CircuitBreaker      `json:"circuitBreaker,omitempty"`
+	AdaptiveConcurrency *AdaptiveConcurrency `json:"adaptiveConcurrency,omitempty"`
+	Activation          *Activation          `json:"activation,omitempty"`
 }
 
 // Values of Service.Protocol.
@@ -135,6 +136,18 @@ type CircuitBreaker struct {
 	MaxPending     uint32 `json:"maxPending,omitempty"`
 	MaxRequests    uint32 `json:"maxRequests,omitempty"`
 	MaxRetries     uint32 `json:"maxRetries,omitempty"`
+}
+
+// AdaptiveConcurrency has the sidecar beside a workload bound its requests under way at
+// how many it answers before they wait for each other (Envoy's adaptive_concurrency): at
+// least MinConcurrency (3) and at most MaxConcurrency (1,000), while the median of the
+// latency is at most BufferPercent (25) over that without load, which is measured at
+// least each MeasureEvery (60 s).
+type AdaptiveConcurrency struct {
+	MinConcurrency uint32    `json:"minConcurrency,omitempty"`
+	MaxConcurrency uint32    `json:"maxConcurrency,omitempty"`
+	BufferPercent  uint32    `json:"bufferPercent,omitempty"`
+	MeasureEvery   *Duration `json:"measureEvery,omitempty"`
 }
 
 // Activation starts a workload on demand and stops it when idle.

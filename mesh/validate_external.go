@@ -36,6 +36,7 @@ func (s *Service) validateExternal(v *Violations) {
 	}{
 		{"subsets", len(s.Subsets) > 0, "make another service for another address"},
 		{"loadBalancing", s.LoadBalancing != nil, "make several services, and a route that splits among them"},
+		{"adaptiveConcurrency", s.AdaptiveConcurrency != nil, "use circuitBreaker.maxRequests"},
 		{"health", s.Health != nil, "retries and timeouts of routes hold for it"},
 		{"outlierDetection", s.OutlierDetection != nil, "retries and timeouts of routes hold for it"},
 	} {

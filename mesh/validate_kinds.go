@@ -33,6 +33,12 @@ func (s *Service) validate(v *Violations) {
 	if s.LoadBalancing != nil {
 		s.LoadBalancing.validate("loadBalancing", v)
 	}
+	if a := s.AdaptiveConcurrency; a != nil {
+		a.validate("adaptiveConcurrency", v)
+		if s.Protocol == ProtocolTCP {
+			v.Add("adaptiveConcurrency", "use circuitBreaker.maxConnections", "a connection has no requests that could wait")
+		}
+	}
 	if o := s.OutlierDetection; o != nil {
 		checkDuration("outlierDetection.interval", o.Interval, time.Millisecond, maxTimeout, v)
 		checkDuration("outlierDetection.baseEjectionTime", o.BaseEjectionTime, time.Millisecond, maxTimeout, v)
@@ -58,6 +64,20 @@ func (s *Service) validate(v *Violations) {
 		}
 		checkLabels(field+".labels", sub.Labels, v)
 	}
+}
+
+func (a *AdaptiveConcurrency) validate(field string, v *Violations) {
+	const most = 1_000_000
+	if a.MinConcurrency > most || a.MaxConcurrency > most {
+		v.Add(field+".maxConcurrency", "", "is over %d", most)
+	}
+	if a.MaxConcurrency != 0 && a.MinConcurrency > a.MaxConcurrency {
+		v.Add(field+".minConcurrency", "", "%d is over maxConcurrency", a.MinConcurrency)
+	}
+	if a.BufferPercent > 1000 {
+		v.Add(field+".bufferPercent", "e.g. 25", "%d is over 1000", a.BufferPercent)
+	}
+	checkDuration(field+".measureEvery", a.MeasureEvery, time.Second, maxTimeout, v)
 }
 
 func (l *LoadBalancing) validate(field string, v *Violations) {

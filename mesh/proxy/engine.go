@@ -166,6 +166,9 @@ func (e *Engine) Update(s *mesh.Snapshot) {
 		e.forget(old.config, s.Config)
 	}
 	e.peers.keep(next.wants)
+	for _, w := range e.locals() {
+		w.configure(s.Config)
+	}
 }
 
 func (e *Engine) compile(old *state, c *mesh.Config) *Table {
@@ -318,6 +321,9 @@ func (e *Engine) Inbound(workloads ...Workload) (Door, *tls.Config, error) {
 		e.mu.Lock()
 		e.workloads = append(e.workloads, local)
 		e.mu.Unlock()
+		if s := e.state.Load(); s != nil {
+			local.configure(s.config)
+		}
 		name := identity.ServerName(w.Service, w.Node, e.opt.Mesh)
 		in.sources[name] = w.Source
 		in.byName[name] = &server{

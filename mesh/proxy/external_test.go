@@ -283,9 +283,9 @@ func TestExternalServiceMoves(t *testing.T) {
 				t.Errorf("got %d %q, want %q", a.StatusCode, a.body, step.want)
 			}
 		}
-		if n := counted(t, en.registry, "hedgerow_upstream_connections", nil); n != 1 {
-			t.Errorf("%v connections, want the one to where it is", n)
-		}
+		eventually(t, "there is one connection, to where it is", func() bool {
+			return counted(t, en.registry, "hedgerow_upstream_connections", nil) == 1
+		})
 	}
 }
 

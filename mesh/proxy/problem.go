@@ -57,6 +57,10 @@ const (
 // decisionHeader names the request in logs; it is on every answer of our own that has a body.
 const decisionHeader = "Hedgerow-Decision"
 
+// overloadHeader is on what a proxy refuses for want of room, its own or the workload's,
+// with the code. Whoever called holds that against no instance. No workload can set it.
+const overloadHeader = "Hedgerow-Overload"
+
 // retryAfter is the Retry-After of a 503 or 429 that knows no better, in seconds.
 const retryAfter = "1"
 

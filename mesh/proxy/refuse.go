@@ -29,10 +29,19 @@ func (s *server) refuse(x *exchange, f *failure) int {
 
 // problem returns the answer that says f to the caller.
 func (f *failure) problem(x *exchange) (*responseHead, []byte) {
+	var head *responseHead
+	var body []byte
 	if x.grpc {
-		return grpcProblem(&f.Refusal, x.id()), nil
+		head = grpcProblem(&f.Refusal, x.id())
+	} else {
+		head, body = problem(&f.Refusal, x.id())
 	}
-	head, body := problem(&f.Refusal, x.id())
+	if f.Code == CodeOverloaded || f.Code == CodeConcurrency {
+		head.fields = head.fields.Add(overloadHeader, f.Code)
+	}
+	if x.grpc {
+		return head, nil
+	}
 	var limited *limitedError
 	if errors.As(f.err, &limited) {
 		head.fields = head.fields.Set("Retry-After", strconv.Itoa(int((limited.after+time.Second-1)/time.Second)))
@@ -62,6 +71,7 @@ func (s *server) turnAway() *link.Head {
 	return &link.Head{Status: http.StatusServiceUnavailable, Fields: header.List{
 		{Name: "Cache-Control", Value: "no-store"},
 		{Name: "Retry-After", Value: retryAfter},
+		{Name: overloadHeader, Value: CodeOverloaded},
 	}}
 }
 

@@ -148,6 +148,8 @@ func (f *toMesh) learn(x *exchange, set *EndpointSet, endpoint *Endpoint, start 
 		return
 	case status == http.StatusTooManyRequests:
 		set.avoid(endpoint, time.Now().Add(retryAfterOf(&x.resp)).UnixNano())
+	case status >= 500 && x.resp.fields.Count(overloadHeader) > 0:
+		return
 	case status >= 500:
 		ejected = set.ejections.serverError(endpoint, time.Now())
 	case failed == nil:

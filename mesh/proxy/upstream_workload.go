@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/hedgerow-mesh/hedgerow/mesh"
 	"github.com/hedgerow-mesh/hedgerow/mesh/identity"
 	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/header"
 	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/link"
@@ -31,6 +32,7 @@ type workload struct {
 	http1 *connPool
 	http2 links
 	made  *linkSet // those of http2
+	adapt adaptive
 }
 
 func newWorkload(w Workload, l Limits, open prometheus.Gauge) (*workload, error) {
@@ -60,6 +62,15 @@ func newWorkload(w Workload, l Limits, open prometheus.Gauge) (*workload, error)
 	return out, nil
 }
 
+// configure takes what config says of the service.
+func (w *workload) configure(config *mesh.Config) {
+	var c *mesh.AdaptiveConcurrency
+	if service := config.Services[w.Service]; service != nil {
+		c = service.AdaptiveConcurrency
+	}
+	w.adapt.configure(c)
+}
+
 func (w *workload) close() {
 	w.made.close()
 	w.http1.close()
@@ -80,11 +91,16 @@ func (f *toWorkload) forward(x *exchange) (answer, *failure) {
 	if failed := x.passDeadline(); failed != nil {
 		return nil, failed
 	}
+	let, err := f.workload.adapt.admit(x)
+	if err != nil {
+		return nil, x.limited(err)
+	}
 	var t transport = f.workload.http1
 	if !x.wish.wanted() && f.e.overHTTP2(f.workload.Service) {
 		t = &f.workload.http2
 	}
 	a, failed := x.try(t, 0)
+	let.done(failed == nil && x.resp.status < 500)
 	if failed != nil {
 		f.e.metrics.failed(f.workload.Service, failed)
 	}

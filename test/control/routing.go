@@ -126,3 +126,18 @@ func routingOutside() []control {
 		without("it is not ejected", "upstream_mesh.go", "if endpoint.external != nil { // there is no other\n\t\treturn\n\t}\n", "", "TestExternalServiceIsNotEjected"),
 	}
 }
+
+// routingAdaptive is how many requests a workload gets at once.
+func routingAdaptive() []control {
+	return []control{
+		without("no more are let in than the limit", "adaptive.go", "if n <= a.limit.Load() {", "if n <= 1<<20 {", "TestAdaptiveConcurrencyKeepsLatency|TestAdaptiveConcurrencyLetsIn"),
+		without("the limit follows the latency", "adaptive.go", "min(max(float64(a.freely)*(1+rules.buffer)/float64(took), 0.5), 2)", "2.0", "TestAdaptiveConcurrencyKeepsLatency"),
+		without("it grows again", "adaptive.go", "next := gradient*limit + math.Sqrt(limit)", "next := min(gradient, 1)*limit + 0*math.Sqrt(limit)", "TestAdaptiveConcurrencyKeepsLatency|TestAdaptiveConcurrencyLetsIn"),
+		without("the latency without load is measured again", "adaptive.go", "now.Sub(a.measured) > jittered(rules.every)", "now.Sub(a.measured) > 1<<60", "TestAdaptiveConcurrencyMeasuresAgain"),
+		without("who waits may leave", "adaptive.go", "case <-ctx.Done():\n\t\t\terr =", "case <-ctx.Done():\n\t\t\t<-calm\n\t\t\terr =", "TestAdaptiveConcurrencyWhileItMeasures"),
+		without("few wait", "adaptive.go", "case a.waiting >= a.before:", "case a.waiting >= 1<<20:", "TestAdaptiveConcurrencyWhileItMeasures"),
+		without("measuring ends", "adaptive.go", "if a.calm == calm {", "if a.calm == calm && a.inFlight.Load() < 0 {", "TestAdaptiveConcurrencyWhileItMeasures"),
+		without("what a sidecar refuses ejects nobody", "upstream_mesh.go", "x.resp.fields.Count(overloadHeader) > 0", "x.resp.fields.Count(overloadHeader) > 1", "TestAdaptiveConcurrencyAtASidecar"),
+		without("rules that stay keep what is known", "adaptive.go", "*old == *next", "*old != *next", "TestAdaptiveConcurrencyIsConfigured"),
+	}
+}

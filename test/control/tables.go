@@ -36,6 +36,7 @@ func tables() []table {
 		{"matches", engine, routingMatches()},
 		{"filters", engine, routingFilters()},
 		{"outside", engine, routingOutside()},
+		{"adaptive", engine, routingAdaptive()},
 		{"balancing", engine, routingBalancing()},
 		{"resilience", engine, routingResilience()},
 		{"deadlines", engine, routingDeadlines()},

@@ -214,8 +214,10 @@ type Service struct {
 	OutlierDetection *OutlierDetection `protobuf:"bytes,15,opt,name=outlier_detection,json=outlierDetection,proto3" json:"outlier_detection,omitempty"`
 	CircuitBreaker   *CircuitBreaker   `protobuf:"bytes,16,opt,name=circuit_breaker,json=circuitBreaker,proto3" json:"circuit_breaker,omitempty"`
 	Activation       *Activation       `protobuf:"bytes,17,opt,name=activation,proto3" json:"activation,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Bounds the requests that a workload has under way by its latency.
+	AdaptiveConcurrency *AdaptiveConcurrency `protobuf:"bytes,18,opt,name=adaptive_concurrency,json=adaptiveConcurrency,proto3" json:"adaptive_concurrency,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *Service) Reset() {
@@ -342,6 +344,13 @@ func (x *Service) GetCircuitBreaker() *CircuitBreaker {
 func (x *Service) GetActivation() *Activation {
 	if x != nil {
 		return x.Activation
+	}
+	return nil
+}
+
+func (x *Service) GetAdaptiveConcurrency() *AdaptiveConcurrency {
+	if x != nil {
+		return x.AdaptiveConcurrency
 	}
 	return nil
 }
@@ -873,6 +882,80 @@ func (x *CircuitBreaker) GetMaxRetries() uint32 {
 	return 0
 }
 
+// AdaptiveConcurrency has the sidecar beside a workload bound its requests under
+// way at how many it answers before they wait for each other.
+type AdaptiveConcurrency struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 3 if absent.
+	MinConcurrency uint32 `protobuf:"varint,1,opt,name=min_concurrency,json=minConcurrency,proto3" json:"min_concurrency,omitempty"`
+	// 1,000 if absent.
+	MaxConcurrency uint32 `protobuf:"varint,2,opt,name=max_concurrency,json=maxConcurrency,proto3" json:"max_concurrency,omitempty"`
+	// How much over the latency without load the median may be. 25 if absent.
+	BufferPercent uint32 `protobuf:"varint,3,opt,name=buffer_percent,json=bufferPercent,proto3" json:"buffer_percent,omitempty"`
+	// How often the latency without load is measured at least. 60 s if absent.
+	MeasureEvery  *durationpb.Duration `protobuf:"bytes,4,opt,name=measure_every,json=measureEvery,proto3" json:"measure_every,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdaptiveConcurrency) Reset() {
+	*x = AdaptiveConcurrency{}
+	mi := &file_hedgerow_v1_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdaptiveConcurrency) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdaptiveConcurrency) ProtoMessage() {}
+
+func (x *AdaptiveConcurrency) ProtoReflect() protoreflect.Message {
+	mi := &file_hedgerow_v1_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdaptiveConcurrency.ProtoReflect.Descriptor instead.
+func (*AdaptiveConcurrency) Descriptor() ([]byte, []int) {
+	return file_hedgerow_v1_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *AdaptiveConcurrency) GetMinConcurrency() uint32 {
+	if x != nil {
+		return x.MinConcurrency
+	}
+	return 0
+}
+
+func (x *AdaptiveConcurrency) GetMaxConcurrency() uint32 {
+	if x != nil {
+		return x.MaxConcurrency
+	}
+	return 0
+}
+
+func (x *AdaptiveConcurrency) GetBufferPercent() uint32 {
+	if x != nil {
+		return x.BufferPercent
+	}
+	return 0
+}
+
+func (x *AdaptiveConcurrency) GetMeasureEvery() *durationpb.Duration {
+	if x != nil {
+		return x.MeasureEvery
+	}
+	return nil
+}
+
 // Activation starts a workload on demand and stops it when idle.
 type Activation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -892,7 +975,7 @@ type Activation struct {
 
 func (x *Activation) Reset() {
 	*x = Activation{}
-	mi := &file_hedgerow_v1_service_proto_msgTypes[9]
+	mi := &file_hedgerow_v1_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -904,7 +987,7 @@ func (x *Activation) String() string {
 func (*Activation) ProtoMessage() {}
 
 func (x *Activation) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_service_proto_msgTypes[9]
+	mi := &file_hedgerow_v1_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -917,7 +1000,7 @@ func (x *Activation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Activation.ProtoReflect.Descriptor instead.
 func (*Activation) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_service_proto_rawDescGZIP(), []int{9}
+	return file_hedgerow_v1_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Activation) GetCommand() []string {
@@ -987,7 +1070,7 @@ type ActivationReady struct {
 
 func (x *ActivationReady) Reset() {
 	*x = ActivationReady{}
-	mi := &file_hedgerow_v1_service_proto_msgTypes[10]
+	mi := &file_hedgerow_v1_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -999,7 +1082,7 @@ func (x *ActivationReady) String() string {
 func (*ActivationReady) ProtoMessage() {}
 
 func (x *ActivationReady) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_service_proto_msgTypes[10]
+	mi := &file_hedgerow_v1_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1012,7 +1095,7 @@ func (x *ActivationReady) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActivationReady.ProtoReflect.Descriptor instead.
 func (*ActivationReady) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_service_proto_rawDescGZIP(), []int{10}
+	return file_hedgerow_v1_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ActivationReady) GetPath() string {
@@ -1033,7 +1116,7 @@ var File_hedgerow_v1_service_proto protoreflect.FileDescriptor
 
 const file_hedgerow_v1_service_proto_rawDesc = "" +
 	"\n" +
-	"\x19hedgerow/v1/service.proto\x12\vhedgerow.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18hedgerow/v1/shared.proto\"\xda\x06\n" +
+	"\x19hedgerow/v1/service.proto\x12\vhedgerow.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18hedgerow/v1/shared.proto\"\xaf\a\n" +
 	"\aService\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x128\n" +
 	"\x06labels\x18\x02 \x03(\v2 .hedgerow.v1.Service.LabelsEntryR\x06labels\x12\x12\n" +
@@ -1053,7 +1136,8 @@ const file_hedgerow_v1_service_proto_rawDesc = "" +
 	"\x0fcircuit_breaker\x18\x10 \x01(\v2\x1b.hedgerow.v1.CircuitBreakerR\x0ecircuitBreaker\x127\n" +
 	"\n" +
 	"activation\x18\x11 \x01(\v2\x17.hedgerow.v1.ActivationR\n" +
-	"activation\x1a9\n" +
+	"activation\x12S\n" +
+	"\x14adaptive_concurrency\x18\x12 \x01(\v2 .hedgerow.v1.AdaptiveConcurrencyR\x13adaptiveConcurrency\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"2\n" +
@@ -1120,7 +1204,12 @@ const file_hedgerow_v1_service_proto_rawDesc = "" +
 	"maxPending\x12!\n" +
 	"\fmax_requests\x18\x03 \x01(\rR\vmaxRequests\x12\x1f\n" +
 	"\vmax_retries\x18\x04 \x01(\rR\n" +
-	"maxRetries\"\xdb\x02\n" +
+	"maxRetries\"\xce\x01\n" +
+	"\x13AdaptiveConcurrency\x12'\n" +
+	"\x0fmin_concurrency\x18\x01 \x01(\rR\x0eminConcurrency\x12'\n" +
+	"\x0fmax_concurrency\x18\x02 \x01(\rR\x0emaxConcurrency\x12%\n" +
+	"\x0ebuffer_percent\x18\x03 \x01(\rR\rbufferPercent\x12>\n" +
+	"\rmeasure_every\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\fmeasureEvery\"\xdb\x02\n" +
 	"\n" +
 	"Activation\x12\x18\n" +
 	"\acommand\x18\x01 \x03(\tR\acommand\x12!\n" +
@@ -1149,7 +1238,7 @@ func file_hedgerow_v1_service_proto_rawDescGZIP() []byte {
 }
 
 var file_hedgerow_v1_service_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_hedgerow_v1_service_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_hedgerow_v1_service_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_hedgerow_v1_service_proto_goTypes = []any{
 	(Service_Protocol)(0),         // 0: hedgerow.v1.Service.Protocol
 	(LoadBalancing_Policy)(0),     // 1: hedgerow.v1.LoadBalancing.Policy
@@ -1163,18 +1252,19 @@ var file_hedgerow_v1_service_proto_goTypes = []any{
 	(*Health)(nil),                // 9: hedgerow.v1.Health
 	(*OutlierDetection)(nil),      // 10: hedgerow.v1.OutlierDetection
 	(*CircuitBreaker)(nil),        // 11: hedgerow.v1.CircuitBreaker
-	(*Activation)(nil),            // 12: hedgerow.v1.Activation
-	(*ActivationReady)(nil),       // 13: hedgerow.v1.ActivationReady
-	nil,                           // 14: hedgerow.v1.Service.LabelsEntry
-	nil,                           // 15: hedgerow.v1.Subset.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
-	(*HashKey)(nil),               // 17: hedgerow.v1.HashKey
-	(*durationpb.Duration)(nil),   // 18: google.protobuf.Duration
+	(*AdaptiveConcurrency)(nil),   // 12: hedgerow.v1.AdaptiveConcurrency
+	(*Activation)(nil),            // 13: hedgerow.v1.Activation
+	(*ActivationReady)(nil),       // 14: hedgerow.v1.ActivationReady
+	nil,                           // 15: hedgerow.v1.Service.LabelsEntry
+	nil,                           // 16: hedgerow.v1.Subset.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(*HashKey)(nil),               // 18: hedgerow.v1.HashKey
+	(*durationpb.Duration)(nil),   // 19: google.protobuf.Duration
 }
 var file_hedgerow_v1_service_proto_depIdxs = []int32{
-	14, // 0: hedgerow.v1.Service.labels:type_name -> hedgerow.v1.Service.LabelsEntry
-	16, // 1: hedgerow.v1.Service.create_time:type_name -> google.protobuf.Timestamp
-	16, // 2: hedgerow.v1.Service.update_time:type_name -> google.protobuf.Timestamp
+	15, // 0: hedgerow.v1.Service.labels:type_name -> hedgerow.v1.Service.LabelsEntry
+	17, // 1: hedgerow.v1.Service.create_time:type_name -> google.protobuf.Timestamp
+	17, // 2: hedgerow.v1.Service.update_time:type_name -> google.protobuf.Timestamp
 	0,  // 3: hedgerow.v1.Service.protocol:type_name -> hedgerow.v1.Service.Protocol
 	5,  // 4: hedgerow.v1.Service.external:type_name -> hedgerow.v1.External
 	4,  // 5: hedgerow.v1.Service.subsets:type_name -> hedgerow.v1.Subset
@@ -1182,26 +1272,28 @@ var file_hedgerow_v1_service_proto_depIdxs = []int32{
 	9,  // 7: hedgerow.v1.Service.health:type_name -> hedgerow.v1.Health
 	10, // 8: hedgerow.v1.Service.outlier_detection:type_name -> hedgerow.v1.OutlierDetection
 	11, // 9: hedgerow.v1.Service.circuit_breaker:type_name -> hedgerow.v1.CircuitBreaker
-	12, // 10: hedgerow.v1.Service.activation:type_name -> hedgerow.v1.Activation
-	15, // 11: hedgerow.v1.Subset.labels:type_name -> hedgerow.v1.Subset.LabelsEntry
-	6,  // 12: hedgerow.v1.External.tls:type_name -> hedgerow.v1.ExternalTLS
-	1,  // 13: hedgerow.v1.LoadBalancing.policy:type_name -> hedgerow.v1.LoadBalancing.Policy
-	17, // 14: hedgerow.v1.LoadBalancing.hash:type_name -> hedgerow.v1.HashKey
-	18, // 15: hedgerow.v1.LoadBalancing.slow_start:type_name -> google.protobuf.Duration
-	8,  // 16: hedgerow.v1.LoadBalancing.locality:type_name -> hedgerow.v1.Locality
-	2,  // 17: hedgerow.v1.Locality.mode:type_name -> hedgerow.v1.Locality.Mode
-	18, // 18: hedgerow.v1.Health.interval:type_name -> google.protobuf.Duration
-	18, // 19: hedgerow.v1.Health.timeout:type_name -> google.protobuf.Duration
-	18, // 20: hedgerow.v1.OutlierDetection.interval:type_name -> google.protobuf.Duration
-	18, // 21: hedgerow.v1.OutlierDetection.base_ejection_time:type_name -> google.protobuf.Duration
-	13, // 22: hedgerow.v1.Activation.ready:type_name -> hedgerow.v1.ActivationReady
-	18, // 23: hedgerow.v1.Activation.idle_after:type_name -> google.protobuf.Duration
-	18, // 24: hedgerow.v1.Activation.start_timeout:type_name -> google.protobuf.Duration
-	25, // [25:25] is the sub-list for method output_type
-	25, // [25:25] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	13, // 10: hedgerow.v1.Service.activation:type_name -> hedgerow.v1.Activation
+	12, // 11: hedgerow.v1.Service.adaptive_concurrency:type_name -> hedgerow.v1.AdaptiveConcurrency
+	16, // 12: hedgerow.v1.Subset.labels:type_name -> hedgerow.v1.Subset.LabelsEntry
+	6,  // 13: hedgerow.v1.External.tls:type_name -> hedgerow.v1.ExternalTLS
+	1,  // 14: hedgerow.v1.LoadBalancing.policy:type_name -> hedgerow.v1.LoadBalancing.Policy
+	18, // 15: hedgerow.v1.LoadBalancing.hash:type_name -> hedgerow.v1.HashKey
+	19, // 16: hedgerow.v1.LoadBalancing.slow_start:type_name -> google.protobuf.Duration
+	8,  // 17: hedgerow.v1.LoadBalancing.locality:type_name -> hedgerow.v1.Locality
+	2,  // 18: hedgerow.v1.Locality.mode:type_name -> hedgerow.v1.Locality.Mode
+	19, // 19: hedgerow.v1.Health.interval:type_name -> google.protobuf.Duration
+	19, // 20: hedgerow.v1.Health.timeout:type_name -> google.protobuf.Duration
+	19, // 21: hedgerow.v1.OutlierDetection.interval:type_name -> google.protobuf.Duration
+	19, // 22: hedgerow.v1.OutlierDetection.base_ejection_time:type_name -> google.protobuf.Duration
+	19, // 23: hedgerow.v1.AdaptiveConcurrency.measure_every:type_name -> google.protobuf.Duration
+	14, // 24: hedgerow.v1.Activation.ready:type_name -> hedgerow.v1.ActivationReady
+	19, // 25: hedgerow.v1.Activation.idle_after:type_name -> google.protobuf.Duration
+	19, // 26: hedgerow.v1.Activation.start_timeout:type_name -> google.protobuf.Duration
+	27, // [27:27] is the sub-list for method output_type
+	27, // [27:27] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_hedgerow_v1_service_proto_init() }
@@ -1219,7 +1311,7 @@ func file_hedgerow_v1_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hedgerow_v1_service_proto_rawDesc), len(file_hedgerow_v1_service_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   13,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
