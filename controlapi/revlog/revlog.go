@@ -61,8 +61,9 @@ type Log struct {
 	db   *bolt.DB
 	path string
 
-	mu     sync.Mutex  // guards leaves
-	leaves mesh.Leaves // of the stored records
+	mu     sync.Mutex  // guards what follows
+	leaves mesh.Leaves // of the stored records, if their head has this digest:
+	digest string
 }
 
 // Open opens the log at path, creating it with mode 0600 if it is not there.
@@ -115,8 +116,8 @@ func (l *Log) prepare(op string) error {
 	if err != nil {
 		return err
 	}
-	_, records, err := l.Load(context.Background())
-	l.leaves = records.Leaves()
+	head, records, err := l.Load(context.Background())
+	l.leaves, l.digest = records.Leaves(), head.Digest
 	return err
 }
 
@@ -148,7 +149,7 @@ func (l *Log) Append(ctx context.Context, c mesh.Change) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	leaves := l.leaves.Next(c)
+	var leaves mesh.Leaves
 	err = l.update(op, func(tx *bolt.Tx) error {
 		stored, err := readHead(tx)
 		if err != nil {
@@ -158,9 +159,14 @@ func (l *Log) Append(ctx context.Context, c mesh.Change) error {
 			return mesh.Errorf(op, l.path, mesh.Stale, "revision %d.%d does not follow the stored %d.%d",
 				c.Head.Epoch, c.Head.Revision, stored.Epoch, stored.Revision)
 		}
+		// A change whose storing failed at the last step may be there all the same.
+		if leaves = l.leaves; stored.Digest != l.digest {
+			leaves = readRecords(tx).Leaves()
+		}
 		if err := applyRecords(tx, c); err != nil {
 			return err
 		}
+		leaves = leaves.Next(c)
 		if got := leaves.Digest(); got != c.Head.Digest {
 			return mesh.Errorf(op, l.path, mesh.Internal, "revision %d leads to digest %.16s, its head says %.16s", c.Head.Revision, got, c.Head.Digest)
 		}
@@ -170,7 +176,7 @@ func (l *Log) Append(ctx context.Context, c mesh.Change) error {
 		return tx.Bucket([]byte(bucketMeta)).Put([]byte(keyHead), head)
 	})
 	if err == nil {
-		l.leaves = leaves
+		l.leaves, l.digest = leaves, c.Head.Digest
 	}
 	return err
 }

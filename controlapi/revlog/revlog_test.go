@@ -442,3 +442,26 @@ func TestKilledWhileAppending(t *testing.T) {
 	}
 	t.Logf("killed 5 times, %d revisions acknowledged and there", acknowledged)
 }
+
+// A commit can fail at the very last step, when what it wrote is visible all the same:
+// what follows it is stored.
+func TestAppendAfterOneThatFailedButIsThere(t *testing.T) {
+	l := open(t, newPath(t))
+	first, records := next(mesh.Head{}, nil, mesh.Records{"services/a": []byte("{}")})
+	if err := l.Append(t.Context(), first); err != nil {
+		t.Fatal(err)
+	}
+	leaves, digest := l.leaves, l.digest
+	second, records := next(first.Head, records, mesh.Records{"services/b": []byte("{}")})
+	if err := l.Append(t.Context(), second); err != nil {
+		t.Fatal(err)
+	}
+	l.leaves, l.digest = leaves, digest // as an error leaves them
+	third, records := next(second.Head, records, mesh.Records{"services/c": []byte("{}")}, "services/a")
+	if err := l.Append(t.Context(), third); err != nil {
+		t.Errorf("the change after it: %v", err)
+	}
+	if head, got, err := l.Load(t.Context()); err != nil || head.Revision != 3 || !maps.EqualFunc(got, records, bytes.Equal) {
+		t.Errorf("stored are %v at %d, %v", got, head.Revision, err)
+	}
+}

@@ -37,12 +37,14 @@ type dialing struct {
 	err  error // once done is closed
 }
 
+var errLinkEnds = errors.New("links to the endpoint end as soon as they are made")
+
 var errLinksFull = errors.New("every link to the endpoint carries as many streams as it may")
 
 // get returns a link that takes streams. Who finds none waits for one; who finds
 // a busy one uses it while another is made.
 func (l *links) get(x *exchange) (*link.Conn, error) {
-	for {
+	for waited := 0; ; waited++ {
 		l.mu.Lock()
 		conn, another := l.best()
 		var wait *dialing
@@ -50,6 +52,9 @@ func (l *links) get(x *exchange) (*link.Conn, error) {
 		case l.closed:
 			l.mu.Unlock()
 			return nil, &connectError{CodeUnreachable, errProxyClosed}
+		case conn == nil && waited > mostStale:
+			l.mu.Unlock()
+			return nil, &connectError{CodeUnreachable, errLinkEnds}
 		case another && l.dialing == nil:
 			l.dialing = &dialing{done: make(chan struct{})}
 			go l.add(l.dialing)

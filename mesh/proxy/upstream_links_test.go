@@ -22,7 +22,7 @@ type endpoint struct {
 	mu     sync.Mutex
 	gate   chan struct{} // dials wait for it, if there is one
 	fails  error
-	ends   bool // the next link ends before it is handed out
+	ends   int  // so many links end before they are handed out
 	late   bool // that a link has ended is told when the test does
 	dials  int
 	near   []*link.Conn
@@ -76,8 +76,8 @@ func (e *endpoint) dial(forget func(*link.Conn)) (*link.Conn, error) {
 		e.closed++
 	}})
 	e.near = append(e.near, c)
-	if e.ends {
-		e.ends = false
+	if e.ends > 0 {
+		e.ends--
 		_ = c.Close()
 		e.mu.Unlock()
 		synctest.Wait() // forget has been called
@@ -204,11 +204,19 @@ func TestLinksThatEndedAreNotCounted(t *testing.T) {
 // A link that has ended before it is known is not kept, and who waited gets another.
 func TestLinkThatEndsAtOnce(t *testing.T) {
 	withEndpoint(t, func(t *testing.T, e *endpoint) {
-		e.ends = true
+		e.ends = 1
 		e.get(t)
 		if len(e.links.conns) != 1 || e.dials != 2 {
 			t.Errorf("%d links of %d dials", len(e.links.conns), e.dials)
 		}
+	})
+	withEndpoint(t, func(t *testing.T, e *endpoint) { // but not for ever
+		e.ends = 100
+		var unreachable *connectError
+		if _, err := e.links.get(&exchange{}); !errors.As(err, &unreachable) || !errors.Is(err, errLinkEnds) || e.dials > mostStale+1 {
+			t.Errorf("got %v after %d dials", err, e.dials)
+		}
+		e.ends = 0
 	})
 }
 

@@ -137,6 +137,7 @@ func routingAdaptive() []control {
 		without("who waits may leave", "adaptive.go", "case <-ctx.Done():\n\t\t\terr =", "case <-ctx.Done():\n\t\t\t<-calm\n\t\t\terr =", "TestAdaptiveConcurrencyWhileItMeasures"),
 		without("few wait", "adaptive.go", "case a.waiting >= a.before:", "case a.waiting >= 1<<20:", "TestAdaptiveConcurrencyWhileItMeasures"),
 		without("measuring ends", "adaptive.go", "if a.calm == calm {", "if a.calm == calm && a.inFlight.Load() < 0 {", "TestAdaptiveConcurrencyWhileItMeasures"),
+		without("links that end at once are not made for ever", "upstream_links.go", "waited > mostStale:", "waited > 90:", "TestLinkThatEndsAtOnce"),
 		without("what a sidecar refuses ejects nobody", "upstream_mesh.go", "x.resp.fields.Count(overloadHeader) > 0", "x.resp.fields.Count(overloadHeader) > 1", "TestAdaptiveConcurrencyAtASidecar"),
 		without("rules that stay keep what is known", "adaptive.go", "*old == *next", "*old != *next", "TestAdaptiveConcurrencyIsConfigured"),
 	}
