@@ -73,11 +73,11 @@ func (x *exchange) try(t transport, perTry time.Duration) (answer, *failure) {
 // await waits for the final head of a, and hands informational ones on.
 func (x *exchange) await(a answer, perTry time.Duration) error {
 	if perTry > 0 {
-		expired := false
+		expired, came := false, false
 		timer := time.AfterFunc(perTry, func() {
 			x.mu.Lock()
 			defer x.mu.Unlock()
-			if x.current == a {
+			if !came { // of this try: another may have begun
 				expired = true
 				a.interrupt()
 			}
@@ -85,6 +85,7 @@ func (x *exchange) await(a answer, perTry time.Duration) error {
 		err := x.heads(a)
 		x.mu.Lock()
 		defer x.mu.Unlock()
+		came = true
 		timer.Stop()
 		if expired {
 			return errTryTimeout

@@ -92,6 +92,18 @@ func TestTokensOfADamagedBucket(t *testing.T) {
 	})
 }
 
+// Functions that are lost while everything else is there are brought again.
+func TestTokensAfterTheFunctionsAreLost(t *testing.T) {
+	conform(t, func(t *testing.T, b backend) {
+		c, l := open(t, b.addr), newRevisions()
+		l.publish(t, c, world())
+		running(t, registry.NewRepublisher(c.Client, l.source).Run)
+		answered(t, c.Client)
+		raw(t, b.addr).FunctionFlush(t.Context()) // which the embedded registry does not know
+		answered(t, c.Client)
+	})
+}
+
 // Who comes back empty gets the functions again.
 func TestTokensAfterARestart(t *testing.T) {
 	conform(t, func(t *testing.T, b backend) {

@@ -20,6 +20,9 @@ const (
 
 	// verifyEvery is how often it reads everything and checks the digest.
 	verifyEvery = 30 * time.Second
+
+	// loadEvery is how often it looks whether Redis has the functions.
+	loadEvery = 5 * time.Second
 )
 
 // A Source returns the newest logged revision and all of its records. It is
@@ -37,7 +40,8 @@ type Republisher struct {
 
 	// What follows is owned by Run.
 	verifyAt time.Time // when everything is read again
-	loaded   bool      // Redis has the functions, as far as they could be loaded
+	loadAt   time.Time // when the functions are brought again
+	unloaded bool      // the last time they were not taken
 
 	mu    sync.Mutex // guards state; nothing is called under it
 	state PublishState
@@ -90,8 +94,8 @@ func (r *Republisher) Run(ctx context.Context) error {
 		rung := r.client.alarm.rung()
 		head, err := r.check(ctx)
 		if err != nil {
-			r.loaded = false // who comes back may be another
-		} else if !r.loaded {
+			r.loadAt = time.Time{} // who comes back may be another
+		} else if !time.Now().Before(r.loadAt) {
 			r.load(ctx)
 		}
 		if ctx.Err() != nil {
@@ -112,14 +116,19 @@ func (r *Republisher) Run(ctx context.Context) error {
 	}
 }
 
-// load brings the functions. Without them nodes keep to their shares of the mesh's
-// rates, which is no reason to hold up anything else.
+// load brings the functions, again and again: a server that took over may lack them.
+// Without them nodes keep to their shares of the mesh's rates, which is no reason to hold
+// up anything else.
 func (r *Republisher) load(ctx context.Context) {
-	r.loaded = true
-	if err := r.client.load(ctx); err != nil {
+	r.loadAt = time.Now().Add(jitter(loadEvery))
+	err := r.client.load(ctx)
+	if err != nil {
 		r.client.metrics.errors.WithLabelValues("functions").Inc()
-		r.client.log.Warn().Err(err).Msg("Redis did not take the functions: rate limits of scope MESH are kept by each data plane for itself")
+		if !r.unloaded {
+			r.client.log.Warn().Err(err).Msg("Redis did not take the functions: rate limits of scope MESH are kept by each data plane for itself")
+		}
 	}
+	r.unloaded = err != nil
 }
 
 func (r *Republisher) note(head mesh.Head, err error) {
@@ -162,7 +171,7 @@ func (r *Republisher) check(ctx context.Context) (mesh.Head, error) {
 			return head, nil
 		}
 	}
-	r.loaded = false // what lost that may have lost more
+	r.loadAt = time.Time{} // what lost that may have lost more
 	outcome, err := r.client.republish(ctx, head, records)
 	switch {
 	case err != nil:

@@ -17,6 +17,7 @@ import (
 var tokensSource string
 
 const (
+	libraryName    = "hedgerow"
 	tokensFunction = "hedgerow_lease"
 	tokensTimeout  = 500 * time.Millisecond
 )
@@ -24,7 +25,7 @@ const (
 // library is what the control plane loads into Redis, so that nodes need no right to run
 // scripts of their own.
 func library() string {
-	return "#!lua name=hedgerow\nlocal function lease(keys, args)\n" + tokensSource + "end\nredis.register_function('" + tokensFunction + "', lease)\n"
+	return "#!lua name=" + libraryName + "\nlocal function lease(keys, args)\n" + tokensSource + "end\nredis.register_function('" + tokensFunction + "', lease)\n"
 }
 
 // script is the same for a registry that knows no functions, as the embedded one.
@@ -79,6 +80,16 @@ func (c *Client) askTokens(ctx context.Context, asks []mesh.TokenAsk) ([]*redis.
 	return answers, err
 }
 
+// bring loads the functions into server if it lacks them: loading is a write, which goes
+// to its disk and replicas.
+func bring(ctx context.Context, server redis.Cmdable) error {
+	there, err := server.FunctionList(ctx, redis.FunctionListQuery{LibraryNamePattern: libraryName, WithCode: true}).Result()
+	if err == nil && len(there) == 1 && there[0].Code == library() {
+		return nil
+	}
+	return server.FunctionLoadReplace(ctx, library()).Err()
+}
+
 // load brings the functions of the control plane to Redis. One that knows none keeps its
 // nodes to their shares of the rates, unless they may run scripts.
 func (c *Client) load(ctx context.Context) error {
@@ -86,11 +97,9 @@ func (c *Client) load(ctx context.Context) error {
 	defer cancel()
 	var err error
 	if cluster, ok := c.redis.(*redis.ClusterClient); ok { // each of whose servers has functions of its own
-		err = cluster.ForEachMaster(ctx, func(ctx context.Context, server *redis.Client) error {
-			return server.FunctionLoadReplace(ctx, library()).Err()
-		})
+		err = cluster.ForEachMaster(ctx, func(ctx context.Context, server *redis.Client) error { return bring(ctx, server) })
 	} else {
-		err = c.redis.FunctionLoadReplace(ctx, library()).Err()
+		err = bring(ctx, c.redis)
 	}
 	if redis.HasErrorPrefix(err, "unknown command") {
 		return nil
