@@ -29,7 +29,7 @@ const (
 )
 
 // ports is how many addresses a mesh has to give away.
-const ports = 512
+const ports = 256
 
 // Options say what a mesh is.
 type Options struct {

@@ -19,6 +19,8 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -70,7 +72,7 @@ func (s *server) launch() {
 	s.t.Helper()
 	var err error
 	for range portTries {
-		if s.port, err = freePort(); err != nil {
+		if s.port, err = freePort(s.t); err != nil {
 			break
 		}
 		if err = s.run(); err == nil || !portTaken(err) {
@@ -228,8 +230,10 @@ func (o *tail) String() string {
 // freePort finds a loopback port that nobody listens on, below the range that
 // the kernel hands out. A client that keeps dialling a dead port inside that
 // range can be given the very port as its source and so connect to itself, and
-// any other client may sit on it when the server wants it back.
-func freePort() (int, error) {
+// any other client may sit on it when the server wants it back. Until the test
+// ends no other test is given it, whichever process that is in: a server that
+// was ended comes back there.
+func freePort(t testing.TB) (int, error) {
 	const span = 10_000
 	low := 32768
 	if text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range"); err == nil {
@@ -238,14 +242,43 @@ func freePort() (int, error) {
 		}
 	}
 	low = max(low, 2*span) // a range that starts lower overlaps: still works, less surely
-	for range 100 {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return 0, err
+	}
+	dir := filepath.Join(cache, "hedgerow-test", "ports")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return 0, err
+	}
+	for range 200 {
 		port := low - span + rand.IntN(span)
+		mine, err := claim(t, filepath.Join(dir, strconv.Itoa(port)))
+		if err != nil {
+			return 0, err
+		}
+		if !mine {
+			continue
+		}
 		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err == nil {
 			return port, ln.Close()
 		}
 	}
 	return 0, fmt.Errorf("no free port in %d..%d", low-span, low-1)
+}
+
+// claim reports whether nobody else has the file, and keeps it until the test ends. What
+// ends without that, loses it.
+func claim(t testing.TB, path string) (bool, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return false, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return false, f.Close()
+	}
+	t.Cleanup(func() { _ = f.Close() })
+	return true, nil
 }
 
 // portTaken reports whether a start failed because somebody took the port

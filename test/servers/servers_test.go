@@ -105,7 +105,7 @@ func TestAStartThatFailsSaysWhy(t *testing.T) {
 	s := newServer(t, "redis-server")
 	r := &RedisServer{server: s, settings: []string{"--no-such-directive", "1"}}
 	s.start, s.probe = r.command, r.ping
-	s.port, _ = freePort()
+	s.port, _ = freePort(t)
 	err := s.run()
 	if err == nil || !strings.Contains(err.Error(), "no-such-directive") {
 		t.Errorf("error = %v, want Redis's own words in it", err)
