@@ -166,11 +166,14 @@ type Compress struct {
 
 // Retry tries another endpoint after a failure. Attempts counts tries after
 // the first. All retries of a proxy to a service together are at most BudgetPercent
-// (20 if absent) of its requests in the last ten seconds, or 3 a second.
+// (20 if absent) of its requests in the last ten seconds, or 3 a second. After HedgeAfter
+// without an answer the first retry begins while the first try goes on; the first good
+// answer counts.
 type Retry struct {
 	Attempts      uint32    `json:"attempts,omitempty"`
 	On            []string  `json:"on,omitempty"`
 	PerTryTimeout *Duration `json:"perTryTimeout,omitempty"`
+	HedgeAfter    *Duration `json:"hedgeAfter,omitempty"`
 	Backoff       *Backoff  `json:"backoff,omitempty"`
 	BudgetPercent uint32    `json:"budgetPercent,omitempty"`
 }

@@ -176,6 +176,10 @@ func (r *Retry) validate(field string, v *Violations) {
 	if r.Attempts > 0 && len(r.On) == 0 {
 		v.Add(field+".on", "e.g. [\"CONNECT_FAILURE\"]", "say which failures are tried again")
 	}
+	checkDuration(field+".hedgeAfter", r.HedgeAfter, time.Millisecond, maxTimeout, v)
+	if r.HedgeAfter != nil && r.Attempts == 0 {
+		v.Add(field+".attempts", "e.g. 1", "a hedged request is tried again while the first try goes on, and counts as one")
+	}
 	checkDuration(field+".perTryTimeout", r.PerTryTimeout, time.Millisecond, maxTimeout, v)
 	if r.Backoff != nil {
 		r.Backoff.validate(field+".backoff", v)

@@ -85,6 +85,7 @@ func TestViolations(t *testing.T) {
 		{"a limit by latency of connections", "services/a", `{"protocol":"TCP","adaptiveConcurrency":{}}`, "adaptiveConcurrency", "maxConnections", false},
 		{"a limit by latency that ends before it begins", "services/a", `{"adaptiveConcurrency":{"minConcurrency":9,"maxConcurrency":8}}`, "adaptiveConcurrency.minConcurrency", "", false},
 		{"latency measured all the time", "services/a", `{"adaptiveConcurrency":{"measureEvery":"0.1s"}}`, "adaptiveConcurrency.measureEvery", "", false},
+		{"hedging without a retry", "routes/a", `{"targets":["GATEWAY"],"hostnames":["a.test"],"rules":[{"backends":[{"service":"a"}],"retry":{"hedgeAfter":"0.1s"}}]}`, "rules[0].retry.attempts", "e.g. 1", false},
 		{"hashing nothing", "services/a", `{"loadBalancing":{"policy":"MAGLEV"}}`, "loadBalancing.hash", "x-user", false},
 		{"a hash that nobody looks at", "services/a", `{"loadBalancing":{"policy":"RANDOM","hash":{"header":"a"}}}`, "loadBalancing.hash", "RING_HASH", false},
 		{"two things to hash", "services/a", `{"loadBalancing":{"policy":"RING_HASH","hash":{"header":"a","cookie":"b"}}}`, "loadBalancing.hash", "", false},

@@ -107,6 +107,7 @@ type RetryPolicy struct {
 	OnGatewayError   bool
 	OnTooMany        bool
 	PerTryTimeout    time.Duration // 0 is none
+	HedgeAfter       time.Duration // 0 is never
 	Budget           int           // percent of the requests
 	BackoffBase      time.Duration
 	BackoffMax       time.Duration

@@ -308,6 +308,7 @@ func compileRetry(r *mesh.Retry) RetryPolicy {
 		OnGatewayError:   slices.Contains(r.On, mesh.OnGatewayError),
 		OnTooMany:        slices.Contains(r.On, mesh.OnTooManyRequests),
 		PerTryTimeout:    r.PerTryTimeout.Or(0),
+		HedgeAfter:       r.HedgeAfter.Or(0),
 		Budget:           given(r.BudgetPercent, defaultBudget),
 		BackoffBase:      DefaultBackoffBase,
 		BackoffMax:       DefaultBackoffMax,

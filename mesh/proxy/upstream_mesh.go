@@ -68,10 +68,18 @@ func (f *toMesh) tries(x *exchange, set *EndpointSet) (answer, *failure) {
 		if n > 0 && !set.breaker.retry() {
 			return nil, &failure{Refusal{http.StatusServiceUnavailable, CodeOverflow, "the service has as many retries under way as its circuit breaker allows"}, failedOverflow, errOverflow}
 		}
-		a, failed := f.tryNear(x, set, endpoint, lot)
+		var a answer
+		var failed *failure
+		hedges := 0
+		if n == 0 && retry.HedgeAfter > 0 && x.mayHedge() {
+			a, hedges, failed = f.tryHedged(x, set, endpoint, lot)
+		} else {
+			a, failed = f.tryNear(x, set, endpoint, lot)
+		}
 		if n > 0 {
 			set.breaker.retries.Add(-1)
 		}
+		n += hedges
 		reason, again := f.again(x, set, n, failed)
 		if !again {
 			return a, failed

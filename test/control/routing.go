@@ -142,3 +142,17 @@ func routingAdaptive() []control {
 		without("rules that stay keep what is known", "adaptive.go", "*old == *next", "*old != *next", "TestAdaptiveConcurrencyIsConfigured"),
 	}
 }
+
+// routingHedging is a second try while the first is under way.
+func routingHedging() []control {
+	return []control{
+		without("nothing is hedged that may do harm", "hedge.go", "x.isWhole && x.idempotent() &&", "x.isWhole &&", "TestHedgingOfWhatIsNotIdempotent"),
+		without("the other try is given up", "hedge.go", "y.abort(errHedged)", "_ = errHedged", "TestHedging"),
+		without("both end with their request", "hedge.go", "y.abort(context.Cause(ctx))", "_ = ctx", "TestHedgingForNobody"),
+		without("hedges are within the budget", "hedge.go", "if !set.retries.retry(time.Now(), x.decision.Rule.Retry.Budget) {", "if !set.retries.retry(time.Now(), 1000) {", "TestHedgingIsBounded"),
+		without("hedges are within the breaker", "hedge.go", "if !set.breaker.retry() {", "if set.breaker.retry(); false {", "TestHedgingIsBounded"),
+		without("a bad answer waits for a better one", "hedge.go", "if !good && under > 0 {", "if !good && r.failed != nil && under > 0 {", "TestHedgingOfFailures"),
+		without("a hedge is an attempt", "upstream_mesh.go", "n += hedges", "_ = hedges", "TestHedgingOfFailures"),
+		without("a try that came just in time stays", "upstream.go", "if !came {", "if !came || true {", "TestPerTryTimeoutDecidesOnce"),
+	}
+}

@@ -37,6 +37,7 @@ func tables() []table {
 		{"filters", engine, routingFilters()},
 		{"outside", engine, routingOutside()},
 		{"adaptive", engine, routingAdaptive()},
+		{"hedging", engine, routingHedging()},
 		{"balancing", engine, routingBalancing()},
 		{"resilience", engine, routingResilience()},
 		{"deadlines", engine, routingDeadlines()},

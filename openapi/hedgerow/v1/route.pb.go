@@ -1422,6 +1422,9 @@ type Retry struct {
 	Backoff       *Backoff             `protobuf:"bytes,4,opt,name=backoff,proto3" json:"backoff,omitempty"`
 	// Retries under way, at most, in percent of requests under way.
 	BudgetPercent uint32 `protobuf:"varint,5,opt,name=budget_percent,json=budgetPercent,proto3" json:"budget_percent,omitempty"`
+	// After how long without an answer another endpoint is tried too, while the
+	// first try goes on. The first good answer counts.
+	HedgeAfter    *durationpb.Duration `protobuf:"bytes,6,opt,name=hedge_after,json=hedgeAfter,proto3" json:"hedge_after,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1489,6 +1492,13 @@ func (x *Retry) GetBudgetPercent() uint32 {
 		return x.BudgetPercent
 	}
 	return 0
+}
+
+func (x *Retry) GetHedgeAfter() *durationpb.Duration {
+	if x != nil {
+		return x.HedgeAfter
+	}
+	return nil
 }
 
 var File_hedgerow_v1_route_proto protoreflect.FileDescriptor
@@ -1614,13 +1624,15 @@ const file_hedgerow_v1_route_proto_rawDesc = "" +
 	"algorithms\x18\x01 \x03(\tR\n" +
 	"algorithms\x12#\n" +
 	"\rcontent_types\x18\x02 \x03(\tR\fcontentTypes\x12\x1b\n" +
-	"\tmin_bytes\x18\x03 \x01(\rR\bminBytes\"\xb4\x02\n" +
+	"\tmin_bytes\x18\x03 \x01(\rR\bminBytes\"\xf0\x02\n" +
 	"\x05Retry\x12\x1a\n" +
 	"\battempts\x18\x01 \x01(\rR\battempts\x12%\n" +
 	"\x02on\x18\x02 \x03(\x0e2\x15.hedgerow.v1.Retry.OnR\x02on\x12A\n" +
 	"\x0fper_try_timeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\rperTryTimeout\x12.\n" +
 	"\abackoff\x18\x04 \x01(\v2\x14.hedgerow.v1.BackoffR\abackoff\x12%\n" +
-	"\x0ebudget_percent\x18\x05 \x01(\rR\rbudgetPercent\"N\n" +
+	"\x0ebudget_percent\x18\x05 \x01(\rR\rbudgetPercent\x12:\n" +
+	"\vhedge_after\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"hedgeAfter\"N\n" +
 	"\x02On\x12\x13\n" +
 	"\x0fCONNECT_FAILURE\x10\x00\x12\t\n" +
 	"\x05RESET\x10\x01\x12\x11\n" +
@@ -1706,11 +1718,12 @@ var file_hedgerow_v1_route_proto_depIdxs = []int32{
 	2,  // 32: hedgerow.v1.Retry.on:type_name -> hedgerow.v1.Retry.On
 	24, // 33: hedgerow.v1.Retry.per_try_timeout:type_name -> google.protobuf.Duration
 	26, // 34: hedgerow.v1.Retry.backoff:type_name -> hedgerow.v1.Backoff
-	35, // [35:35] is the sub-list for method output_type
-	35, // [35:35] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	24, // 35: hedgerow.v1.Retry.hedge_after:type_name -> google.protobuf.Duration
+	36, // [36:36] is the sub-list for method output_type
+	36, // [36:36] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_hedgerow_v1_route_proto_init() }
