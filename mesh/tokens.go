@@ -11,6 +11,7 @@ type TokenAsk struct {
 	Spent    uint32        // admitted without a lease, since the last ask
 	Returned uint32        // leased, and not needed
 	Want     uint32        // to be leased
+	Planes   uint32        // that may each admit a part without a lease
 }
 
 // TokenGrant answers a TokenAsk.

@@ -41,13 +41,13 @@ type pressed struct {
 
 // press has so many callers ask w, one request after another, for a time. slow is those
 // that took longer than that.
-func press(ctx context.Context, a *adaptive, w *worker, callers int, for_, slow time.Duration) pressed {
+func press(ctx context.Context, a *adaptive, w *worker, callers int, lasts, slow time.Duration) pressed {
 	var answered, refused, late atomic.Int64
 	var all sync.WaitGroup
 	began := time.Now()
 	for range callers {
 		all.Go(func() {
-			for time.Since(began) < for_ {
+			for time.Since(began) < lasts {
 				from := time.Now()
 				m, err := a.admit(asking{ctx})
 				if err != nil {

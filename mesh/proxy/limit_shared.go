@@ -68,6 +68,7 @@ func (k sharedKey) name() string { return k.rule + ":" + hex.EncodeToString(k.va
 type sharedBucket struct {
 	key      sharedKey
 	limit    *rateLimit // as it was last asked by
+	planes   int        // among how many it was shared then
 	full     time.Time  // when its own part would be at rest (GCRA)
 	leased   uint32     // requests that may be admitted beyond
 	until    time.Time  // until then
@@ -92,7 +93,7 @@ func (s *sharedLimits) take(l *rateLimit, value string, planes int, now time.Tim
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b := s.bucket(l, value, now)
-	b.limit, b.used = l, now
+	b.limit, b.planes, b.used = l, planes, now
 	b.demand = min(b.demand+1, l.most())
 	if b.leased > 0 && now.Before(b.until) {
 		b.leased--
@@ -192,7 +193,7 @@ func (s *sharedLimits) sweep(now time.Time) {
 	}
 	s.sweeps = now.Add(time.Second)
 	maps.DeleteFunc(s.buckets, func(key sharedKey, b *sharedBucket) bool {
-		if b.queued || b.leased > 0 || now.Sub(b.used) < max(2*b.limit.burst, leasedFor) {
+		if b.queued || b.leased > 0 || b.full.After(now) || now.Sub(b.used) < max(2*b.limit.burst, leasedFor) {
 			return false
 		}
 		if s.keys[key.rule]--; s.keys[key.rule] == 0 {
@@ -282,7 +283,9 @@ func (s *sharedLimits) ask(ctx context.Context) bool {
 		for i, b := range batch {
 			// It may not have been heard, and is told again; but what was given back
 			// may have been, and is not given twice.
-			b.spent = min(b.spent+asks[i].Spent, b.limit.most())
+			if b.spent = min(b.spent+asks[i].Spent, b.limit.most()); b.spent > 0 {
+				s.queue(b)
+			}
 		}
 		return false
 	}
@@ -316,7 +319,7 @@ func (s *sharedLimits) begin(now time.Time) ([]*sharedBucket, []mesh.TokenAsk) {
 		want := min(2*b.demand, b.limit.most())
 		asks[i] = mesh.TokenAsk{
 			Bucket: b.key.name(), Interval: b.limit.interval, Burst: b.limit.most(),
-			Spent: b.spent, Returned: b.returned, Want: want - min(want, b.leased),
+			Spent: b.spent, Returned: b.returned, Want: want - min(want, b.leased), Planes: uint32(b.planes),
 		}
 		b.spent, b.returned, b.demand = 0, 0, 0
 	}

@@ -43,7 +43,9 @@ func (b *bank) Tokens(ctx context.Context, asks []mesh.TokenAsk) ([]mesh.TokenGr
 		if t := b.full[a.Bucket]; t.After(now) {
 			full = t
 		}
-		full = full.Add((time.Duration(a.Spent) - time.Duration(a.Returned)) * a.Interval)
+		depth := a.Interval * time.Duration(a.Burst)
+		full = earlier(full.Add(time.Duration(a.Spent)*a.Interval), now.Add(depth+max(depth, time.Duration(a.Planes)*a.Interval)))
+		full = full.Add(-time.Duration(a.Returned) * a.Interval)
 		if full.Before(now) {
 			full = now
 		}
@@ -394,5 +396,45 @@ func TestEnforcers(t *testing.T) {
 		if got := s.enforcers(compiled.rules[0].limit); got != tt.want {
 			t.Errorf("%v: %d data planes, want %d", tt.targets, got, tt.want)
 		}
+	}
+}
+
+// Of more data planes than the burst has requests each may admit one at a time, and all
+// together no more than the rate.
+func TestSharedLimitsOfManyPlanes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &bank{delay: 3 * time.Millisecond, full: map[string]time.Time{}}
+		const planes, rate, burst, seconds = 50, 10, 5, 60
+		fleet := fleetOf(t, b, planes)
+		l := compileRateLimit("r", &mesh.RateLimit{Requests: rate, Per: mesh.Seconds(1), Burst: burst, Scope: mesh.ScopeMesh})
+		admitted := 0
+		for range seconds * 20 {
+			for _, s := range fleet {
+				if s.take(l, "", planes, time.Now()) == 0 {
+					admitted++
+				}
+			}
+			<-time.After(50 * time.Millisecond)
+		}
+		if most := rate*seconds + burst + planes; admitted > most {
+			t.Errorf("%d were admitted in %d s, at most %d may be", admitted, seconds, most)
+		}
+	})
+}
+
+// A part that was used up is not forgotten before it is full again.
+func TestSharedLimitsRememberLongParts(t *testing.T) {
+	s := newSharedLimits(nil, mustMetrics(t))
+	l := compileRateLimit("r", &mesh.RateLimit{Requests: 60, Per: mesh.Seconds(60), Burst: 1, Scope: mesh.ScopeMesh})
+	now := time.Now()
+	const planes = 100
+	if s.take(l, "a", planes, now) != 0 {
+		t.Fatal("the first is not admitted")
+	}
+	s.mu.Lock()
+	s.sweep(now.Add(30 * time.Second))
+	s.mu.Unlock()
+	if s.take(l, "a", planes, now.Add(30*time.Second)) == 0 {
+		t.Error("admitted after 30 s of 100")
 	}
 }

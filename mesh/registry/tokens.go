@@ -70,9 +70,9 @@ func (c *Client) askTokens(ctx context.Context, asks []mesh.TokenAsk) ([]*redis.
 			keys := []string{c.keys.rate(a.Bucket)}
 			micros := strconv.FormatFloat(float64(a.Interval)/float64(time.Microsecond), 'f', 3, 64)
 			if c.scripts.Load() {
-				answers[i] = p.Eval(ctx, source, keys, micros, a.Burst, a.Spent, a.Returned, a.Want)
+				answers[i] = p.Eval(ctx, source, keys, micros, a.Burst, a.Spent, a.Returned, a.Want, a.Planes)
 			} else {
-				answers[i] = p.FCall(ctx, tokensFunction, keys, micros, a.Burst, a.Spent, a.Returned, a.Want)
+				answers[i] = p.FCall(ctx, tokensFunction, keys, micros, a.Burst, a.Spent, a.Returned, a.Want, a.Planes)
 			}
 		}
 		return nil

@@ -179,13 +179,13 @@ func (w *Watcher) Run(ctx context.Context) error {
 
 // session watches over connections that work, and ends with the first error.
 func (w *Watcher) session(ctx context.Context) error {
+	defer w.saveNow()
 	if err := w.resync(ctx); err != nil {
 		return err
 	}
 	w.outage.ok()
 	w.setStatus(func(s *WatchStatus) { s.Connected = true })
 
-	defer w.saveNow()
 	f := w.startFollower(ctx)
 	defer f.stop()
 	var resume <-chan time.Time // what comes meanwhile is taken together

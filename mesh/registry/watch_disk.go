@@ -109,10 +109,19 @@ func (w *Watcher) saveNow() {
 	}
 	w.mu.Unlock()
 	slices.Sort(s.Needed)
+	room := maxSavedBytes/4*3 - maxSavedBytes/16 // in base64, and with names
+	for _, record := range s.Records {
+		room -= len(record)
+	}
 	for key, h := range w.instances.held {
-		if h.doc != nil {
-			s.Documents = append(s.Documents, savedDocument{key.node, key.role, h.raw})
+		if h.doc == nil {
+			continue
 		}
+		if room -= len(h.raw); room < 0 { // what is too long could not be read again
+			w.reject("file "+w.opts.File, &refusal{reason: rejectUnsaved, err: errTooMuchToSave})
+			break
+		}
+		s.Documents = append(s.Documents, savedDocument{key.node, key.role, h.raw})
 	}
 	slices.SortFunc(s.Documents, func(a, b savedDocument) int {
 		return strings.Compare(a.Node+"/"+a.Role, b.Node+"/"+b.Role)
@@ -123,6 +132,9 @@ func (w *Watcher) saveNow() {
 	}
 	w.savedSnapshot = now
 }
+
+// errTooMuchToSave is why some documents of nodes are not in the file.
+var errTooMuchToSave = fmt.Errorf("the configuration and the documents of nodes are over %d bytes together: some documents are left out", maxSavedBytes)
 
 // readSaved reads and verifies a file. Its records add up to its head's digest.
 func readSaved(name string) (*saved, error) {

@@ -36,6 +36,8 @@ func routingFilters() []control {
 		without("a raised limit of the mesh too", "limit_shared.go", "b.full = earlier(b.full, now.Add(burst)) // the limit may", "// the limit may", "TestRaisedLimits"),
 		without("what is held does not pile up", "limit_shared.go", "max(min(leasedFor, l.burst/4), 2*askEvery)", "leasedFor", "TestSharedLimitsThatAreHeld"),
 		without("a rate at both faces is one", "engine.go", "n += s.callers", "n += 0 * s.callers", "TestEnforcers"),
+		without("a long part is remembered", "limit_shared.go", "b.full.After(now) || ", "", "TestSharedLimitsRememberLongParts"),
+		without("what many data planes admit is owed", "limit_shared.go", "Planes: uint32(b.planes),", "", "TestSharedLimitsOfManyPlanes"),
 		without("a data plane alone keeps to its part", "limit_shared.go", "interval = b.limit.interval * time.Duration(planes)", "interval = b.limit.interval", "TestSharedLimitsAlone"),
 		without("what was not heard is told again", "limit_shared.go", "b.spent = min(b.spent+asks[i].Spent, b.limit.most())", "b.spent = min(b.spent+0*asks[i].Spent, b.limit.most())", "TestSharedLimitsTellAgain"),
 		without("shared keys are bounded", "limit_shared.go", "if b == nil && len(s.buckets) >= mostBuckets {", "if b == nil && len(s.buckets) >= 1<<30 {", "TestSharedLimitsBoundTheirMemory"),

@@ -60,7 +60,7 @@ func New(cfg Config, log zerolog.Logger, reg prometheus.Registerer) (*Exporter, 
 	}
 	e := &Exporter{
 		url: strings.TrimSuffix(cfg.Endpoint, "/") + "/v1/traces", cfg: cfg, log: log,
-		client:  &http.Client{Timeout: sendTimeout, Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, IdleConnTimeout: time.Minute}},
+		client:  &http.Client{Timeout: sendTimeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, IdleConnTimeout: time.Minute}},
 		queue:   make(chan *proxy.Span, mostQueued),
 		sent:    prometheus.NewCounter(prometheus.CounterOpts{Name: "hedgerow_spans_sent_total", Help: "Spans that the collector took."}),
 		dropped: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "hedgerow_spans_dropped_total", Help: "Spans that were not sent, by why: the queue was full, or the collector failed."}, []string{"reason"}),
@@ -146,7 +146,7 @@ func (e *Exporter) post(batch []*proxy.Span) error {
 	defer func() { _ = resp.Body.Close() }() // how closing went cannot matter any more
 	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, mostAnswer))
 	if resp.StatusCode/100 != 2 {
-		return fmt.Errorf("the collector at %s answered %s", e.url, resp.Status)
+		return fmt.Errorf("the collector at %s answered %s", r.URL.Redacted(), resp.Status)
 	}
 	return nil
 }
