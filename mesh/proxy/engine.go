@@ -196,6 +196,9 @@ func (e *Engine) forget(old, next *mesh.Config) {
 			e.needed.Delete(service)
 		}
 	}
+	if old != next {
+		e.metrics.keep(next)
+	}
 }
 
 // wants reports whether connections of key may still be used.
@@ -292,7 +295,7 @@ const ProofPrefix = "/.well-known/acme-challenge/"
 // Gateway returns the door for strangers at the gateway id. It calls services as src.
 func (e *Engine) Gateway(id string, src *identity.Source, edge Edge) Door {
 	s := &server{
-		e: e, face: Face{Kind: Gateway, Gateway: id}, hops: edge.Hops, proof: edge.Proof, forwarder: e.toMesh, counters: e.metrics.at(Gateway),
+		e: e, face: Face{Kind: Gateway, Gateway: id}, hops: edge.Hops, proof: edge.Proof, forwarder: e.toMesh, counters: e.metrics.at(Face{Kind: Gateway, Gateway: id}),
 		caller: func() (*identity.Source, *Refusal) { return src, nil },
 	}
 	if edge.HTTPSPort != 0 {
@@ -305,7 +308,7 @@ func (e *Engine) Gateway(id string, src *identity.Source, edge Edge) Door {
 // Outbound returns the door for the workloads of this node. caller says
 // which of them sends what comes by this listener.
 func (e *Engine) Outbound(caller CallerOf) Door {
-	return &server{e: e, face: Face{Kind: Outbound}, caller: caller, forwarder: e.toMesh, counters: e.metrics.at(Outbound)}
+	return &server{e: e, face: Face{Kind: Outbound}, caller: caller, forwarder: e.toMesh, counters: e.metrics.at(Face{Kind: Outbound})}
 }
 
 // Inbound returns the door for verified mesh peers, to be served over TLS
@@ -327,7 +330,7 @@ func (e *Engine) Inbound(workloads ...Workload) (Door, *tls.Config, error) {
 		name := identity.ServerName(w.Service, w.Node, e.opt.Mesh)
 		in.sources[name] = w.Source
 		in.byName[name] = &server{
-			e: e, face: Face{Kind: Inbound, Service: w.Service}, local: w.Source, counters: e.metrics.at(Inbound),
+			e: e, face: Face{Kind: Inbound, Service: w.Service}, local: w.Source, counters: e.metrics.at(Face{Kind: Inbound, Service: w.Service}),
 			forwarder: &toWorkload{local, e},
 		}
 	}
@@ -346,7 +349,7 @@ func (e *Engine) overHTTP2(service string) bool {
 // an error means only that the caller's context ended.
 func (e *Engine) RoundTripper(caller *identity.Source) http.RoundTripper {
 	return &roundTripper{&server{
-		e: e, face: Face{Kind: Outbound}, forwarder: e.toMesh, trust: trust{own: true}, plain: true, counters: e.metrics.at(Outbound),
+		e: e, face: Face{Kind: Outbound}, forwarder: e.toMesh, trust: trust{own: true}, plain: true, counters: e.metrics.at(Face{Kind: Outbound}),
 		caller: func() (*identity.Source, *Refusal) { return caller, nil },
 	}}
 }

@@ -18,6 +18,8 @@ import (
 // those of the configuration, and their series go when they go.
 type metrics struct {
 	requests *prometheus.CounterVec
+	routed   *prometheus.CounterVec
+	called   *prometheus.CounterVec
 	duration *prometheus.HistogramVec
 	inFlight *prometheus.GaugeVec
 	refusals *prometheus.CounterVec
@@ -49,6 +51,8 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	}
 	m := &metrics{
 		requests: counter("hedgerow_requests_total", "Requests by the class of the answer's status; aborted ones had none or not all of it.", "face", "service", "code_class"),
+		routed:   counter("hedgerow_route_requests_total", "Requests by the route that took them, and the class of the answer's status.", "face", "route", "code_class"),
+		called:   counter("hedgerow_peer_requests_total", "Requests to a workload by who sent them, and the class of the answer's status.", "service", "peer", "code_class"),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "hedgerow_request_duration_seconds", Help: "From the request's head to the end of its response.",
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
@@ -71,7 +75,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		conns:          prometheus.NewGauge(prometheus.GaugeOpts{Name: "hedgerow_upstream_connections", Help: "Open connections to other sidecars, pooled ones and links, and to workloads; WebSockets apart."}),
 		revision:       prometheus.NewGauge(prometheus.GaugeOpts{Name: "hedgerow_config_revision", Help: "Revision of the configuration that decides now."}),
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.duration, m.inFlight, m.refusals, m.retries, m.failures, m.mirrored, m.unretried, m.ejections, m.tcpConns, m.tcpOpen, m.tcpBytes, m.listener, m.sharedAlone, m.sharedFailures, m.compile, m.revision, m.shed, m.conns} {
+	for _, c := range []prometheus.Collector{m.requests, m.routed, m.called, m.duration, m.inFlight, m.refusals, m.retries, m.failures, m.mirrored, m.unretried, m.ejections, m.tcpConns, m.tcpOpen, m.tcpBytes, m.listener, m.sharedAlone, m.sharedFailures, m.compile, m.revision, m.shed, m.conns} {
 		if err := reg.Register(c); err != nil {
 			return nil, mesh.Errorf("proxy.New", "metrics", mesh.Internal, "%w", err)
 		}
@@ -87,16 +91,24 @@ type faceMetrics struct {
 	inFlight  prometheus.Gauge
 	mu        sync.Mutex // held to replace byService
 	byService atomic.Pointer[map[string]*classCounters]
+	routes    *seriesBy // nil at an Inbound
+	peers     *seriesBy // nil at others
 }
 
-// classCounters are the counters of one service by class of status; 0 is aborted.
+// classCounters are the series of one service.
 type classCounters struct {
-	byClass  [6]prometheus.Counter
+	byClass
 	duration prometheus.Observer
 }
 
-func (m *metrics) at(k FaceKind) *faceMetrics {
-	f := &faceMetrics{m: m, face: faceName(k), inFlight: m.inFlight.WithLabelValues(faceName(k))}
+func (m *metrics) at(face Face) *faceMetrics {
+	name := faceName(face.Kind)
+	f := &faceMetrics{m: m, face: name, inFlight: m.inFlight.WithLabelValues(name)}
+	if face.Kind == Inbound {
+		f.peers = newSeriesBy(m.called, face.Service, mostPeers)
+	} else {
+		f.routes = newSeriesBy(m.routed, name, 0)
+	}
 	f.byService.Store(&map[string]*classCounters{})
 	m.mu.Lock()
 	m.faces = append(m.faces, f)
@@ -106,14 +118,6 @@ func (m *metrics) at(k FaceKind) *faceMetrics {
 
 // count counts a request that was answered with status; 0 is aborted.
 func (f *faceMetrics) count(service string, status int) { f.of(service).count(status) }
-
-func (c *classCounters) count(status int) {
-	class := status / 100
-	if class < 1 || class > 5 {
-		class = 0
-	}
-	c.byClass[class].Inc()
-}
 
 // of returns the series of a service.
 func (f *faceMetrics) of(service string) *classCounters {

@@ -26,6 +26,12 @@ func (s *server) observe(x *exchange, status int) {
 	c := s.counters.of(x.decision.Service)
 	c.count(status)
 	c.duration.Observe(duration.Seconds())
+	switch {
+	case s.counters.peers != nil:
+		s.counters.peers.of(peerLabel(x.request.Peer)).count(status)
+	case x.decision.Route != nil:
+		s.counters.routes.of(x.decision.Route.Name).count(status)
+	}
 	o := &s.e.opt.Observe
 	own := x.code != "" // whose record and line are there since before it was sent
 	if !own && o.Records > 0 && rand.Float64() < o.Records {

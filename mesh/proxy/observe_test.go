@@ -188,3 +188,55 @@ func TestTracesArePassedOn(t *testing.T) {
 		t.Errorf("the workload got %q", got)
 	}
 }
+
+// Requests are counted by route and by caller, for as long as there are these.
+func TestRequestsByRouteAndPeer(t *testing.T) {
+	w := newWorld(t)
+	side := w.sidecar("orders", "n1", w.workload(func(http.ResponseWriter, *http.Request) {}), nil)
+	w.route("orders", nil)
+	en := w.gateway(overH1)
+	e, _ := w.engine(proxy.MeshLimits())
+	w.nodes = append(w.nodes, &node{engine: e, stop: e.Close})
+	web := &http.Client{Transport: e.RoundTripper(w.source("/svc/web/n/n9"))}
+	w.put(&mesh.Service{Meta: mesh.Meta{Name: "services/web"}})
+	ask := func() {
+		t.Helper()
+		if a := en.get(t, "/"); a.StatusCode != http.StatusOK {
+			t.Fatalf("got %d", a.StatusCode)
+		}
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://orders.mesh/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := web.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+	}
+	byRoute := func() float64 {
+		return counted(t, en.registry, "hedgerow_route_requests_total", map[string]string{"face": "gateway", "route": "routes/shop", "code_class": "2xx"})
+	}
+	byPeer := func(peer string) float64 {
+		return counted(t, side.registry, "hedgerow_peer_requests_total", map[string]string{"service": "orders", "peer": peer, "code_class": "2xx"})
+	}
+	w.publish()
+	for n := range 3 {
+		ask()
+		eventually(t, "both are counted", func() bool {
+			return byRoute() == float64(n+1) && byPeer("/gateway/edge") == float64(n+1) && byPeer("/svc/web") == float64(n+1)
+		})
+	}
+	service, route := w.config.Services["web"], w.config.Routes["shop"]
+	delete(w.config.Services, "web")
+	delete(w.config.Routes, "shop")
+	w.publish()
+	if byRoute() != 0 || byPeer("/svc/web") != 0 || byPeer("/gateway/edge") != 3 {
+		t.Errorf("the series of what is gone are there: %v, %v; the gateway's: %v", byRoute(), byPeer("/svc/web"), byPeer("/gateway/edge"))
+	}
+	w.put(service)
+	w.put(route)
+	w.publish()
+	ask()
+	eventually(t, "they are counted anew", func() bool { return byRoute() == 1 && byPeer("/svc/web") == 1 })
+}

@@ -166,7 +166,7 @@ func fuzzedGateway(f *testing.F) fuzzed {
 	e.Update(&mesh.Snapshot{Config: configOf(routeOf("shop", "shop.test"),
 		policyOf("p", mesh.Deny, mesh.PolicyTarget{Gateway: "g"}, toOf(mesh.PolicyTo{Paths: []string{"/admin"}})))})
 	return fuzzed{&server{
-		e: e, face: Face{Kind: Gateway, Gateway: "g"}, counters: e.metrics.at(Gateway),
+		e: e, face: Face{Kind: Gateway, Gateway: "g"}, counters: e.metrics.at(Face{Kind: Gateway}),
 		caller: func() (*identity.Source, *Refusal) { return nil, nil },
 	}}
 }

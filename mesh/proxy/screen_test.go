@@ -24,7 +24,7 @@ func edgeServer(t *testing.T, f forwarder) *server {
 	cfg := configOf(routeOf("shop", "shop.test"))
 	e.Update(&mesh.Snapshot{Config: cfg})
 	return &server{
-		e: e, face: Face{Kind: Gateway, Gateway: "g"}, forwarder: f, counters: e.metrics.at(Gateway),
+		e: e, face: Face{Kind: Gateway, Gateway: "g"}, forwarder: f, counters: e.metrics.at(Face{Kind: Gateway}),
 		caller: func() (*identity.Source, *Refusal) { return nil, nil },
 	}
 }

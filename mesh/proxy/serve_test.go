@@ -45,7 +45,7 @@ func TestAnAnswerToABrokenBodyIsNotHandedOn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &server{e: e, face: Face{Kind: Gateway}, counters: e.metrics.at(Gateway)}
+	s := &server{e: e, face: Face{Kind: Gateway}, counters: e.metrics.at(Face{Kind: Gateway})}
 	for broken, want := range map[error]int{errors.New("a malformed chunk"): 400, errBodyTooLong: 413, io.EOF: 200} {
 		x, c := &exchange{}, &told{}
 		x.reset(s, client{c.asker, c, c.switcher})

@@ -154,6 +154,8 @@ func routingHedging() []control {
 		without("hedges are within the budget", "hedge.go", "if !set.retries.retry(time.Now(), x.decision.Rule.Retry.Budget) {", "if !set.retries.retry(time.Now(), 1000) {", "TestHedgingIsBounded"),
 		without("hedges are within the breaker", "hedge.go", "if !set.breaker.retry() {", "if set.breaker.retry(); false {", "TestHedgingIsBounded"),
 		without("a bad answer waits for a better one", "hedge.go", "if !good && under > 0 {", "if !good && r.failed != nil && under > 0 {", "TestHedgingOfFailures"),
+		without("series of what is gone go", "metrics_by.go", "delete(next, key)", "_ = key", "TestRequestsByRouteAndPeer"),
+		without("callers are bounded", "metrics_by.go", "len(old) >= s.most && old[key] == nil", "len(old) >= 1<<20", "TestPeersAreBounded"),
 		without("a hedge is an attempt", "upstream_mesh.go", "n += hedges", "_ = hedges", "TestHedgingOfFailures"),
 		without("a try that came just in time stays", "upstream.go", "if !came {", "if !came || true {", "TestPerTryTimeoutDecidesOnce"),
 	}
