@@ -35,6 +35,7 @@ const (
 	measureSamples    = 50                     // of the latency without load
 	leastMeasured     = 10                     // of which as many have to come
 	measureMost       = time.Second            // for them
+	measureAgain      = 10 * time.Second       // after how long, while too few have come
 	mostSamples       = 256                    // that are kept of a window
 )
 
@@ -114,6 +115,7 @@ func (a *adaptive) configure(c *mesh.AdaptiveConcurrency) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.limit.Store(max(min(firstConcurrency, next.most), next.least))
+	a.before = a.limit.Load()
 	a.now, a.free, a.freely, a.peak = samples{}, samples{}, 0, 0
 	a.rules.Store(next)
 }
@@ -197,7 +199,7 @@ func (m admitted) done(answered bool) {
 	defer a.mu.Unlock()
 	a.peak = max(a.peak, n)
 	if m.free {
-		if a.free.add(took); a.free.n >= measureSamples {
+		if a.free.add(took); a.free.n >= measureSamples || a.freely == 0 && a.calm == nil && a.free.n >= leastMeasured {
 			a.learn(now)
 		}
 	}
@@ -210,7 +212,11 @@ func (m admitted) done(answered bool) {
 	}
 	a.adapt(rules)
 	a.ends = now.Add(adaptEvery)
-	if n > rules.least && (a.freely == 0 || now.Sub(a.measured) > jittered(rules.every)) {
+	every := rules.every
+	if a.freely == 0 {
+		every = min(every, measureAgain)
+	}
+	if n > rules.least && now.Sub(a.measured) > jittered(every) {
 		a.measure(rules)
 	}
 }
@@ -237,7 +243,6 @@ func (a *adaptive) adapt(rules *adaptiveRules) {
 // measure lets no more than the least in until enough is known. mu is held.
 func (a *adaptive) measure(rules *adaptiveRules) {
 	a.before, a.calm = a.limit.Load(), make(chan struct{})
-	a.free.n = 0
 	a.limit.Store(rules.least)
 	calm := a.calm
 	time.AfterFunc(measureMost, func() {

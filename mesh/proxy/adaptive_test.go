@@ -131,6 +131,19 @@ func TestAdaptiveConcurrencyMeasuresAgain(t *testing.T) {
 	})
 }
 
+// A workload that takes seconds to answer is measured too, and meanwhile it works.
+func TestAdaptiveConcurrencyOfSlowAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorker(100, 2*time.Second)
+		a := adaptiveOf(mesh.AdaptiveConcurrency{})
+		press(t.Context(), a, w, 60, 2*time.Minute, time.Hour)
+		got := press(t.Context(), a, w, 60, time.Minute, time.Hour)
+		if most := 60 * int64(time.Minute/w.each); got.answered < most*8/10 {
+			t.Errorf("%d were answered, want 8 of 10 of %d; the limit is %d", got.answered, most, a.limit.Load())
+		}
+	})
+}
+
 // Who waits while the latency is measured may leave; more than the limit do not wait.
 func TestAdaptiveConcurrencyWhileItMeasures(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
