@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +17,9 @@ import (
 
 const (
 	maxSavedBytes = 2 * maxConfigBytes
+	// savedFrame is more than what the file has around an item's name and base64, and
+	// around all items.
+	savedFrame = 64
 )
 
 // saved is what a Watcher keeps on disk: the bytes as Redis held them, so that
@@ -32,7 +36,7 @@ type saved struct {
 type savedDocument struct {
 	Node string `json:"node"`
 	Role string `json:"role"`
-	Raw  string `json:"raw"`
+	Raw  []byte `json:"raw"`
 }
 
 // load starts from the file of an earlier run, so that a process serves with
@@ -58,12 +62,12 @@ func (w *Watcher) load() {
 	w.Need(s.Needed...)
 	for _, d := range s.Documents {
 		// Accepted once, a document does not age while Redis is silent.
-		doc, r := openDocument([]byte(d.Raw), d.Node, d.Role, s.Time)
+		doc, r := openDocument(d.Raw, d.Node, d.Role, s.Time)
 		if r != nil {
 			w.reject("file "+w.opts.File, r)
 			continue
 		}
-		w.instances.held[instanceKey{d.Node, d.Role}] = &held{raw: d.Raw, doc: doc, seen: s.Time}
+		w.instances.held[instanceKey{d.Node, d.Role}] = &held{raw: string(d.Raw), doc: doc, seen: s.Time}
 	}
 	w.instances.read, w.instances.stale = true, true
 	w.client.metrics.revision.Set(float64(s.Head.Revision))
@@ -109,23 +113,10 @@ func (w *Watcher) saveNow() {
 	}
 	w.mu.Unlock()
 	slices.Sort(s.Needed)
-	room := maxSavedBytes/4*3 - maxSavedBytes/16 // in base64, and with names
-	for _, record := range s.Records {
-		room -= len(record)
+	if left := s.add(w.instances.held, maxSavedBytes); left > 0 {
+		w.reject("file "+w.opts.File, &refusal{reason: rejectUnsaved, err: fmt.Errorf(
+			"the configuration and the documents of nodes are over %d bytes together: %d documents are left out", maxSavedBytes, left)})
 	}
-	for key, h := range w.instances.held {
-		if h.doc == nil {
-			continue
-		}
-		if room -= len(h.raw); room < 0 { // what is too long could not be read again
-			w.reject("file "+w.opts.File, &refusal{reason: rejectUnsaved, err: errTooMuchToSave})
-			break
-		}
-		s.Documents = append(s.Documents, savedDocument{key.node, key.role, h.raw})
-	}
-	slices.SortFunc(s.Documents, func(a, b savedDocument) int {
-		return strings.Compare(a.Node+"/"+a.Role, b.Node+"/"+b.Role)
-	})
 	if err := writeSaved(w.opts.File, &s); err != nil {
 		w.reject("file "+w.opts.File, &refusal{reason: rejectUnsaved, err: err})
 		return
@@ -133,8 +124,33 @@ func (w *Watcher) saveNow() {
 	w.savedSnapshot = now
 }
 
-// errTooMuchToSave is why some documents of nodes are not in the file.
-var errTooMuchToSave = fmt.Errorf("the configuration and the documents of nodes are over %d bytes together: some documents are left out", maxSavedBytes)
+// add takes the accepted documents, in the order of their keys, and returns how many it leaves out
+// because a file with them would be longer than most, and not be read again.
+func (s *saved) add(documents map[instanceKey]*held, most int) (left int) {
+	room := most - 4*savedFrame - len(s.Mesh) - len(s.Head.Digest)
+	for name, record := range s.Records {
+		room -= savedFrame + len(name) + base64.StdEncoding.EncodedLen(len(record))
+	}
+	for _, service := range s.Needed {
+		room -= savedFrame + len(service)
+	}
+	for key, h := range documents {
+		if h.doc != nil {
+			s.Documents = append(s.Documents, savedDocument{key.node, key.role, []byte(h.raw)})
+		}
+	}
+	slices.SortFunc(s.Documents, func(a, b savedDocument) int {
+		return strings.Compare(a.Node+"/"+a.Role, b.Node+"/"+b.Role)
+	})
+	for i, d := range s.Documents {
+		if room -= savedFrame + len(d.Node) + len(d.Role) + base64.StdEncoding.EncodedLen(len(d.Raw)); room < 0 {
+			left = len(s.Documents) - i
+			s.Documents = s.Documents[:i]
+			break
+		}
+	}
+	return left
+}
 
 // readSaved reads and verifies a file. Its records add up to its head's digest.
 func readSaved(name string) (*saved, error) {
@@ -169,6 +185,9 @@ func writeSaved(name string, s *saved) error {
 	b, err := json.Marshal(s)
 	if err != nil {
 		return err
+	}
+	if len(b) > maxSavedBytes { // it could not be read again, the one before can
+		return fmt.Errorf("%d bytes, at most %d are read", len(b), maxSavedBytes)
 	}
 	dir := filepath.Dir(name)
 	tmp, err := os.CreateTemp(dir, filepath.Base(name)+".*") // 0600

@@ -36,7 +36,7 @@ func savedWorld(t *testing.T) (file, deadAddr string, head mesh.Head) {
 	eventually(t, "the instance", func() bool { return w.addresses("orders") == "127.0.0.1:9001" })
 	eventually(t, "the file with the instance", func() bool {
 		b, err := os.ReadFile(file)
-		return err == nil && bytes.Contains(b, []byte("127.0.0.1:9001"))
+		return err == nil && bytes.Contains(b, []byte("\"node\":\"n1\""))
 	})
 	w.stop()
 	s.Close()
