@@ -31,6 +31,7 @@ const (
 	mostBatch   = 512
 	batchEvery  = time.Second
 	sendTimeout = 10 * time.Second
+	lastSend    = time.Second // for what is left at the end
 	mostAnswer  = 64 << 10
 )
 
@@ -82,15 +83,18 @@ func (e *Exporter) Export(s *proxy.Span) {
 	}
 }
 
-// Run sends until ctx ends, and then what is left.
+// Run sends until ctx ends, and then what is left, for which a collector that hangs gets lastSend.
 func (e *Exporter) Run(ctx context.Context) error {
 	defer e.client.CloseIdleConnections()
+	sending, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(lastSend, cancel) })()
 	tick := time.NewTicker(batchEvery)
 	defer tick.Stop()
 	var batch []*proxy.Span
 	flush := func() {
 		if len(batch) > 0 {
-			e.send(batch)
+			e.send(sending, batch)
 			batch = nil
 		}
 	}
@@ -118,8 +122,8 @@ func (e *Exporter) Run(ctx context.Context) error {
 }
 
 // send sends one batch.
-func (e *Exporter) send(batch []*proxy.Span) {
-	if err := e.post(batch); err != nil {
+func (e *Exporter) send(ctx context.Context, batch []*proxy.Span) {
+	if err := e.post(ctx, batch); err != nil {
 		e.dropped.WithLabelValues("collector").Add(float64(len(batch)))
 		e.log.Warn().Err(err).Int("spans", len(batch)).Msg("spans were not sent")
 		return
@@ -127,12 +131,12 @@ func (e *Exporter) send(batch []*proxy.Span) {
 	e.sent.Add(float64(len(batch)))
 }
 
-func (e *Exporter) post(batch []*proxy.Span) error {
+func (e *Exporter) post(ctx context.Context, batch []*proxy.Span) error {
 	body, err := json.Marshal(e.request(batch))
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), sendTimeout)
+	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, e.url, bytes.NewReader(body))
 	if err != nil {

@@ -82,6 +82,28 @@ func TestWhatIsNotTakenIsCounted(t *testing.T) {
 	}
 }
 
+// A collector that hangs holds up no shutdown.
+func TestTheEndWaitsForNoCollector(t *testing.T) {
+	hang, asked := make(chan struct{}), make(chan struct{}, 10)
+	e, stop := start(t, func(http.ResponseWriter, *http.Request) {
+		asked <- struct{}{}
+		<-hang
+	})
+	defer close(hang)
+	for range mostBatch + 1 { // one batch is being sent when the end comes, one is left
+		e.Export(&proxy.Span{Method: "GET"})
+	}
+	<-asked
+	began := time.Now()
+	stop()
+	if took := time.Since(began); took > lastSend+2*time.Second {
+		t.Errorf("it ended after %v", took)
+	}
+	if got := testutil.ToFloat64(e.dropped.WithLabelValues("collector")); got != mostBatch+1 {
+		t.Errorf("%v spans are counted as dropped", got)
+	}
+}
+
 func TestEndpointIsAURL(t *testing.T) {
 	for _, endpoint := range []string{"", "127.0.0.1:4318", "grpc://a:4317", "http://"} {
 		if _, err := New(Config{Endpoint: endpoint}, zerolog.Nop(), prometheus.NewRegistry()); mesh.KindOf(err) != mesh.Invalid {
