@@ -21,7 +21,9 @@ import (
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 	"github.com/hedgerow-mesh/hedgerow/mesh/registry"
 	"github.com/hedgerow-mesh/hedgerow/mesh/registry/embedded"
+	"github.com/hedgerow-mesh/hedgerow/mesh/signing"
 	"github.com/hedgerow-mesh/hedgerow/test/servers"
+	"github.com/hedgerow-mesh/hedgerow/test/signers"
 )
 
 func TestMain(m *testing.M) {
@@ -80,14 +82,25 @@ func open(t *testing.T, addr string) client {
 	return openConfig(t, registry.Config{Addresses: []string{addr}, Mesh: "test"})
 }
 
+// openTrusting opens a client that believes whom trust does.
+func openTrusting(t *testing.T, addr string, trust *signing.Verifier) client {
+	t.Helper()
+	return openAs(t, registry.Config{Addresses: []string{addr}, Mesh: "test"}, trust)
+}
+
 func openConfig(t *testing.T, cfg registry.Config) client {
+	t.Helper()
+	return openAs(t, cfg, trusted.Verifier())
+}
+
+func openAs(t *testing.T, cfg registry.Config, trust *signing.Verifier) client {
 	t.Helper()
 	reg := prometheus.NewRegistry()
 	log := zerolog.Nop()
 	if testing.Verbose() {
 		log = zerolog.New(zerolog.ConsoleWriter{Out: os.Stderr}).With().Timestamp().Str("test", t.Name()).Logger()
 	}
-	c, err := registry.Open(cfg, log, reg)
+	c, err := registry.Open(cfg, trust, log, reg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,6 +142,9 @@ func raw(t *testing.T, addr string) *redis.Client {
 
 const prefix = "{hedgerow:test}:"
 
+// trusted signs the configuration of every mesh here.
+var trusted = signers.New("test")
+
 // revisions stands for the revision log of a control plane.
 type revisions struct {
 	mu      sync.Mutex
@@ -157,7 +173,7 @@ func (l *revisions) commit(objects map[string]any) (change mesh.Change, base mes
 	}
 	records := maps.Clone(l.records)
 	records.Apply(change)
-	change.Head = mesh.Head{Epoch: 1, Revision: base.Revision + 1, Digest: records.Digest(), Time: time.Now().UTC()}
+	change.Head = trusted.Sign(mesh.Head{Epoch: 1, Revision: base.Revision + 1, Digest: records.Digest(), Time: time.Now().UTC()})
 	l.head, l.records = change.Head, records
 	return change, base, records
 }
@@ -263,7 +279,7 @@ func throughout(t *testing.T, d time.Duration, what string, ok func() bool) {
 func TestOpenReportsEveryMistakeAtOnce(t *testing.T) {
 	_, err := registry.Open(registry.Config{
 		Addresses: []string{"nowhere"}, Mesh: "Not A Name", TLS: registry.TLS{CertFile: "x"},
-	}, zerolog.Nop(), prometheus.NewRegistry())
+	}, trusted.Verifier(), zerolog.Nop(), prometheus.NewRegistry())
 	if mesh.KindOf(err) != mesh.Invalid {
 		t.Fatalf("Open: %v", err)
 	}

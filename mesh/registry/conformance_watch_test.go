@@ -3,6 +3,7 @@ package registry_test
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"testing"
@@ -12,6 +13,8 @@ import (
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 	"github.com/hedgerow-mesh/hedgerow/mesh/registry"
+	"github.com/hedgerow-mesh/hedgerow/mesh/signing"
+	"github.com/hedgerow-mesh/hedgerow/test/signers"
 )
 
 // watching is a running Watcher and all that it said.
@@ -211,17 +214,61 @@ func TestWatchRefuses(t *testing.T) {
 		name, reason string
 		forge        func(t *testing.T, r *redis.Client, applied mesh.Head)
 	}{
+		// Signed by who may: what a Redis can replay, or a control plane of a log that forked.
 		{"an older head", "older", func(t *testing.T, r *redis.Client, h mesh.Head) {
-			forge(t, r, mesh.Head{Epoch: h.Epoch, Revision: h.Revision - 1, Digest: evil.Digest()}, evil)
+			forge(t, r, trusted.Sign(mesh.Head{Epoch: h.Epoch, Revision: h.Revision - 1, Digest: evil.Digest()}), evil)
 		}},
-		{"an older epoch", "older", func(t *testing.T, r *redis.Client, h mesh.Head) {
-			forge(t, r, mesh.Head{Epoch: h.Epoch - 1, Revision: h.Revision + 9, Digest: evil.Digest()}, evil)
+		{"an older epoch", "wrong_epoch", func(t *testing.T, r *redis.Client, h mesh.Head) {
+			forge(t, r, trusted.Sign(mesh.Head{Epoch: h.Epoch - 1, Revision: h.Revision + 9, Digest: evil.Digest()}), evil)
+		}},
+		{"an epoch of the signer's own", "wrong_epoch", func(t *testing.T, r *redis.Client, h mesh.Head) {
+			forge(t, r, trusted.Sign(mesh.Head{Epoch: h.Epoch + 1, Revision: h.Revision, Digest: evil.Digest()}), evil)
 		}},
 		{"a fork", "fork", func(t *testing.T, r *redis.Client, h mesh.Head) {
-			forge(t, r, mesh.Head{Epoch: h.Epoch, Revision: h.Revision, Digest: evil.Digest()}, evil)
+			forge(t, r, trusted.Sign(mesh.Head{Epoch: h.Epoch, Revision: h.Revision, Digest: evil.Digest()}), evil)
 		}},
 		{"records that are not the head's", "digest", func(t *testing.T, r *redis.Client, h mesh.Head) {
-			forge(t, r, mesh.Head{Epoch: h.Epoch, Revision: h.Revision + 1, Digest: strings.Repeat("ab", 32)}, evil)
+			forge(t, r, trusted.Sign(mesh.Head{Epoch: h.Epoch, Revision: h.Revision + 1, Digest: strings.Repeat("ab", 32)}), evil)
+		}},
+		// Signed by nobody who may.
+		{"a head without a signature", "unsigned", func(t *testing.T, r *redis.Client, h mesh.Head) {
+			forge(t, r, mesh.Head{Epoch: h.Epoch, Revision: h.Revision + 1, Digest: evil.Digest()}, evil)
+		}},
+		{"a head with the signature of another", "bad_signature", func(t *testing.T, r *redis.Client, h mesh.Head) {
+			h.Revision, h.Digest = h.Revision+1, evil.Digest()
+			forge(t, r, h, evil)
+		}},
+		{"a head with another time than was signed", "bad_signature", func(t *testing.T, r *redis.Client, h mesh.Head) {
+			h.Time = h.Time.Add(time.Hour)
+			forge(t, r, h, evil)
+		}},
+		{"a head for another mesh", "bad_signature", func(t *testing.T, r *redis.Client, h mesh.Head) {
+			other := *trusted
+			other.Mesh = "other"
+			forge(t, r, other.Sign(mesh.Head{Epoch: h.Epoch, Revision: h.Revision + 1, Digest: evil.Digest()}), evil)
+		}},
+		{"a head by a key of the attacker's", "unknown_key", func(t *testing.T, r *redis.Client, h mesh.Head) {
+			forge(t, r, signers.New("test").Sign(mesh.Head{Epoch: h.Epoch, Revision: h.Revision + 1, Digest: evil.Digest()}), evil)
+		}},
+		{"a head by the attacker's key under the name of ours", "bad_signature", func(t *testing.T, r *redis.Client, h mesh.Head) {
+			forged := signers.New("test").Sign(mesh.Head{Epoch: h.Epoch, Revision: h.Revision + 1, Digest: evil.Digest()})
+			forged.KeyID = h.KeyID
+			forge(t, r, forged, evil)
+		}},
+		{"keys by a root of the attacker's", "bad_keys", func(t *testing.T, r *redis.Client, h mesh.Head) {
+			own := signers.New("test")
+			r.Set(t.Context(), prefix+"keys", own.Set, 0)
+			forge(t, r, own.Sign(mesh.Head{Epoch: h.Epoch, Revision: h.Revision + 1, Digest: evil.Digest()}), evil)
+		}},
+		{"keys of 1 MiB", "bad_keys", func(t *testing.T, r *redis.Client, _ mesh.Head) {
+			r.Set(t.Context(), prefix+"keys", strings.Repeat("k", 1<<20), 0)
+		}},
+		{"the keys of before", "older_keys", func(t *testing.T, r *redis.Client, _ mesh.Head) {
+			first, err := signing.FirstKeys(trusted.Root, "test", time.Now())
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Set(t.Context(), prefix+"keys", first, 0)
 		}},
 		{"a head that is no JSON", "malformed", func(t *testing.T, r *redis.Client, _ mesh.Head) {
 			r.Set(t.Context(), prefix+"head", "{", 0)
@@ -230,7 +277,18 @@ func TestWatchRefuses(t *testing.T) {
 			r.Set(t.Context(), prefix+"head", strings.Repeat(" ", 64<<10), 0)
 		}},
 		{"a change that is not what its head says", "digest", func(t *testing.T, r *redis.Client, h mesh.Head) {
-			head, err := json.Marshal(mesh.Head{Epoch: h.Epoch, Revision: h.Revision + 1, Digest: strings.Repeat("ab", 32)})
+			head, err := json.Marshal(trusted.Sign(mesh.Head{Epoch: h.Epoch, Revision: h.Revision + 1, Digest: strings.Repeat("ab", 32)}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.XAdd(t.Context(), &redis.XAddArgs{
+				Stream: prefix + "changes", ID: fmt.Sprintf("%d-0", h.Revision+1),
+				Values: []any{"head", head, "put:defaults/mesh", evil["defaults/mesh"]},
+			})
+		}},
+		{"a change that nobody signed", "unsigned", func(t *testing.T, r *redis.Client, h mesh.Head) {
+			records := maps.Clone(evil)
+			head, err := json.Marshal(mesh.Head{Epoch: h.Epoch, Revision: h.Revision + 1, Digest: records.Digest()})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -272,7 +330,10 @@ func TestWatchRefuses(t *testing.T) {
 					return err == nil && rep.State().Published || mesh.KindOf(rep.State().Err) == mesh.Conflict
 				})
 				if mesh.KindOf(rep.State().Err) == mesh.Conflict {
-					return // not ours to overwrite; signatures will tell the difference
+					if tc.reason != "digest" && tc.reason != "fork" {
+						t.Errorf("what nobody signed who may is not overwritten: %v", rep.State().Err)
+					}
+					return // another control plane's: not ours to overwrite
 				}
 				l.commit(route(2))
 				rep.Kick()

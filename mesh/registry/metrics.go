@@ -9,11 +9,13 @@ import (
 )
 
 // Reasons for refusing what Redis holds: the label of
-// hedgerow_registry_rejects_total.
+// hedgerow_registry_rejects_total. Those of heads and keys that are not believed are
+// signing's.
 const (
 	rejectMalformed = "malformed" // not the JSON, or not the shape, that it must be
 	rejectOversize  = "oversize"
 	rejectOlder     = "older"     // a head below the highest applied
+	rejectForged    = "forged"    // a head that the control plane found and replaced
 	rejectFork      = "fork"      // the applied revision with another digest
 	rejectDigest    = "digest"    // records that their head does not describe
 	rejectRecord    = "record"    // one object that does not validate
@@ -33,6 +35,8 @@ type metrics struct {
 	revision    prometheus.Gauge
 	instances   prometheus.Gauge
 	syncedAt    atomic.Int64 // when Redis last confirmed the snapshot, Unix ns; 0 for never
+	signedAt    atomic.Int64 // of the newest head that was believed, likewise
+	keysEnd     atomic.Int64 // when the last key that may sign ceases to, likewise
 	leaseWrites prometheus.Counter
 	inSync      prometheus.Gauge
 }
@@ -68,18 +72,24 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Help: "1 while Redis is known to hold the newest logged revision.",
 		}),
 	}
-	stale := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "hedgerow_registry_stale_seconds",
-		Help: "Seconds since Redis last confirmed the current snapshot; rises while Redis is away or refused, 0 before the first.",
-	}, func() float64 {
-		at := m.syncedAt.Load()
-		if at == 0 {
-			return 0
-		}
-		return time.Since(time.Unix(0, at)).Seconds()
-	})
+	since := func(name, help string, at *atomic.Int64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
+			if at.Load() == 0 {
+				return 0
+			}
+			return time.Since(time.Unix(0, at.Load())).Seconds()
+		})
+	}
+	stale := since("hedgerow_registry_stale_seconds",
+		"Seconds since Redis last confirmed the current snapshot; rises while Redis is away or refused, 0 before the first.", &m.syncedAt)
+	signed := since("hedgerow_registry_signed_seconds",
+		"Seconds since a control plane last signed that the current configuration is the newest; beyond 300 it may be withheld. 0 before the first.", &m.signedAt)
+	ends := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "hedgerow_registry_signing_keys_end_seconds",
+		Help: "When the last key that may sign configuration ceases to, as Unix time; 0 if none is known.",
+	}, func() float64 { return float64(m.keysEnd.Load()) / 1e9 })
 	var errs []error
-	for _, c := range []prometheus.Collector{m.rejects, m.errors, m.publishes, m.revision, m.instances, stale, m.leaseWrites, m.inSync} {
+	for _, c := range []prometheus.Collector{m.rejects, m.errors, m.publishes, m.revision, m.instances, stale, signed, ends, m.leaseWrites, m.inSync} {
 		errs = append(errs, reg.Register(c))
 	}
 	return m, errors.Join(errs...)

@@ -2,7 +2,8 @@ package registry
 
 import (
 	"context"
-	_ "embed" // publish.lua
+	"crypto/sha1" //nolint:gosec // what Redis has in scripts
+	_ "embed"     // publish.lua
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -86,16 +87,57 @@ func (c *Client) Publish(ctx context.Context, change mesh.Change, base mesh.Head
 	return c.outcome(op, "full", outcome, err)
 }
 
-// republish writes everything, over an older head or over the same one.
+// republish writes everything, over an older head or over the same one, and over whatever
+// nobody signed who may.
 func (c *Client) republish(ctx context.Context, head mesh.Head, all mesh.Records) (Outcome, error) {
 	const op = "registry.Republish"
 	if err := checkSize(op, all); err != nil {
 		return 0, err
 	}
-	outcome, err := c.publish(ctx, publication{
-		mode: "repair", head: head, count: len(all), puts: all, entry: []any{fieldWhole, "1"},
-	})
+	p := publication{mode: "repair", head: head, count: len(all), puts: all, entry: []any{fieldWhole, "1"}}
+	outcome, err := c.publish(ctx, p)
+	if err == nil && outcome == "newer" {
+		var forged string
+		if forged, err = c.forged(ctx); err == nil && forged != "" {
+			c.log.Warn().Msg("Redis holds a head that nobody signed who may: it is replaced")
+			c.metrics.rejects.WithLabelValues(rejectForged).Inc()
+			p.mode = fmt.Sprintf("over:%x", sha1.Sum([]byte(forged))) //nolint:gosec // names what is replaced, no secret
+			outcome, err = c.publish(ctx, p)
+		}
+	}
 	return c.outcome(op, "full", outcome, err)
+}
+
+// forged returns the head that Redis holds, if nobody signed it who may sign now.
+func (c *Client) forged(ctx context.Context) (string, error) {
+	const op = "registry.Republish"
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	raw, err := c.redis.GetRange(ctx, c.keys.head(), 0, maxHeadBytes).Result()
+	if err != nil {
+		return "", readError(op, err)
+	}
+	head, err := decodeHead(op, []byte(raw))
+	if err == nil && c.trust.Head(head, time.Now()) == nil {
+		return "", nil
+	}
+	return raw, nil //nolint:nilerr // what is no head is no better than one of nobody's
+}
+
+// sign replaces the head by the same one, signed later.
+func (c *Client) sign(ctx context.Context, head mesh.Head) error {
+	outcome, err := c.publish(ctx, publication{mode: "sign", head: head})
+	if err == nil && outcome != "published" {
+		err = mesh.Errorf("registry.Republish", "", mesh.Unavailable, "the head changed while it was signed again")
+	}
+	return wrap("registry.Republish", "", err)
+}
+
+// publishKeys replaces the keys that Redis holds.
+func (c *Client) publishKeys(ctx context.Context, raw []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return wrap("registry.Republish", "", c.redis.Set(ctx, c.keys.signers(), raw, 0).Err())
 }
 
 func (c *Client) outcome(op, way, outcome string, err error) (Outcome, error) {
@@ -218,4 +260,11 @@ func checkSize(op string, all mesh.Records) error {
 		return mesh.Errorf(op, "", mesh.Invalid, "%d bytes of objects, at most %d can be published", size, maxConfigBytes)
 	}
 	return nil
+}
+
+// knowKeys notes when the keys that may sign cease to.
+func (c *Client) knowKeys() {
+	if keys, _ := c.trust.Keys(); keys != nil && !keys.Ends().IsZero() {
+		c.metrics.keysEnd.Store(keys.Ends().UnixNano())
+	}
 }

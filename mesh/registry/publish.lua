@@ -5,7 +5,9 @@
 -- ARGV  1 the new head, JSON       2 its epoch     3 its revision   4 its digest
 --       5 the base's epoch         6 its revision  7 its digest
 --       8 number of records of the new revision
---       9 "delta", "full", or "repair": full, and also over the same head
+--       9 "delta", "full", "repair": full, and also over the same head; "sign": only
+--         the head, over the same one; or "over:" and a SHA-1: full, and also over
+--         whatever head has it
 --      10 entries kept in changes
 --      11 number of records to put, 12 of names to delete
 --      13.. name, record, name, record, ..; names to delete; then the fields
@@ -15,8 +17,9 @@
 -- had a later one, or another of this revision; full: the delta does not fit
 -- what Redis has, nothing was written.
 
-local new = { epoch = tonumber(ARGV[2]), revision = tonumber(ARGV[3]), digest = ARGV[4] }
 local mode, count = ARGV[9], tonumber(ARGV[8])
+local new = { epoch = tonumber(ARGV[2]), revision = tonumber(ARGV[3]), digest = ARGV[4] }
+
 local puts = 13
 local deletes = puts + 2 * tonumber(ARGV[11])
 local fields = deletes + tonumber(ARGV[12])
@@ -28,8 +31,9 @@ local function whole(n)
 end
 local function current()
   local absent = { epoch = 0, revision = 0, digest = '' }
-  local raw = redis.pcall('GET', KEYS[1])
-  if type(raw) ~= 'string' then return absent end
+  local raw = redis.pcall('GETRANGE', KEYS[1], 0, 4096)
+  if type(raw) ~= 'string' or #raw > 4096 then return absent end
+  if mode == 'over:' .. redis.sha1hex(raw) then return absent end
   local ok, head = pcall(cjson.decode, raw)
   if not ok or type(head) ~= 'table' or not whole(head.epoch) or not whole(head.revision)
     or type(head.digest) ~= 'string' then
@@ -44,6 +48,11 @@ local function answer(outcome)
 end
 
 local same = old.epoch == new.epoch and old.revision == new.revision and old.digest == new.digest
+if mode == 'sign' then
+  if not same then return answer('newer') end
+  redis.call('SET', KEYS[1], ARGV[1])
+  return answer('published')
+end
 if same and mode ~= 'repair' then return answer('same') end
 if not same and (old.epoch > new.epoch or (old.epoch == new.epoch and old.revision >= new.revision)) then
   return answer('newer')

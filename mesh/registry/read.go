@@ -11,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
+	"github.com/hedgerow-mesh/hedgerow/mesh/signing"
 )
 
 // Head returns the head that Redis holds. It fails with kind NotFound when
@@ -30,34 +31,41 @@ func (c *Client) Head(ctx context.Context) (mesh.Head, error) {
 // at the records. It fails like Head, and with kind Malformed when the records
 // are not those that the head describes.
 func (c *Client) Read(ctx context.Context) (mesh.Head, mesh.Records, error) {
+	head, records, _, err := c.read(ctx)
+	return head, records, err
+}
+
+// read is Read that also returns what is there for the keys, whatever becomes of the rest.
+func (c *Client) read(ctx context.Context) (_ mesh.Head, _ mesh.Records, signers string, _ error) {
 	const op = "registry.Read"
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
-	var head *redis.StringCmd
+	var head, keys *redis.StringCmd
 	var config *redis.MapStringStringCmd
 	_, err := c.redis.TxPipelined(ctx, func(p redis.Pipeliner) error {
+		keys = p.GetRange(ctx, c.keys.signers(), 0, signing.MaxKeySetBytes)
 		head = p.GetRange(ctx, c.keys.head(), 0, maxHeadBytes)
 		config = p.HGetAll(ctx, c.keys.config())
 		return nil
 	})
-	if err != nil {
-		return mesh.Head{}, nil, readError(op, err)
+	if err != nil && (head.Err() != nil || config.Err() != nil) {
+		return mesh.Head{}, nil, keys.Val(), readError(op, errors.Join(head.Err(), config.Err()))
 	}
 	h, err := decodeHead(op, []byte(head.Val()))
 	if err != nil {
-		return mesh.Head{}, nil, err
+		return mesh.Head{}, nil, keys.Val(), err
 	}
 	records := make(mesh.Records, len(config.Val()))
 	for name, raw := range config.Val() {
 		records[name] = []byte(raw)
 	}
 	if err := checkSize(op, records); err != nil {
-		return h, nil, mesh.Errorf(op, "", mesh.Malformed, "%w", err)
+		return h, nil, keys.Val(), mesh.Errorf(op, "", mesh.Malformed, "%w", err)
 	}
 	if got := records.Digest(); got != h.Digest {
-		return h, nil, &mesh.Error{Op: op, Kind: mesh.Malformed, Err: fmt.Errorf("%w: they have %.16s, revision %d says %.16s", errDigest, got, h.Revision, h.Digest)}
+		return h, nil, keys.Val(), &mesh.Error{Op: op, Kind: mesh.Malformed, Err: fmt.Errorf("%w: they have %.16s, revision %d says %.16s", errDigest, got, h.Revision, h.Digest)}
 	}
-	return h, records, nil
+	return h, records, keys.Val(), nil
 }
 
 // errDigest is in the chain of errors about records that their head does not

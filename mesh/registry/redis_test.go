@@ -141,7 +141,7 @@ func TestPasswordFile(t *testing.T) {
 	}
 	file := filepath.Join(t.TempDir(), "password")
 	cfg := registry.Config{Addresses: []string{s.Addr}, Mesh: "test", PasswordFile: file}
-	_, err = registry.Open(cfg, zerolog.Nop(), prometheus.NewRegistry())
+	_, err = registry.Open(cfg, trusted.Verifier(), zerolog.Nop(), prometheus.NewRegistry())
 	if mesh.KindOf(err) != mesh.Invalid || !strings.Contains(err.Error(), file) {
 		t.Errorf("with a password file that is not there: %v", err)
 	}
@@ -236,7 +236,7 @@ func TestNodeACL(t *testing.T) {
 	c, l := open(t, s.Addr), newRevisions()
 	l.publish(t, c, world())
 	rules := strings.Fields("on >pw resetkeys resetchannels -@all +ping +hello +auth +multi +exec " +
-		"%R~" + prefix + "config %R~" + prefix + "changes %R~" + prefix + "head %R~" + prefix + "inst:* %RW~" + prefix + "inst:n1/* %RW~" + prefix + "ev:* %RW~" + prefix + "rl:* " +
+		"%R~" + prefix + "config %R~" + prefix + "changes %R~" + prefix + "head %R~" + prefix + "keys %R~" + prefix + "inst:* %RW~" + prefix + "inst:n1/* %RW~" + prefix + "ev:* %RW~" + prefix + "rl:* " +
 		"+get +getrange +hgetall +xread +xrevrange +set +pexpire +pttl +xadd +fcall +time")
 	if err := raw(t, s.Addr).Do(t.Context(), append([]any{"ACL", "SETUSER", "n1"}, toAny(rules)...)...).Err(); err != nil {
 		t.Fatal(err)

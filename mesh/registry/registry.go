@@ -9,7 +9,8 @@
 // SCAN and no pub/sub; all of them lose what happens while nobody listens.
 //
 // Everything read from Redis is hostile input: bounded, checked against the
-// digest in its head, and refused when older than what was applied.
+// digest in its head, whose signature package signing believes, and refused when
+// older than what was applied.
 //
 // Invariant: a Redis that is away, slow, empty or older never takes anything
 // away from a data plane. The last good Snapshot stands.
@@ -34,6 +35,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
+	"github.com/hedgerow-mesh/hedgerow/mesh/signing"
 )
 
 // Times of the protocol.
@@ -115,16 +117,21 @@ type Client struct {
 	log     zerolog.Logger
 	metrics *metrics
 	alarm   *alarm
+	trust   *signing.Verifier
 	scripts atomic.Bool // Redis knows no functions
 }
 
-// Open returns a client for cfg. It reads the TLS files, and connects only
+// Open returns a client for cfg that takes the configuration which trust believes, and
+// shares with it the keys that Redis holds. It reads the TLS files, and connects only
 // when used: Redis may be away now. Close it after everything that uses it has
 // ended. Metrics are registered with reg; one registry takes one Client.
-func Open(cfg Config, log zerolog.Logger, reg prometheus.Registerer) (*Client, error) {
+func Open(cfg Config, trust *signing.Verifier, log zerolog.Logger, reg prometheus.Registerer) (*Client, error) {
 	const op = "registry.Open"
 	if err := cfg.Validate(); err != nil {
 		return nil, &mesh.Error{Op: op, Kind: mesh.Invalid, Err: err}
+	}
+	if trust.Mesh() != cfg.Mesh {
+		return nil, mesh.Errorf(op, "", mesh.Invalid, "mesh: it is %q, the configuration keys are of %q", cfg.Mesh, trust.Mesh())
 	}
 	tlsConfig, err := cfg.TLS.load()
 	if err != nil {
@@ -141,7 +148,7 @@ func Open(cfg Config, log zerolog.Logger, reg prometheus.Registerer) (*Client, e
 	if err != nil {
 		return nil, &mesh.Error{Op: op, Kind: mesh.Internal, Err: err}
 	}
-	return newClient(cfg, dialer(tlsConfig), log, m), nil
+	return newClient(cfg, trust, dialer(tlsConfig), log, m), nil
 }
 
 // silent is the library's logger.
@@ -150,7 +157,7 @@ type silent struct{}
 // Printf does nothing.
 func (silent) Printf(context.Context, string, ...any) {}
 
-func newClient(cfg Config, dial dialFunc, log zerolog.Logger, m *metrics) *Client {
+func newClient(cfg Config, trust *signing.Verifier, dial dialFunc, log zerolog.Logger, m *metrics) *Client {
 	connect := func() redis.UniversalClient { return redis.NewUniversalClient(options(cfg, dial)) }
 	return &Client{
 		redis:   connect(),
@@ -159,6 +166,7 @@ func newClient(cfg Config, dial dialFunc, log zerolog.Logger, m *metrics) *Clien
 		log:     log.With().Str("part", "registry").Logger(),
 		metrics: m,
 		alarm:   newAlarm(),
+		trust:   trust,
 	}
 }
 
@@ -215,6 +223,9 @@ type keys struct{ prefix string }
 func (k keys) head() string    { return k.prefix + "head" }
 func (k keys) config() string  { return k.prefix + "config" }
 func (k keys) changes() string { return k.prefix + "changes" }
+
+// signers is the signed document that says who may sign heads.
+func (k keys) signers() string { return k.prefix + "keys" }
 
 // rate is the key of a rate that the mesh shares.
 func (k keys) rate(bucket string) string { return k.prefix + "rl:" + bucket }

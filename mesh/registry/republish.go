@@ -10,6 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
+	"github.com/hedgerow-mesh/hedgerow/mesh/signing"
 )
 
 const (
@@ -154,9 +155,24 @@ func (r *Republisher) check(ctx context.Context) (mesh.Head, error) {
 	if head.Revision == 0 {
 		return head, r.checkEmpty(ctx)
 	}
-	intact, err := r.client.holds(ctx, head, len(records))
+	if err := r.client.trust.Head(head, time.Now()); err != nil {
+		return head, mesh.Errorf("registry.Republish", "", mesh.Denied, "nobody would take it: %w", err).
+			WithHint("see hedgerow root show, and docs/signing.md")
+	}
+	found, err := r.client.holds(ctx, head, len(records))
 	if err != nil {
 		return head, err
+	}
+	if _, keys := r.client.trust.Keys(); found.keys != string(keys) {
+		if err := r.client.publishKeys(ctx, keys); err != nil {
+			return head, err
+		}
+	}
+	intact := found.intact
+	if intact && !sameSignature(found.head, head) {
+		if err := r.client.sign(ctx, head); err != nil {
+			return head, err
+		}
 	}
 	if intact && time.Now().Before(r.verifyAt) {
 		return head, nil
@@ -186,11 +202,11 @@ func (r *Republisher) check(ctx context.Context) (mesh.Head, error) {
 // checkEmpty reports a Redis that holds something while nothing was logged: the
 // first write would not get past it.
 func (r *Republisher) checkEmpty(ctx context.Context) error {
-	_, err := r.client.Head(ctx)
+	head, err := r.client.Head(ctx)
 	switch {
-	case err == nil:
+	case err == nil && r.client.trust.Head(head, time.Now()) == nil:
 		return foreign(mesh.Head{})
-	case mesh.KindOf(err) == mesh.Unavailable:
+	case err != nil && mesh.KindOf(err) == mesh.Unavailable:
 		return err
 	}
 	return nil
@@ -201,16 +217,25 @@ func foreign(logged mesh.Head) error {
 		WithHint("two control planes with logs of their own share one mesh name, or the log was lost; restore the log, or delete the mesh's keys in Redis")
 }
 
-// holds reports whether Redis looks as if it held exactly head: its head, the
-// number of records, and no entry in changes beyond it.
-func (c *Client) holds(ctx context.Context, head mesh.Head, records int) (bool, error) {
+// found is what Redis was seen to hold.
+type found struct {
+	// intact says that it looks as if it held exactly a head: that, the number of
+	// records, and no entry in changes beyond it.
+	intact bool
+	head   mesh.Head
+	keys   string
+}
+
+// holds looks whether Redis holds head.
+func (c *Client) holds(ctx context.Context, head mesh.Head, records int) (found, error) {
 	const op = "registry.Republish"
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	var stored *redis.StringCmd
+	var stored, keys *redis.StringCmd
 	var count *redis.IntCmd
 	var last *redis.XMessageSliceCmd
 	_, err := c.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
+		keys = p.GetRange(ctx, c.keys.signers(), 0, signing.MaxKeySetBytes)
 		stored = p.GetRange(ctx, c.keys.head(), 0, maxHeadBytes)
 		count = p.HLen(ctx, c.keys.config())
 		last = p.XRevRangeN(ctx, c.keys.changes(), "+", "-", 1)
@@ -222,26 +247,32 @@ func (c *Client) holds(ctx context.Context, head mesh.Head, records int) (bool, 
 		}
 		// What is not there, or not what it should be, can be written anew.
 		if k := mesh.KindOf(readError(op, e)); k == mesh.NotFound || k == mesh.Malformed {
-			return false, nil
+			return found{keys: keys.Val()}, nil
 		}
-		return false, wrap(op, "", e)
+		return found{}, wrap(op, "", e)
 	}
-	if err != nil {
-		return false, wrap(op, "", err)
+	if err != nil && keys.Err() == nil {
+		return found{}, wrap(op, "", err)
 	}
-	got, err := decodeHead(op, []byte(stored.Val()))
-	if err != nil || !sameRevision(got, head) || count.Val() != int64(records) {
-		return false, nil //nolint:nilerr // a head that is none is overwritten
+	f := found{keys: keys.Val()} // of another type they are as good as none
+	if f.head, err = decodeHead(op, []byte(stored.Val())); err != nil || !sameRevision(f.head, head) || count.Val() != int64(records) {
+		return f, nil //nolint:nilerr // a head that is none is overwritten
 	}
 	if len(last.Val()) != 1 {
-		return false, nil
+		return f, nil
 	}
 	revision, ok := entryRevision(last.Val()[0].ID)
-	return ok && revision == head.Revision, nil
+	f.intact = ok && revision == head.Revision
+	return f, nil
 }
 
 func sameRevision(a, b mesh.Head) bool {
 	return a.Epoch == b.Epoch && a.Revision == b.Revision && a.Digest == b.Digest
+}
+
+// sameSignature reports whether a and b are one signed head.
+func sameSignature(a, b mesh.Head) bool {
+	return sameRevision(a, b) && a.Time.Equal(b.Time) && a.KeyID == b.KeyID && a.Signature == b.Signature
 }
 
 // entryRevision returns the revision in the id of an entry of changes.

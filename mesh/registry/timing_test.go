@@ -14,14 +14,16 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
+	"github.com/hedgerow-mesh/hedgerow/test/signers"
 )
 
 // bubble is a Client on a Redis inside a synctest bubble: no socket, and the
 // bubble's clock on both sides.
 type bubble struct {
 	*Client
-	redis *miniredis.Miniredis
-	key   string // of the lease
+	redis   *miniredis.Miniredis
+	signers *signers.Signers
+	key     string // of the lease
 }
 
 func newBubble(t *testing.T) bubble {
@@ -33,7 +35,8 @@ func newBubble(t *testing.T) bubble {
 		t.Fatal(err)
 	}
 	dial := func(context.Context, string, string) (net.Conn, error) { return m.Dial() }
-	c := newClient(Config{Addresses: []string{"in:1"}, Mesh: "test"}, dial, zerolog.Nop(), metrics)
+	trusted := signers.New("test")
+	c := newClient(Config{Addresses: []string{"in:1"}, Mesh: "test"}, trusted.Verifier(), dial, zerolog.Nop(), metrics)
 	t.Cleanup(func() {
 		if err := c.Close(); err != nil {
 			t.Error(err)
@@ -41,7 +44,7 @@ func newBubble(t *testing.T) bubble {
 		m.Close()
 		synctest.Wait()
 	})
-	return bubble{Client: c, redis: m, key: c.keys.instance("n1", mesh.RoleSidecar)}
+	return bubble{Client: c, redis: m, signers: trusted, key: c.keys.instance("n1", mesh.RoleSidecar)}
 }
 
 // lease runs a lease until the test ends.
@@ -260,7 +263,7 @@ func TestSilenceDoesNotAgeInstances(t *testing.T) {
 			"services/orders": []byte(`{"protocol":"HTTP"}`),
 			"nodes/n1":        []byte(`{"roles":["SIDECAR"],"services":["orders"]}`),
 		}
-		head := mesh.Head{Epoch: 1, Revision: 1, Digest: records.Digest()}
+		head := b.signers.Sign(mesh.Head{Epoch: 1, Revision: 1, Digest: records.Digest()})
 		publish := func() {
 			if _, err := b.Publish(t.Context(), mesh.Change{Head: head, Puts: records}, mesh.Head{}, records); err != nil {
 				t.Fatal(err)

@@ -52,6 +52,8 @@ type WatcherOptions struct {
 	// a process that begins while Redis is away has a configuration and
 	// instances. Its directory must exist, and be the process's own.
 	File string
+	// Now is the time by which signing keys expire. Default: time.Now.
+	Now func() time.Time
 	// OnSnapshot, if set, gets every new snapshot.
 	OnSnapshot func(*mesh.Snapshot)
 	// OnReject, if set, learns of configuration that was refused, in whole or,
@@ -77,6 +79,8 @@ type Watcher struct {
 	config        configState
 	instances     instanceState
 	savedSnapshot *mesh.Snapshot // what File holds
+	savedKeys     []byte         // likewise
+	savedSigner   string         // the KeyID of its head
 	saves         pace
 	changes       pace
 	lastPoll      time.Time
@@ -92,11 +96,17 @@ type WatchStatus struct {
 	// is the newest; zero before the first. A snapshot older than half a
 	// minute is stale: Redis is away, or holds what was refused.
 	SyncedAt time.Time
-	Head     mesh.Head // of the applied configuration
+	// Head is of the applied configuration. Its Time is when a control plane last
+	// signed that it is the newest: every minute. If that is over five minutes ago,
+	// either none is there, or Redis holds back what they say.
+	Head mesh.Head
 }
 
 // NewWatcher returns a Watcher. It has no snapshot before Run.
 func NewWatcher(c *Client, opts WatcherOptions) *Watcher {
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
 	w := &Watcher{
 		client:  c,
 		opts:    opts,
@@ -162,6 +172,7 @@ func signal(ch chan<- struct{}) {
 // Run tries on; it returns nil. When it returns, what it started has ended.
 func (w *Watcher) Run(ctx context.Context) error {
 	if w.opts.File != "" {
+		w.loadFloor()
 		w.load()
 	}
 	for {

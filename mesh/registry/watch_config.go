@@ -12,12 +12,14 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
+	"github.com/hedgerow-mesh/hedgerow/mesh/signing"
 )
 
 // configState is the configuration as a Watcher holds it: always one that was
 // verified whole.
 type configState struct {
-	head    mesh.Head    // of records; the highest ever applied
+	head    mesh.Head    // of records
+	floor   mesh.Head    // the highest ever applied, by an earlier run too
 	records mesh.Records // never changed in place
 	leaves  mesh.Leaves  // of records
 	decoded *mesh.Config // nil before the first
@@ -55,18 +57,69 @@ func (s *configState) readLater() {
 	}
 }
 
-// judge says whether head may be applied over what is: newer, and not another
-// history. It returns true for newer, and a refusal for what must never be.
-func (s *configState) judge(head mesh.Head) (newer bool, r *refusal) {
+// judge says whether head may be applied over what is: signed by who may, newer,
+// and not another history. It returns true for newer, and a refusal for what must
+// never be.
+func (w *Watcher) judge(head mesh.Head) (newer bool, r *refusal) {
+	s := &w.config
+	if sameSignature(head, s.head) {
+		return false, nil // believed before, and a key that expires takes nothing away
+	}
+	if r := w.believe(head); r != nil {
+		return false, r
+	}
 	switch {
 	case sameRevision(head, s.head):
+		if head.Time.After(s.head.Time) { // signed once more, to say that it still is the newest
+			s.head = head
+			w.signed()
+		}
 		return false, nil
-	case head.Before(s.head):
-		return false, refuse(rejectOlder, "revision %d.%d, but %d.%d was applied", head.Epoch, head.Revision, s.head.Epoch, s.head.Revision)
-	case !s.head.Before(head):
-		return false, refuse(rejectFork, "revision %d.%d with digest %.16s, but it was applied with %.16s", head.Epoch, head.Revision, head.Digest, s.head.Digest)
+	case head.Before(s.floor):
+		return false, refuse(rejectOlder, "revision %d.%d, but %d.%d was applied", head.Epoch, head.Revision, s.floor.Epoch, s.floor.Revision)
+	case !s.floor.Before(head) && head.Digest != s.floor.Digest:
+		return false, refuse(rejectFork, "revision %d.%d with digest %.16s, but it was applied with %.16s", head.Epoch, head.Revision, head.Digest, s.floor.Digest)
 	}
 	return true, nil
+}
+
+// believe returns why head was not signed by who may, or nil.
+func (w *Watcher) believe(head mesh.Head) *refusal {
+	return unbelieved(w.client.trust.Head(head, w.opts.Now()))
+}
+
+// unbelieved makes an error of signing's a refusal; nil stays nil.
+func unbelieved(err error) *refusal {
+	if err == nil {
+		return nil
+	}
+	reason := rejectMalformed
+	var r *signing.Refusal
+	if errors.As(err, &r) {
+		reason = string(r.Reason)
+	}
+	return &refusal{reason: reason, err: err}
+}
+
+// learn takes the keys that Redis holds, if they are newer.
+func (w *Watcher) learn(raw string) {
+	if raw == "" {
+		return
+	}
+	changed, err := w.client.trust.Learn([]byte(raw))
+	switch {
+	case err != nil:
+		w.reject("keys", unbelieved(err))
+	case changed:
+		keys, _ := w.client.trust.Keys()
+		w.client.log.Info().Uint32("serial", keys.Serial).Uint32("epoch", keys.Epoch).Time("until", keys.Ends()).Msg("other keys may sign the configuration now")
+	}
+	w.client.knowKeys()
+}
+
+// signed notes when the configuration was last signed.
+func (w *Watcher) signed() {
+	w.client.metrics.signedAt.Store(w.config.head.Time.UnixNano())
 }
 
 // takeChanges applies entries of changes and reports whether the configuration
@@ -80,9 +133,15 @@ func (w *Watcher) takeChanges(entries []redis.XMessage) bool {
 		if r == nil && change.Head.Revision <= head.Revision {
 			continue // a whole read was quicker
 		}
+		if r == nil {
+			r = w.believe(change.Head)
+		}
 		if broken = r != nil || change.whole || !follows(change.Head, head); broken {
 			if r != nil {
 				w.reject("changes "+limit(e.ID), r)
+				if r.reason == string(signing.UnknownKey) || r.reason == string(signing.WrongEpoch) {
+					w.config.readLater() // it may be that other keys may sign now
+				}
 			} else {
 				w.config.readLater()
 			}
@@ -154,7 +213,8 @@ func decodeEntry(m redis.XMessage) (entry, *refusal) {
 // away is an error.
 func (w *Watcher) readWhole(ctx context.Context) error {
 	w.config.wholeAt = time.Time{}
-	head, records, err := w.client.Read(ctx)
+	head, records, signers, err := w.client.read(ctx)
+	w.learn(signers)
 	switch {
 	case err != nil && mesh.KindOf(err) == mesh.Unavailable:
 		w.config.readLater()
@@ -165,7 +225,7 @@ func (w *Watcher) readWhole(ctx context.Context) error {
 		w.refuseWhole(head, err)
 		return nil
 	}
-	newer, r := w.config.judge(head)
+	newer, r := w.judge(head)
 	switch {
 	case r != nil:
 		w.reject("head", r)
@@ -187,7 +247,7 @@ func (w *Watcher) refuseWhole(head mesh.Head, err error) {
 		w.config.readLater()
 	}
 	w.reject("config", &refusal{reason: reason, err: err})
-	if w.opts.OnReject != nil && w.config.head.Before(head) {
+	if w.opts.OnReject != nil && w.config.head.Before(head) && w.believe(head) == nil {
 		w.opts.OnReject(head.Revision, err)
 	}
 }
@@ -203,7 +263,7 @@ func (w *Watcher) seeHead(raw string) bool {
 		w.reject("head", refuse(rejectMalformed, "%w", err))
 		return false
 	}
-	newer, r := w.config.judge(head)
+	newer, r := w.judge(head)
 	switch {
 	case r != nil:
 		w.reject("head", r)
@@ -221,14 +281,17 @@ func (w *Watcher) seeHead(raw string) bool {
 	return true
 }
 
-// adopt makes verified records the configuration.
+// adopt makes verified records the configuration. That nothing before them may be
+// applied any more is on disk first.
 func (w *Watcher) adopt(head mesh.Head, records mesh.Records, leaves mesh.Leaves) {
+	w.raiseFloor(head)
 	before := w.config.decoded
 	if before == nil {
 		before = mesh.NewConfig()
 	}
 	decoded, errs := before.Next(head, w.config.records, records)
-	w.config = configState{head: head, records: records, leaves: leaves, decoded: decoded}
+	w.config = configState{head: head, floor: head, records: records, leaves: leaves, decoded: decoded}
+	w.signed()
 	w.client.metrics.revision.Set(float64(head.Revision))
 	w.synced()
 	w.instances.stale = true

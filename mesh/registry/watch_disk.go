@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
+	"github.com/hedgerow-mesh/hedgerow/mesh/signing"
 )
 
 const (
@@ -20,6 +22,8 @@ const (
 	// savedFrame is more than what the file has around an item's name and base64, and
 	// around all items.
 	savedFrame = 64
+
+	maxFloorBytes = 256 << 10
 )
 
 // saved is what a Watcher keeps on disk: the bytes as Redis held them, so that
@@ -28,6 +32,7 @@ type saved struct {
 	Mesh      string          `json:"mesh"` // the prefix of its keys
 	Time      time.Time       `json:"time"`
 	Head      mesh.Head       `json:"head"`
+	Keys      []byte          `json:"keys"` // who may sign heads, as signed
 	Records   mesh.Records    `json:"records"`
 	Needed    []string        `json:"needed"`
 	Documents []savedDocument `json:"documents"`
@@ -37,6 +42,57 @@ type savedDocument struct {
 	Node string `json:"node"`
 	Role string `json:"role"`
 	Raw  []byte `json:"raw"`
+}
+
+// floorFile is what a Watcher keeps beside the snapshot, and writes before a
+// revision is applied: no run after it applies an older one, or another history.
+type floorFile struct {
+	Mesh  string    `json:"mesh"`
+	Floor mesh.Head `json:"floor"`
+	Keys  []byte    `json:"keys"`
+}
+
+// floorName returns where the floor of a snapshot's file is.
+func floorName(file string) string { return strings.TrimSuffix(file, ".json") + ".floor.json" }
+
+// loadFloor reads what an earlier run had applied. It is believed without its
+// signature: it can only make this process refuse more.
+func (w *Watcher) loadFloor() {
+	name := floorName(w.opts.File)
+	raw, err := readBounded(name, maxFloorBytes)
+	if errors.Is(err, os.ErrNotExist) {
+		return
+	}
+	var f floorFile
+	if err == nil {
+		err = json.Unmarshal(raw, &f)
+	}
+	if err == nil && f.Mesh != w.client.keys.prefix {
+		err = fmt.Errorf("it is of another mesh, %.80q", f.Mesh)
+	}
+	if err != nil {
+		w.reject("file "+name, refuse(rejectMalformed, "%w", err))
+		return
+	}
+	w.config.floor = f.Floor
+	w.learn(string(f.Keys))
+}
+
+// raiseFloor writes that nothing before head is to be applied. A disk that takes
+// nothing is counted and logged, and does not keep the mesh from changing: what is
+// about to be applied may be what shuts out a thief.
+func (w *Watcher) raiseFloor(head mesh.Head) {
+	if w.opts.File == "" {
+		return
+	}
+	_, keys := w.client.trust.Keys()
+	raw, err := json.Marshal(floorFile{Mesh: w.client.keys.prefix, Floor: head, Keys: keys})
+	if err == nil {
+		err = replaceFile(floorName(w.opts.File), raw)
+	}
+	if err != nil {
+		w.reject("file "+floorName(w.opts.File), &refusal{reason: rejectUnsaved, err: err})
+	}
 }
 
 // load starts from the file of an earlier run, so that a process serves with
@@ -54,11 +110,29 @@ func (w *Watcher) load() {
 		w.reject("file "+w.opts.File, refuse(rejectMalformed, "%w", err))
 		return
 	}
+	_, err = w.client.trust.Learn(s.Keys)
+	r := unbelieved(err)
+	if r == nil || r.reason == string(signing.OlderKeys) { // the floor's were written later
+		r = unbelieved(w.client.trust.Kept(s.Head))
+	}
+	if r != nil {
+		w.reject("file "+w.opts.File, r)
+		return
+	}
+	w.client.knowKeys()
+	if s.Head.Before(w.config.floor) {
+		w.client.log.Warn().Uint32("revision", s.Head.Revision).Uint32("applied", w.config.floor.Revision).Msg("the snapshot on disk is older than what was applied last")
+	}
 	decoded, errs := mesh.DecodeRecords(s.Head, s.Records)
 	for _, err := range errs {
 		w.reject("file "+w.opts.File, refuse(rejectRecord, "%w", err))
 	}
-	w.config = configState{head: s.Head, records: s.Records, leaves: s.Records.Leaves(), decoded: decoded}
+	floor := w.config.floor
+	if floor.Before(s.Head) {
+		floor = s.Head
+	}
+	w.config = configState{head: s.Head, floor: floor, records: s.Records, leaves: s.Records.Leaves(), decoded: decoded}
+	w.signed()
 	w.Need(s.Needed...)
 	for _, d := range s.Documents {
 		// Accepted once, a document does not age while Redis is silent.
@@ -95,7 +169,8 @@ func (w *Watcher) saveDue() <-chan time.Time {
 // unsaved reports whether the file is behind the snapshot.
 func (w *Watcher) unsaved() bool {
 	now := w.snapshot.Load()
-	return w.opts.File != "" && now != nil && w.savedSnapshot != now
+	_, keys := w.client.trust.Keys()
+	return w.opts.File != "" && now != nil && (w.savedSnapshot != now || !bytes.Equal(w.savedKeys, keys) || w.savedSigner != w.config.head.KeyID)
 }
 
 // saveNow writes the file if the snapshot changed since it was written. A write
@@ -106,7 +181,8 @@ func (w *Watcher) saveNow() {
 	}
 	now, began := w.snapshot.Load(), time.Now()
 	defer func() { w.saves.took(began) }()
-	s := saved{Mesh: w.client.keys.prefix, Time: time.Now().UTC(), Head: w.config.head, Records: w.config.records}
+	_, keys := w.client.trust.Keys()
+	s := saved{Mesh: w.client.keys.prefix, Time: time.Now().UTC(), Head: w.config.head, Keys: keys, Records: w.config.records}
 	w.mu.Lock()
 	for service := range w.need {
 		s.Needed = append(s.Needed, service)
@@ -121,13 +197,13 @@ func (w *Watcher) saveNow() {
 		w.reject("file "+w.opts.File, &refusal{reason: rejectUnsaved, err: err})
 		return
 	}
-	w.savedSnapshot = now
+	w.savedSnapshot, w.savedKeys, w.savedSigner = now, keys, s.Head.KeyID
 }
 
 // add takes the accepted documents, in the order of their keys, and returns how many it leaves out
 // because a file with them would be longer than most, and not be read again.
 func (s *saved) add(documents map[instanceKey]*held, most int) (left int) {
-	room := most - 4*savedFrame - len(s.Mesh) - len(s.Head.Digest)
+	room := most - 4*savedFrame - len(s.Mesh) - len(s.Head.Digest) - len(s.Head.KeyID) - len(s.Head.Signature) - base64.StdEncoding.EncodedLen(len(s.Keys))
 	for name, record := range s.Records {
 		room -= savedFrame + len(name) + base64.StdEncoding.EncodedLen(len(record))
 	}
@@ -154,17 +230,9 @@ func (s *saved) add(documents map[instanceKey]*held, most int) (left int) {
 
 // readSaved reads and verifies a file. Its records add up to its head's digest.
 func readSaved(name string) (*saved, error) {
-	f, err := os.Open(name)
+	b, err := readBounded(name, maxSavedBytes)
 	if err != nil {
 		return nil, err
-	}
-	defer f.Close() //nolint:errcheck // only read from
-	b, err := io.ReadAll(io.LimitReader(f, maxSavedBytes+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(b) > maxSavedBytes {
-		return nil, fmt.Errorf("over %d bytes", maxSavedBytes)
 	}
 	var s saved
 	if err := json.Unmarshal(b, &s); err != nil {
@@ -179,8 +247,24 @@ func readSaved(name string) (*saved, error) {
 	return &s, nil
 }
 
-// writeSaved replaces the file as a whole, or not at all, whatever happens
-// meanwhile: a temporary file, synced, renamed, and the directory synced.
+// readBounded reads a file of at most most bytes.
+func readBounded(name string, most int) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // only read from
+	b, err := io.ReadAll(io.LimitReader(f, int64(most)+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > most {
+		return nil, fmt.Errorf("over %d bytes", most)
+	}
+	return b, nil
+}
+
+// writeSaved writes the file of a snapshot.
 func writeSaved(name string, s *saved) error {
 	b, err := json.Marshal(s)
 	if err != nil {
@@ -189,6 +273,12 @@ func writeSaved(name string, s *saved) error {
 	if len(b) > maxSavedBytes { // it could not be read again, the one before can
 		return fmt.Errorf("%d bytes, at most %d are read", len(b), maxSavedBytes)
 	}
+	return replaceFile(name, b)
+}
+
+// replaceFile replaces the file as a whole, or not at all, whatever happens
+// meanwhile: a temporary file, synced, renamed, and the directory synced.
+func replaceFile(name string, b []byte) error {
 	dir := filepath.Dir(name)
 	tmp, err := os.CreateTemp(dir, filepath.Base(name)+".*") // 0600
 	if err != nil {

@@ -157,6 +157,7 @@ func (w *Watcher) lookAll(keys []instanceKey, values fetched, now time.Time) {
 		// A process that was suspended has not watched for all that time.
 		elapsed = min(now.Sub(w.instances.polled), 2*pollEvery)
 	}
+	w.learn(values.signers)
 	well := w.seeHead(values.head)
 	if !well { // what this Redis lacks says nothing, now and until it is well
 		w.instances.disturbed()
@@ -214,13 +215,14 @@ func (w *Watcher) noteStreams(ctx context.Context, keys []instanceKey) error {
 // fetched is what one poll read. An absent value is "".
 type fetched struct {
 	head      string
+	signers   string
 	documents []string // by key of interest
 }
 
 // fetch reads the head and the documents of keys. It is GETRANGE and not MGET,
 // because a node may make its own document as large as it likes.
 func (w *Watcher) fetch(ctx context.Context, keys []instanceKey) (fetched, error) {
-	names := []string{w.client.keys.head()}
+	names := []string{w.client.keys.head(), w.client.keys.signers()}
 	for _, k := range keys {
 		names = append(names, w.client.keys.instance(k.node, k.role))
 	}
@@ -245,7 +247,7 @@ func (w *Watcher) fetch(ctx context.Context, keys []instanceKey) (fetched, error
 			values = append(values, value) // a key of the wrong type is as good as none
 		}
 	}
-	return fetched{head: values[0], documents: values[1:]}, nil
+	return fetched{head: values[0], signers: values[1], documents: values[2:]}, nil
 }
 
 // look compares what a poll found under key with what is held.
