@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -68,6 +69,7 @@ type Check struct {
 type Options struct {
 	Log       Log       // needed
 	Publisher Publisher // needed
+	Authority Authority // needed
 	// Observed is where instances and the state of nodes come from. If nil,
 	// there are no instances and nodes have no state.
 	Observed Observed
@@ -99,6 +101,9 @@ func (o *Options) validate() error {
 	}
 	if o.Publisher == nil {
 		errs = append(errs, errors.New("publisher: a publisher is needed"))
+	}
+	if o.Authority == nil {
+		errs = append(errs, errors.New("authority: nobody would take what nobody signs"))
 	}
 	if o.Metrics == nil {
 		errs = append(errs, errors.New("metrics: a registerer is needed"))
@@ -151,7 +156,7 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 	if err != nil {
 		return nil, &mesh.Error{Op: op, Kind: mesh.Internal, Err: err}
 	}
-	w, err := newWriter(ctx, opts.Log, opts.Publisher, opts.Now, log, m)
+	w, err := newWriter(ctx, &opts, log, m)
 	if err != nil {
 		return nil, err
 	}
@@ -159,7 +164,7 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 	s.grpc = newGRPC(s.service, tokens, log, m)
 	s.http, err = newHandler(handlerOptions{
 		service: s.service, grpc: s.grpc, tokens: tokens, hosts: opts.Hosts,
-		checks: opts.Checks, gatherer: opts.Gatherer, log: log, metrics: m,
+		checks: append(slices.Clone(opts.Checks), Check{Name: "signed", Ready: w.signedLately}), gatherer: opts.Gatherer, log: log, metrics: m,
 	})
 	if err != nil {
 		return nil, &mesh.Error{Op: op, Kind: mesh.Internal, Err: err}

@@ -11,6 +11,7 @@ type metrics struct {
 	revision    prometheus.Gauge
 	unreadable  prometheus.Gauge
 	unpublished prometheus.Counter
+	unsigned    prometheus.Counter
 	panics      prometheus.Counter
 }
 
@@ -32,13 +33,17 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Name: "hedgerow_controlapi_unpublished_total",
 			Help: "Revisions that were stored and could not be published at once.",
 		}),
+		unsigned: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "hedgerow_controlapi_unsigned_total",
+			Help: "Times that a head could not be signed: a write was refused, or data planes were not told that nothing is newer.",
+		}),
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "hedgerow_controlapi_panics_total",
 			Help: "Requests that ended in a panic. Any is a defect.",
 		}),
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.requests, m.revision, m.unreadable, m.unpublished, m.panics} {
+	for _, c := range []prometheus.Collector{m.requests, m.revision, m.unreadable, m.unpublished, m.unsigned, m.panics} {
 		errs = append(errs, reg.Register(c))
 	}
 	return m, errors.Join(errs...)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 	hedgerowv1 "github.com/hedgerow-mesh/hedgerow/openapi/hedgerow/v1"
+	"github.com/hedgerow-mesh/hedgerow/test/signers"
 )
 
 // badRequest is a request that is refused, and how.
@@ -352,13 +353,13 @@ func TestServeOutsideLoopbackNeedsTLS(t *testing.T) {
 
 func TestNewReportsEveryWrongOption(t *testing.T) {
 	_, err := New(t.Context(), Options{Logger: zerolog.Nop()})
-	for _, want := range []string{"log:", "publisher:", "metrics:", "tokenFile:"} {
+	for _, want := range []string{"log:", "publisher:", "authority:", "metrics:", "tokenFile:"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v does not say %q", err, want)
 		}
 	}
 	reg := prometheus.NewRegistry()
-	opts := Options{Log: &memoryLog{}, Publisher: &fakePublisher{}, Metrics: reg, TokenFile: tokenFile(t, testToken)}
+	opts := Options{Log: &memoryLog{}, Publisher: &fakePublisher{}, Authority: signers.New("test").Authority(), Metrics: reg, TokenFile: tokenFile(t, testToken)}
 	if _, err := New(t.Context(), opts); err != nil {
 		t.Fatal(err)
 	}

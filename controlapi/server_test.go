@@ -19,6 +19,7 @@ import (
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 	"github.com/hedgerow-mesh/hedgerow/mesh/registry"
+	"github.com/hedgerow-mesh/hedgerow/test/signers"
 )
 
 const testToken = "test-token-0123456789"
@@ -116,7 +117,7 @@ func newAPI(t *testing.T, edit ...func(*Options)) *api {
 	a := &api{t: t, log: &memoryLog{}, publisher: &fakePublisher{}}
 	reg := prometheus.NewRegistry()
 	opts := Options{
-		Log: a.log, Publisher: a.publisher, TokenFile: tokenFile(t, testToken+"\n"),
+		Log: a.log, Publisher: a.publisher, Authority: signers.New("test").Authority(), TokenFile: tokenFile(t, testToken+"\n"),
 		Metrics: reg, Gatherer: reg, Logger: zerolog.Nop(), Hosts: []string{"mesh.example"},
 	}
 	for _, e := range edit {

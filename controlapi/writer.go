@@ -24,16 +24,22 @@ const (
 type writer struct {
 	logStore  Log
 	publisher Publisher
+	authority Authority
 	now       func() time.Time
 	log       zerolog.Logger
 	metrics   *metrics
 
 	turn  chan struct{} // holds one token; who has it may write
 	state atomic.Pointer[state]
+	// signError is why the newest head could not be signed again; nil if it was.
+	signError atomic.Pointer[error]
 }
 
-func newWriter(ctx context.Context, l Log, p Publisher, now func() time.Time, log zerolog.Logger, m *metrics) (*writer, error) {
-	w := &writer{logStore: l, publisher: p, now: now, log: log, metrics: m, turn: make(chan struct{}, 1)}
+func newWriter(ctx context.Context, opts *Options, log zerolog.Logger, m *metrics) (*writer, error) {
+	w := &writer{
+		logStore: opts.Log, publisher: opts.Publisher, authority: opts.Authority, now: opts.Now,
+		log: log, metrics: m, turn: make(chan struct{}, 1),
+	}
 	w.turn <- struct{}{}
 	return w, w.load(ctx)
 }
@@ -86,6 +92,9 @@ func (w *writer) write(ctx context.Context, edits []edit, when conditions, dry b
 	// From here on the caller's patience does not matter: a revision that is
 	// stored is worth publishing, and half of a write is none.
 	ctx = context.WithoutCancel(ctx)
+	if err := w.sign(ctx, p); err != nil {
+		return nil, err
+	}
 	if err := w.store(ctx, p); err != nil {
 		return nil, err
 	}

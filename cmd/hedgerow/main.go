@@ -12,11 +12,12 @@ import (
 	"github.com/hedgerow-mesh/hedgerow/cmd/internal/control"
 	"github.com/hedgerow-mesh/hedgerow/cmd/internal/demo"
 	"github.com/hedgerow-mesh/hedgerow/cmd/internal/role"
+	"github.com/hedgerow-mesh/hedgerow/cmd/internal/root"
 	"github.com/hedgerow-mesh/hedgerow/cmd/internal/up"
 )
 
 func main() {
-	root := &cobra.Command{
+	hedgerow := &cobra.Command{
 		Use:   "hedgerow",
 		Short: "A service mesh for VMs and IoT gateways",
 		Long: `Hedgerow is a service mesh for places without an orchestrator: VMs and IoT
@@ -24,16 +25,16 @@ gateways. Start with "hedgerow up --demo": the whole mesh in one process, on
 loopback, with something to try.`,
 	}
 	groups := []*cobra.Group{{ID: "roles", Title: "Run:"}, {ID: "verbs", Title: "Use:"}}
-	root.AddGroup(groups...)
+	hedgerow.AddGroup(groups...)
 	for _, c := range []*cobra.Command{
 		up.Command(), control.Command(), role.GatewayCommand(), role.SidecarCommand(), role.BridgeCommand(), demo.Command(),
 	} {
 		c.GroupID = "roles"
-		root.AddCommand(c)
+		hedgerow.AddCommand(c)
 	}
-	for _, c := range client.New(os.Stdout, os.Stderr, role.Version()) {
+	for _, c := range append(client.New(os.Stdout, os.Stderr, role.Version()), root.Command()) {
 		c.GroupID = "verbs"
-		root.AddCommand(c)
+		hedgerow.AddCommand(c)
 	}
-	os.Exit(role.Main(root, os.Args[1:], os.Stderr))
+	os.Exit(role.Main(hedgerow, os.Args[1:], os.Stderr))
 }

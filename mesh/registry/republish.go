@@ -169,7 +169,7 @@ func (r *Republisher) check(ctx context.Context) (mesh.Head, error) {
 		}
 	}
 	intact := found.intact
-	if intact && !sameSignature(found.head, head) {
+	if intact && (head.Time.After(found.head.Time) || r.client.trust.Head(found.head, time.Now()) != nil) {
 		if err := r.client.sign(ctx, head); err != nil {
 			return head, err
 		}

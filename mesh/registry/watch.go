@@ -161,6 +161,28 @@ func (w *Watcher) needs(service string) bool {
 	return w.need[service]
 }
 
+// withheldAfter is how old the signature of a head may be: it is signed again every minute.
+const withheldAfter = 5 * time.Minute
+
+// Withheld reports whether a newer configuration than head's may be kept from this process: no
+// control plane has said for five minutes that it is the newest. What is applied stands.
+func Withheld(head mesh.Head, now time.Time) bool {
+	return head.Revision > 0 && now.Sub(head.Time) > withheldAfter
+}
+
+// warnWithheld says so, now and then.
+func (w *Watcher) warnWithheld(now time.Time) {
+	if !Withheld(w.config.head, now) || now.Sub(w.logged[logWithheld]) < withheldAfter {
+		return
+	}
+	w.logged[logWithheld] = now
+	w.client.log.Warn().Uint32("revision", w.config.head.Revision).Time("signed", w.config.head.Time).
+		Msg("no control plane has confirmed the configuration for a while: either none runs, or Redis holds back what they say")
+}
+
+// logWithheld is the key of that in logged, beside the reasons of refusals.
+const logWithheld = "withheld"
+
 func signal(ch chan<- struct{}) {
 	select {
 	case ch <- struct{}{}:

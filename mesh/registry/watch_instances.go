@@ -142,6 +142,7 @@ func (w *Watcher) poll(ctx context.Context) error {
 		return err
 	}
 	w.instances.read = w.config.decoded != nil
+	w.warnWithheld(now)
 	w.publish()
 	w.save()
 	if w.opts.All {

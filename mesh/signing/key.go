@@ -155,6 +155,24 @@ func FormatPublicKeys(keys ...ed25519.PublicKey) ([]byte, error) {
 	return out, nil
 }
 
+// WriteFile replaces a file of public keys, or of what roots signed, as a whole or not at
+// all: 0644, synced.
+func WriteFile(file string, content []byte) error {
+	const op = "signing.WriteFile"
+	tmp, err := os.CreateTemp(filepath.Dir(file), filepath.Base(file)+".*")
+	if err != nil {
+		return mesh.Errorf(op, file, mesh.Invalid, "%w", err)
+	}
+	_, err = tmp.Write(content)
+	if err = errors.Join(err, tmp.Chmod(0o644), tmp.Sync(), tmp.Close()); err == nil {
+		err = os.Rename(tmp.Name(), file)
+	}
+	if err != nil {
+		return mesh.Errorf(op, file, mesh.Internal, "%w", errors.Join(err, os.Remove(tmp.Name())))
+	}
+	return syncDir(op, file)
+}
+
 func readBounded(file string) ([]byte, error) {
 	info, err := os.Stat(file)
 	if err != nil {

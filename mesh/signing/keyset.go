@@ -84,6 +84,14 @@ func (k *KeySet) key(id string) (key *Delegated, revoked bool) {
 	return nil, false
 }
 
+// EndOf returns until when the key of the given id may sign; zero if it may not.
+func (k *KeySet) EndOf(id string) time.Time {
+	if key, _ := k.key(id); key != nil {
+		return key.NotAfter
+	}
+	return time.Time{}
+}
+
 // Ends returns when the last key that may sign ceases to; zero if there is none.
 func (k *KeySet) Ends() time.Time {
 	var ends time.Time

@@ -40,7 +40,7 @@ func (w *world) registerFleet() {
 		nodes[node] = append(nodes[node], mesh.Instance{Service: fleetService, Address: fleetAddress(n)})
 	}
 	w.mesh.Apply(strings.Join(objects, "---\n"))
-	client, err := registry.Open(registry.Config{Addresses: []string{w.mesh.Redis.Addr}, Mesh: rig.Name}, zerolog.Nop(), prometheus.NewRegistry())
+	client, err := registry.Open(registry.Config{Addresses: []string{w.mesh.Redis.Addr}, Mesh: rig.Name}, w.mesh.Verifier(), zerolog.Nop(), prometheus.NewRegistry())
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 	"github.com/hedgerow-mesh/hedgerow/mesh/identity"
+	"github.com/hedgerow-mesh/hedgerow/mesh/signing"
 	"github.com/hedgerow-mesh/hedgerow/test/chaos/proc"
 	"github.com/hedgerow-mesh/hedgerow/test/servers"
 	"github.com/hedgerow-mesh/hedgerow/vaultpki"
@@ -92,12 +93,30 @@ func (m *Mesh) base(node string) config {
 	return config{
 		"node":    node,
 		"dataDir": filepath.Join(m.Dir, node),
+		"trust":   config{"rootsFile": m.RootsFile()},
 		"redis":   config{"addresses": []string{m.Redis.Addr}},
 		"vault": config{
 			"address": m.Vault.Address, "role": login.Role,
 			"appRole": config{"roleIdFile": login.RoleIDFile, "secretIdFile": login.SecretIDFile},
 		},
 	}
+}
+
+// RootsFile returns where the control plane has the public root keys of the configuration.
+func (m *Mesh) RootsFile() string { return filepath.Join(m.Dir, "control", "root", "roots.pem") }
+
+// Verifier returns one that believes the control plane's root.
+func (m *Mesh) Verifier() *signing.Verifier {
+	m.t.Helper()
+	roots, err := signing.ReadPublicKeys(m.RootsFile())
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	v, err := signing.NewVerifier(Name, roots...)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return v
 }
 
 // login is how a node of Options.Nodes logs in to Vault.

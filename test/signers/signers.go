@@ -39,6 +39,11 @@ func (s *Signers) Verifier() *signing.Verifier {
 	return v
 }
 
+// Authority returns what a control plane signs with.
+func (s *Signers) Authority() *signing.Authority {
+	return &signing.Authority{Verifier: s.Verifier(), Signer: s.Signer}
+}
+
 // Sign returns the head, signed.
 func (s *Signers) Sign(head mesh.Head) mesh.Head {
 	return must(signing.SignHead(context.Background(), s.Signer, s.Mesh, head))

@@ -31,7 +31,8 @@ type Config struct {
 	TLS     TLS             `yaml:"tls"`
 	Hosts   []string        `yaml:"hosts" help:"names under which the API is reached, beside its address and localhost"`
 	Mesh    string          `yaml:"mesh" help:"the mesh's name"`
-	DataDir string          `yaml:"dataDir" help:"directory for the revision log and the token, created 0700"`
+	DataDir string          `yaml:"dataDir" help:"directory for the revision log, the token and keys, created 0700"`
+	Trust   Trust           `yaml:"trust"`
 	Redis   registry.Config `yaml:"redis"`
 	Log     role.Log        `yaml:"log"`
 }
@@ -68,6 +69,9 @@ func (c *Config) Validate() error {
 	}
 	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
 		errs = append(errs, errors.New("tls: certFile and keyFile go together"))
+	}
+	if (c.Trust.RootsFile == "") != (c.Trust.KeysFile == "") {
+		errs = append(errs, errors.New("trust: rootsFile and keysFile go together; without both the control plane keeps a root of its own"))
 	}
 	return errors.Join(errs...)
 }
@@ -112,14 +116,18 @@ func Run(ctx context.Context, cfg *Config, deps Deps) (err error) {
 	defer func() { err = errors.Join(err, revisions.Close()) }()
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	client, err := registry.Open(cfg.Redis, log, reg)
+	trust, err := openTrust(cfg.Trust, cfg.Mesh, cfg.DataDir, log)
+	if err != nil {
+		return err
+	}
+	client, err := registry.Open(cfg.Redis, trust.authority.Verifier, log, reg)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, client.Close()) }()
 	watcher := registry.NewWatcher(client, registry.WatcherOptions{All: true})
 	opts := controlapi.Options{
-		Log: revisions, Publisher: client, Observed: watcher, TokenFile: filepath.Join(cfg.DataDir, tokenFile),
+		Log: revisions, Publisher: client, Authority: trust.authority, Observed: watcher, TokenFile: filepath.Join(cfg.DataDir, tokenFile),
 		Hosts: cfg.Hosts, Metrics: reg, Gatherer: reg, Logger: log,
 	}
 	var republisher *registry.Republisher // set before anybody can ask
@@ -142,7 +150,10 @@ func Run(ctx context.Context, cfg *Config, deps Deps) (err error) {
 		return err
 	}
 	republisher = registry.NewRepublisher(client, api.Source)
-	return serve(ctx, cfg, deps, role.NewGroup(log), republisher, watcher, api)
+	group := role.NewGroup(log)
+	group.Go("keys", trust.run)
+	group.Go("signing", api.RunSigning)
+	return serve(ctx, cfg, deps, group, republisher, watcher, api)
 }
 
 // observed reports that the data planes were not read yet: what the API would

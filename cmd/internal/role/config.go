@@ -16,10 +16,16 @@ type Base struct {
 	Mesh        string          `yaml:"mesh" help:"the mesh's name"`
 	TrustDomain string          `yaml:"trustDomain" help:"the SPIFFE trust domain"`
 	DataDir     string          `yaml:"dataDir" help:"directory for the last snapshot, from which the role starts while Redis is away, and for what ACME issues to a gateway; created 0700"`
+	Trust       Trust           `yaml:"trust"`
 	Redis       registry.Config `yaml:"redis"`
 	Drain       time.Duration   `yaml:"drain" help:"how long requests in flight may take to finish at the end"`
 	Log         Log             `yaml:"log"`
 	Observe     Observe         `yaml:"observe"`
+}
+
+// Trust says whose configuration is taken.
+type Trust struct {
+	RootsFile string `yaml:"rootsFile" help:"PEM public root keys of the mesh's configuration; what no key of theirs signed is refused"`
 }
 
 // Observe says what is kept and written about requests beside metrics.
@@ -236,6 +242,9 @@ func (c *checks) base(b *Base) {
 	}
 	if _, err := mesh.ParseID("spiffe://" + b.TrustDomain + "/x"); err != nil {
 		*c = append(*c, fmt.Errorf("trustDomain: %q is not a trust domain", b.TrustDomain))
+	}
+	if b.Trust.RootsFile == "" {
+		*c = append(*c, errors.New("trust.rootsFile is needed: the public root keys of the configuration; a control plane without roots of others has its own in dataDir/root/roots.pem"))
 	}
 	switch b.Log.Level {
 	case "debug", "info", "warn", "error":

@@ -19,6 +19,7 @@ import (
 	"github.com/hedgerow-mesh/hedgerow/mesh/proxy"
 	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/otlp"
 	"github.com/hedgerow-mesh/hedgerow/mesh/registry"
+	"github.com/hedgerow-mesh/hedgerow/mesh/signing"
 	"github.com/hedgerow-mesh/hedgerow/vaultpki"
 )
 
@@ -110,7 +111,11 @@ func newPlane(base *Base, vault *Vault, node, role string, deps Deps) (*plane, e
 			return nil, err
 		}
 	}
-	if p.client, err = registry.Open(base.Redis, log, p.reg); err != nil {
+	trust, err := openTrust(base)
+	if err != nil {
+		return nil, err
+	}
+	if p.client, err = registry.Open(base.Redis, trust, log, p.reg); err != nil {
 		return nil, err
 	}
 	if p.lease, err = registry.NewLease(p.client, node, role); err != nil {
@@ -121,6 +126,15 @@ func newPlane(base *Base, vault *Vault, node, role string, deps Deps) (*plane, e
 		OnSnapshot: p.snapshot, OnReject: p.rejected,
 	})
 	return p, nil
+}
+
+// openTrust reads whose configuration is taken.
+func openTrust(base *Base) (*signing.Verifier, error) {
+	roots, err := signing.ReadPublicKeys(base.Trust.RootsFile)
+	if err != nil {
+		return nil, fmt.Errorf("trust.rootsFile: %w", err)
+	}
+	return signing.NewVerifier(base.Mesh, roots...)
 }
 
 // abandon closes what newPlane opened, after err.
@@ -177,7 +191,7 @@ func (p *plane) freshness() (age time.Duration, stale bool) {
 		return 0, !s.Connected
 	}
 	age = time.Since(s.SyncedAt)
-	return age, !s.Connected || age > staleAfter
+	return age, !s.Connected || age > staleAfter || registry.Withheld(s.Head, time.Now())
 }
 
 // namedPart is something that a role runs besides what every role has.

@@ -246,6 +246,7 @@ func (u *upper) serving() role.Deps {
 func (u *upper) base(node string) role.Base {
 	return role.Base{
 		Mesh: meshName, TrustDomain: trustDomain, DataDir: filepath.Join(u.opt.Data, node),
+		Trust: role.Trust{RootsFile: filepath.Join(u.opt.Data, control.RootsFile)},
 		Redis: registry.Config{Addresses: []string{u.opt.Redis}, Mesh: meshName},
 		Drain: drain, Log: role.Log{Level: u.opt.LogLevel},
 	}

@@ -284,8 +284,8 @@ func (m *Mesh) gateway() *Plane {
 func (m *Mesh) plane(node, program, verb, config string) *Plane {
 	m.t.Helper()
 	login := m.rig.PKI.Nodes[node]
-	text := fmt.Sprintf("{node: %s, dataDir: %q, redis: {addresses: [%q]}, vault: {address: %q, role: %s, appRole: {roleIdFile: %q, secretIdFile: %q}}, %s}\n",
-		node, filepath.Join(m.rig.Dir, node), m.rig.Redis.Addr, m.rig.Vault.Address, login.Role, login.RoleIDFile, login.SecretIDFile, config)
+	text := fmt.Sprintf("{node: %s, dataDir: %q, trust: {rootsFile: %q}, redis: {addresses: [%q]}, vault: {address: %q, role: %s, appRole: {roleIdFile: %q, secretIdFile: %q}}, %s}\n",
+		node, filepath.Join(m.rig.Dir, node), m.rig.RootsFile(), m.rig.Redis.Addr, m.rig.Vault.Address, login.Role, login.RoleIDFile, login.SecretIDFile, config)
 	file := filepath.Join(m.rig.Dir, node+".yaml")
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		m.t.Fatal(err)
