@@ -10,7 +10,8 @@ import (
 )
 
 // Head names one revision of the configuration. Digest is Records.Digest of
-// all records. KeyID and Signature are empty until configuration is signed.
+// all records. Time is when it was signed, which is done again while it is the
+// newest; KeyID and Signature are of package signing.
 type Head struct {
 	Epoch     uint32    `json:"epoch"`
 	Revision  uint32    `json:"revision"`

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -208,13 +209,15 @@ func forge(t *testing.T, r *redis.Client, head mesh.Head, records mesh.Records) 
 	}
 }
 
-func TestWatchRefuses(t *testing.T) {
-	evil := mesh.Records{"defaults/mesh": []byte(`{"authorization":"ALLOW"}`)}
-	cases := []struct {
-		name, reason string
-		forge        func(t *testing.T, r *redis.Client, applied mesh.Head)
-	}{
-		// Signed by who may: what a Redis can replay, or a control plane of a log that forked.
+// forgery is something in Redis that must not be applied, and the reason that is counted.
+type forgery struct {
+	name, reason string
+	forge        func(t *testing.T, r *redis.Client, applied mesh.Head)
+}
+
+// signedForgeries are signed by who may: what a Redis can replay, or a control plane of a log that forked.
+func signedForgeries(evil mesh.Records) []forgery {
+	return []forgery{
 		{"an older head", "older", func(t *testing.T, r *redis.Client, h mesh.Head) {
 			forge(t, r, trusted.Sign(mesh.Head{Epoch: h.Epoch, Revision: h.Revision - 1, Digest: evil.Digest()}), evil)
 		}},
@@ -230,7 +233,12 @@ func TestWatchRefuses(t *testing.T) {
 		{"records that are not the head's", "digest", func(t *testing.T, r *redis.Client, h mesh.Head) {
 			forge(t, r, trusted.Sign(mesh.Head{Epoch: h.Epoch, Revision: h.Revision + 1, Digest: strings.Repeat("ab", 32)}), evil)
 		}},
-		// Signed by nobody who may.
+	}
+}
+
+// strangersForgeries are signed by nobody who may.
+func strangersForgeries(evil mesh.Records) []forgery {
+	return []forgery{
 		{"a head without a signature", "unsigned", func(t *testing.T, r *redis.Client, h mesh.Head) {
 			forge(t, r, mesh.Head{Epoch: h.Epoch, Revision: h.Revision + 1, Digest: evil.Digest()}, evil)
 		}},
@@ -270,6 +278,12 @@ func TestWatchRefuses(t *testing.T) {
 			}
 			r.Set(t.Context(), prefix+"keys", first, 0)
 		}},
+	}
+}
+
+// malformedForgeries are none of ours.
+func malformedForgeries(evil mesh.Records) []forgery {
+	return []forgery{
 		{"a head that is no JSON", "malformed", func(t *testing.T, r *redis.Client, _ mesh.Head) {
 			r.Set(t.Context(), prefix+"head", "{", 0)
 		}},
@@ -306,7 +320,11 @@ func TestWatchRefuses(t *testing.T) {
 			r.XAdd(t.Context(), &redis.XAddArgs{Stream: prefix + "changes", ID: "18446744073709551615-0", Values: []string{"head", "{}"}})
 		}},
 	}
-	for _, tc := range cases {
+}
+
+func TestWatchRefuses(t *testing.T) {
+	evil := mesh.Records{"defaults/mesh": []byte(`{"authorization":"ALLOW"}`)}
+	for _, tc := range slices.Concat(signedForgeries(evil), strangersForgeries(evil), malformedForgeries(evil)) {
 		t.Run(tc.name, func(t *testing.T) {
 			conform(t, func(t *testing.T, b backend) {
 				c, l := open(t, b.addr), newRevisions()

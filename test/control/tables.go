@@ -47,5 +47,9 @@ func tables() []table {
 		{"public certificates", gateway, publicCertificates()},
 		{"issued certificates", "mesh/identity", issuedCertificates()},
 		{"acme", acme, acmeCertificates()},
+
+		{"signing", "mesh/signing", trustSigning()},
+		{"signed registry", "mesh/registry", trustRegistry()},
+		{"signed writes", "controlapi", trustWrites()},
 	}
 }

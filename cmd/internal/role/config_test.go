@@ -18,7 +18,7 @@ func TestValidateNamesEverythingThatIsWrong(t *testing.T) {
 		t.Fatal("accepted")
 	}
 	for _, want := range []string{
-		`node: "Edge_7"`, "trustDomain", "redis.addresses", "vault.address", "vault.role", "vault.appRole.roleIdFile",
+		`node: "Edge_7"`, "trustDomain", "redis.addresses", "trust.rootsFile", "vault.address", "vault.role", "vault.appRole.roleIdFile",
 		`inbound.address: "15006"`, `services[0].address: "9001"`, `log.level: "loud"`,
 		"limits.connections: 0", "limits.headerTimeout: -1ns",
 	} {
@@ -33,6 +33,7 @@ func TestValidateAcceptsWhatIsComplete(t *testing.T) {
 	s, g, b := DefaultSidecar(), DefaultGateway(), DefaultBridge()
 	for _, base := range []*Base{&s.Base, &g.Base, &b.Base} {
 		base.Redis.Addresses = []string{"127.0.0.1:6379"}
+		base.Trust.RootsFile = "roots.pem"
 	}
 	s.Node, s.Vault, s.Services = "n", vault, []Local{{Service: "orders", Address: "127.0.0.1:9001"}}
 	g.Node, g.ID, g.Vault = "n", "demo", vault

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -18,7 +19,9 @@ import (
 	"github.com/hedgerow-mesh/hedgerow/gateway"
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 	"github.com/hedgerow-mesh/hedgerow/mesh/identity"
+	"github.com/hedgerow-mesh/hedgerow/mesh/signing"
 	"github.com/hedgerow-mesh/hedgerow/test/servers"
+	keys "github.com/hedgerow-mesh/hedgerow/test/signers"
 	"github.com/hedgerow-mesh/hedgerow/vaultpki"
 )
 
@@ -285,6 +288,14 @@ func TestGatewayCertificateOfACME(t *testing.T) {
 	cfg := DefaultGateway()
 	cfg.Node, cfg.ID, cfg.DataDir, cfg.Drain = "gw", "demo", t.TempDir(), time.Second
 	cfg.Redis.Addresses = []string{away}
+	cfg.Trust.RootsFile = filepath.Join(t.TempDir(), "roots.pem")
+	public, err := signing.FormatPublicKeys(keys.New("default").Roots()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := signing.WriteFile(cfg.Trust.RootsFile, public); err != nil {
+		t.Fatal(err)
+	}
 	cfg.Vault = Vault{Address: "http://" + away, Mount: "pki_mesh", Role: "gw", AppRole: AppRole{RoleIDFile: "none", SecretIDFile: "none"}}
 	cfg.Admin.Address = fmt.Sprintf("127.0.0.1:%d", ports[2])
 	cfg.Log.Level = "error"
