@@ -1,11 +1,14 @@
 package registry_test
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 	"github.com/hedgerow-mesh/hedgerow/mesh/registry"
@@ -169,12 +172,22 @@ func TestNothingOlderIsAppliedAfterARestart(t *testing.T) {
 			t.Fatalf("the floor's file: %v, %v", info, err)
 		}
 
-		forge(t, raw(t, b.addr), old, oldRecords) // as it was signed: a replay
-		w := watch(t, b.addr, registry.WatcherOptions{File: file})
-		eventually(t, "the older one is counted", func() bool { return w.client.rejects(t, "older") > 0 })
-		if w.Snapshot() != nil {
-			t.Errorf("applied revision %d", w.revision())
+		// As it was signed, and as it was changed: a replay of everything.
+		entry, err := json.Marshal(old)
+		if err != nil {
+			t.Fatal(err)
 		}
+		r := raw(t, b.addr)
+		r.Del(t.Context(), prefix+"changes")
+		values := []any{"head", entry}
+		for name, record := range oldRecords {
+			values = append(values, "put:"+name, record)
+		}
+		r.XAdd(t.Context(), &redis.XAddArgs{Stream: prefix + "changes", ID: "1-0", Values: values})
+		forge(t, r, old, oldRecords)
+		w := watch(t, b.addr, registry.WatcherOptions{File: file})
+		eventually(t, "the older one is counted, as head and as change", func() bool { return w.client.rejects(t, "older") > 1 })
+		throughout(t, 300*time.Millisecond, "nothing is applied", func() bool { return w.Snapshot() == nil })
 		running(t, registry.NewRepublisher(c.Client, l.source).Run)
 		eventually(t, "the second revision again", func() bool { return w.revision() == 2 })
 	})

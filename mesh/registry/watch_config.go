@@ -68,19 +68,26 @@ func (w *Watcher) judge(head mesh.Head) (newer bool, r *refusal) {
 	if r := w.believe(head); r != nil {
 		return false, r
 	}
-	switch {
-	case sameRevision(head, s.head):
+	if sameRevision(head, s.head) {
 		if head.Time.After(s.head.Time) { // signed once more, to say that it still is the newest
 			s.head = head
 			w.signed()
 		}
 		return false, nil
-	case head.Before(s.floor):
-		return false, refuse(rejectOlder, "revision %d.%d, but %d.%d was applied", head.Epoch, head.Revision, s.floor.Epoch, s.floor.Revision)
-	case !s.floor.Before(head) && head.Digest != s.floor.Digest:
-		return false, refuse(rejectFork, "revision %d.%d with digest %.16s, but it was applied with %.16s", head.Epoch, head.Revision, head.Digest, s.floor.Digest)
 	}
-	return true, nil
+	r = s.goesBack(head)
+	return r == nil, r
+}
+
+// goesBack returns why head is not to be applied after what ever was, or nil.
+func (s *configState) goesBack(head mesh.Head) *refusal {
+	switch {
+	case head.Before(s.floor):
+		return refuse(rejectOlder, "revision %d.%d, but %d.%d was applied", head.Epoch, head.Revision, s.floor.Epoch, s.floor.Revision)
+	case !s.floor.Before(head) && head.Digest != s.floor.Digest:
+		return refuse(rejectFork, "revision %d.%d with digest %.16s, but it was applied with %.16s", head.Epoch, head.Revision, head.Digest, s.floor.Digest)
+	}
+	return nil
 }
 
 // believe returns why head was not signed by who may, or nil.
@@ -154,6 +161,11 @@ func (w *Watcher) takeChanges(entries []redis.XMessage) bool {
 		if broken {
 			w.config.skipUntil = time.Now().Add(jitter(pollEvery))
 		}
+		return false
+	}
+	if r := w.config.goesBack(head); r != nil {
+		w.reject("changes", r)
+		w.config.readLater()
 		return false
 	}
 	leaves := w.config.leaves.Next(all)
