@@ -335,7 +335,7 @@ func TestWatchRefuses(t *testing.T) {
 				before := w.Snapshot()
 
 				tc.forge(t, raw(t, b.addr), l.head)
-				eventually(t, "counted as refused", func() bool { return w.client.rejects(t, tc.reason) > 0 })
+				eventually(t, "counted as refused", func() bool { return w.Snapshot() != before || w.client.rejects(t, tc.reason) > 0 })
 				if w.Snapshot() != before {
 					t.Fatalf("applied %+v", w.Snapshot().Config.Head)
 				}
