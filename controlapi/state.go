@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
+	"github.com/hedgerow-mesh/hedgerow/mesh/proxy"
 )
 
 // Bounds on everything that is stored, and so published: the registry carries
@@ -134,6 +135,9 @@ func validate(edits []edit, config *mesh.Config) error {
 		}
 		seen[e.name] = true
 		own = append(own, violationsOf(mesh.Validate(e.object))...)
+		if p, is := e.object.(*mesh.Policy); is {
+			own = append(own, violationsOf(proxy.CheckConditions(p))...)
+		}
 		own = merge(own, config.CheckReferences(e.object))
 		for _, v := range own {
 			v.Field = e.field + v.Field

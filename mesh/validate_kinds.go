@@ -106,7 +106,7 @@ func (l *LoadBalancing) validate(field string, v *Violations) {
 func (p *Policy) normalize() {}
 
 func (p *Policy) validate(v *Violations) {
-	v.oneOf("action", p.Action, []string{Allow, Deny}, Audit)
+	v.oneOf("action", p.Action, []string{Allow, Deny, Audit})
 	targets := 0
 	if p.Target != nil {
 		for _, t := range [][2]string{{"service", p.Target.Service}, {"route", p.Target.Route}, {"gateway", p.Target.Gateway}} {
@@ -131,11 +131,13 @@ func (p *Policy) validate(v *Violations) {
 }
 
 func (r *PolicyRule) validate(field string, v *Violations) {
-	v.unsupported(r.When != "", field+".when")
+	if len(r.When) > maxWhenBytes {
+		v.Add(field+".when", "", "%d bytes, at most %d are allowed", len(r.When), maxWhenBytes)
+	}
 	for i := range r.From {
 		f, from := at(field+".from", i), &r.From[i]
-		v.unsupported(len(from.IPBlocks) > 0, f+".ipBlocks")
-		v.unsupported(len(from.Devices) > 0, f+".devices")
+		checkCIDRs(f+".ipBlocks", from.IPBlocks, v)
+		checkDevices(f+".devices", from.Devices, v)
 		v.unsupported(len(from.Claims) > 0, f+".claims")
 		checkIdentities(f+".identities", from.Identities, v)
 		checkIdentities(f+".notIdentities", from.NotIdentities, v)
@@ -150,7 +152,6 @@ func (r *PolicyRule) validate(field string, v *Violations) {
 	}
 	for i := range r.To {
 		f, to := at(field+".to", i), &r.To[i]
-		v.unsupported(to.IgnoreCase, f+".ignoreCase")
 		checkMethods(f+".methods", to.Methods, v)
 		for j, p := range to.Paths {
 			checkPolicyPath(at(f+".paths", j), p, v)
@@ -160,6 +161,21 @@ func (r *PolicyRule) validate(field string, v *Violations) {
 		}
 		if len(to.Methods)+len(to.Paths)+len(to.NotPaths) == 0 && !to.IgnoreCase {
 			v.Add(f, "leave to out to mean everything", "an entry of to needs a field")
+		}
+	}
+}
+
+// maxWhenBytes bounds a condition.
+const maxWhenBytes = 4 << 10
+
+// checkDevices checks the devices that a policy names: ids as bridges send them, or "*" for any.
+func checkDevices(field string, devices []string, v *Violations) {
+	for i, d := range devices {
+		if d == "*" {
+			continue
+		}
+		if d == "" || len(d) > 255 || strings.ContainsAny(d, "*,") || strings.ContainsFunc(d, func(r rune) bool { return r <= ' ' || r > '~' }) {
+			v.Add(at(field, i), "an id, e.g. \"d1\", or \"*\" for any", "%.60q is not a device of 1 to 255 printable ASCII characters without ',' and '*'", d)
 		}
 	}
 }

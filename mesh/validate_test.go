@@ -96,8 +96,12 @@ func TestViolations(t *testing.T) {
 		{"subset twice", "services/a", `{"subsets":[{"name":"v","labels":{"a":"b"}},{"name":"v","labels":{"a":"c"}}]}`, "subsets[1].name", "", false},
 		{"policy with two targets", "policies/a", `{"target":{"service":"a","route":"b"},"action":"DENY","rules":[{}]}`, "target", "", false},
 		{"policy without rules", "policies/a", `{"target":{"service":"a"},"action":"DENY"}`, "rules", "[{}]", false},
-		{"audit of a later version", "policies/a", `{"target":{"service":"a"},"action":"AUDIT","rules":[{}]}`, "action", "", true},
-		{"condition of a later version", "policies/a", policy(`{"when":"true"}`), "rules[0].when", "", true},
+		{"claims of a later version", "policies/a", policy(`{"from":[{"claims":[{"name":"sub","values":["a"]}]}]}`), "rules[0].from[0].claims", "", true},
+		{"a condition without end", "policies/a", policy(`{"when":"` + strings.Repeat("a", 4097) + `"}`), "rules[0].when", "", false},
+		{"a block that is none", "policies/a", policy(`{"from":[{"ipBlocks":["10.0.0.0/33"]}]}`), "rules[0].from[0].ipBlocks[0]", "10.3.0.0/16", false},
+		{"a block with bits behind the prefix", "policies/a", policy(`{"from":[{"ipBlocks":["10.0.0.1/8"]}]}`), "rules[0].from[0].ipBlocks[0]", "10.0.0.0/8", false},
+		{"a device that no bridge sends", "policies/a", policy(`{"from":[{"devices":["d1,d2"]}]}`), "rules[0].from[0].devices[0]", "d1", false},
+		{"a device with a star inside", "policies/a", policy(`{"from":[{"devices":["line-*"]}]}`), "rules[0].from[0].devices[0]", "any", false},
 		{"empty from would mean anyone", "policies/a", policy(`{"from":[{}]}`), "rules[0].from[0]", "leave from out", false},
 		{"empty to would mean everything", "policies/a", policy(`{"to":[{}]}`), "rules[0].to[0]", "leave to out", false},
 		{"identity that is no pattern", "policies/a", policy(`{"from":[{"identities":["orders"]}]}`), "rules[0].from[0].identities[0]", "/svc/orders", false},
@@ -285,7 +289,7 @@ func TestDecodeRecordsKeepsBadPoliciesClosed(t *testing.T) {
 		action string
 	}{
 		"an unknown field":                            {`{"target":{"service":"a"},"action":"DENY","rules":[{"form":[]}]}`, "a", Deny},
-		"an unsupported field":                        {`{"target":{"service":"a"},"action":"ALLOW","rules":[{"when":"true"}]}`, "a", Allow},
+		"an unsupported field":                        {`{"target":{"service":"a"},"action":"ALLOW","rules":[{"from":[{"claims":[{"name":"a"}]}]}]}`, "a", Allow},
 		"a field of the wrong kind behind the target": {`{"target":{"service":"a"},"action":"DENY","rules":7}`, "a", Deny},
 		"not JSON": {`{"target":`, "", ""},
 	} {

@@ -32,7 +32,7 @@ const (
 // Inbound there are no routes: the policies of face.Service decide, or else the
 // mesh default.
 func Decide(t *Table, face Face, r *Request, draw float64) Decision {
-	c := call{method: r.Method, peer: r.Peer, path: r.Path, tcp: r.TCP}
+	c := call{Request: r, path: r.Path}
 	switch {
 	case r.DecodedPath != "" && hasParameters(r.Path):
 		return Decision{Refusal: &Refusal{http.StatusBadRequest, CodeBadRequest, "a path with both parameters and escaped slashes has no single meaning"}}

@@ -20,6 +20,9 @@ type Request struct {
 	RawQuery    string
 	TCP         bool // it is no request but a connection, of which nothing but Peer is known
 	Fields      header.List
+	// Remote is the IP address that the request comes from: at a gateway the client's, as far
+	// as what stands in front is believed, else that of the connection. "" is not known.
+	Remote string
 	// Peer is the caller: the mTLS peer at an inbound or a gateway, the local
 	// workload at an outbound. Zero is anonymous.
 	Peer mesh.ID
@@ -77,6 +80,20 @@ type Authorization struct {
 	Policy     string // "policies/orders-read"; "" if the mesh default decided
 	Reason     string // "DENY_MATCHED", "ALLOW_MATCHED", "NO_ALLOW_MATCHED", "DEFAULT"
 	NearMisses []NearMiss
+	// Would is what would be decided if the AUDIT policies of the target were ALLOW policies:
+	// mesh.Allow or mesh.Deny; "" if it is the same.
+	Would   string
+	audited *policy // the AUDIT policy that is the reason
+}
+
+// count counts what an AUDIT policy would have changed.
+func (a *Authorization) count() {
+	switch a.Would {
+	case mesh.Allow:
+		a.audited.audits.allow.Add(1)
+	case mesh.Deny:
+		a.audited.audits.deny.Add(1)
+	}
 }
 
 // NearMiss names an ALLOW policy that would have matched but for one field.

@@ -130,8 +130,10 @@ func New(opt Options) (*Engine, error) {
 	e.peers = newPeers(&opt, m.conns, e.allowed, e.outside)
 	e.toMesh = &toMesh{e}
 	e.slots = make(chan struct{}, connectionSlots())
-	if err := opt.Registerer.Register(newEndpointCollector(e)); err != nil {
-		return nil, mesh.Errorf("proxy.New", "metrics", mesh.Internal, "%w", err)
+	for _, c := range []prometheus.Collector{newEndpointCollector(e), newPolicyCollector(e)} {
+		if err := opt.Registerer.Register(c); err != nil {
+			return nil, mesh.Errorf("proxy.New", "metrics", mesh.Internal, "%w", err)
+		}
 	}
 	return e, nil
 }

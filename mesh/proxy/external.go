@@ -46,8 +46,8 @@ func externalHost(e *mesh.External) string {
 // who could decide whether x may use it: the policies of the service decide here, about
 // what is sent, as they would at its sidecar.
 func (f *toMesh) leave(x *exchange, e *Endpoint) *failure {
-	rawPath, _, _ := strings.Cut(x.out.target, "?")
-	r := Request{Method: x.out.method, Peer: x.sender()}
+	rawPath, query, _ := strings.Cut(x.out.target, "?")
+	r := Request{Method: x.out.method, Host: e.host, RawQuery: query, Fields: x.out.fields, Remote: x.request.Remote, Peer: x.sender()}
 	var err error
 	if r.Path, err = CanonicalPath(rawPath); err != nil {
 		r.Path, r.DecodedPath, err = canonicalKeeping(rawPath)
@@ -56,6 +56,7 @@ func (f *toMesh) leave(x *exchange, e *Endpoint) *failure {
 		return &failure{Refusal{http.StatusBadRequest, CodeBadRequest, "the path that would be sent has no single meaning"}, failedDenied, err}
 	}
 	d := Decide(f.e.state.Load().table, Face{Kind: Inbound, Service: e.Service}, &r, 0)
+	d.Authorization.count()
 	x.decision.Authorization = d.Authorization
 	if d.Refusal != nil {
 		return &failure{*d.Refusal, failedDenied, nil}

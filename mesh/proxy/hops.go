@@ -98,8 +98,9 @@ const (
 	forwardedHost  = "X-Forwarded-Host"
 )
 
-// setForwarded says where a request reached the mesh.
-func (h *Hops) setForwarded(l header.List, in *incoming) header.List {
+// setForwarded says where a request reached the mesh, and returns the address of its client
+// too.
+func (h *Hops) setForwarded(l header.List, in *incoming) (fields header.List, client string) {
 	from, proto, host := in.remote, "http", in.host
 	if in.secure {
 		proto = "https"
@@ -108,8 +109,10 @@ func (h *Hops) setForwarded(l header.List, in *incoming) header.List {
 	if h.believe(in.remote) {
 		path, ok = h.path(in.fields, in.remote)
 	}
+	client = in.remote
 	if ok {
 		from = path
+		client, _, _ = strings.Cut(path, ",")
 		switch told := only(in.fields, forwardedProto); {
 		case strings.EqualFold(told, "http"):
 			proto = "http"
@@ -124,7 +127,7 @@ func (h *Hops) setForwarded(l header.List, in *incoming) header.List {
 	if from != "" {
 		l = l.Add(forwardedFor, from)
 	}
-	return l.Add(forwardedProto, proto).Add(forwardedHost, host)
+	return l.Add(forwardedProto, proto).Add(forwardedHost, host), client
 }
 
 // only returns the value of the one field called name; "" if there are others.

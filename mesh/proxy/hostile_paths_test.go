@@ -44,6 +44,10 @@ func hostilePaths() []hostilePath {
 		"/%c0%afadmin", "/%c1%a1dmin", "/%e0%80%af", "/%00", "/admin%00", "/admin%00.png", "/%zz", "/%zzadmin", "/%", "/%2", "/%u002fadmin", "/%0a", "/%7f", "/%ff")
 	group("parameters that would change the match", 400, "/x/..;/admin", "/..;a/admin", "/.;/admin", "/;a/admin", "/;/admin", "/special;a=b", "/special%3ba")
 	group("parameters that would change what is denied", 403, "/admin;a=b", "/admin;", "/admin%3ba=b", "/a/../admin;x", "/admin;a/")
+	group("a template in each spelling", 403, spellings("/tenants/7/secrets")...)
+	group("what is below in each spelling", 403, append(spellings("/vault"), spellings("/vault/a/b")...)...)
+	group("other letters in each spelling", 403, append(spellings("/FOLDED"), append(spellings("/folded/Keys/x"), spellings("/fOLDED/keys")...)...)...)
+	group("what a policy leaves out", 200, "/tenants/7/secretss", "/tenants/secrets", "/tenants/7/8/secrets", "/vaults", "/xvault/a", "/folded/keysx", "/foldedkeys/x")
 	group("a fragment", 400, "/admin#x", "/#", "/public#/admin", "/public?a#b")
 	group("no path", 400, "*", "orders.mesh:80")
 	for _, scheme := range []string{"http", "https", "HTTP"} {
@@ -109,6 +113,14 @@ func hostilePaths() []hostilePath {
 		}
 	}
 	return out
+}
+
+// spellings are ways to write a path that mean the same to somebody.
+func spellings(path string) []string {
+	first := fmt.Sprintf("/%%%02x", path[1]) + path[2:]
+	last := path[:len(path)-1] + fmt.Sprintf("%%%02X", path[len(path)-1])
+	return []string{path, path + "/", path + "/.", path + "?x=/public", path + ";a=b", path + "%3Ba", "/" + path, "/." + path, "/public/.." + path, "/%2e" + path,
+		"/a/%2E%2e" + path, path + "/x/..", first, last, "/.." + path, strings.ReplaceAll(path, "/", "//"), strings.ReplaceAll(path, "/", "/./")}
 }
 
 // hostOf is the spelling of host that r asks for.
@@ -186,6 +198,9 @@ func TestHostilePathsThroughTheMesh(t *testing.T) {
 			}
 			deny("no-admin", mesh.PolicyTo{Paths: []string{"/admin"}})
 			deny("locked", mesh.PolicyTo{Paths: []string{"/locked"}, Methods: []string{"GET"}})
+			deny("template", mesh.PolicyTo{Paths: []string{"/tenants/{tenant}/secrets"}})
+			deny("below", mesh.PolicyTo{Paths: []string{"/vault/**"}})
+			deny("letters", mesh.PolicyTo{Paths: []string{"/Folded", "/Folded/KEYS/**"}, IgnoreCase: true})
 			backend := []mesh.Backend{{Service: "orders"}}
 			w.put(&mesh.Route{Meta: mesh.Meta{Name: "routes/shop"}, Targets: []string{mesh.TargetGateway, mesh.TargetMesh}, Hostnames: []string{"orders.mesh"},
 				Rules: []mesh.RouteRule{{Matches: []mesh.RouteMatch{{Path: &mesh.PathMatch{Prefix: "/special"}}}, Backends: backend}, {Backends: backend}}})

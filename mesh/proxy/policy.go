@@ -3,8 +3,9 @@ package proxy
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
-	"strings"
+	"sync/atomic"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 )
@@ -25,8 +26,9 @@ const maxNearMisses = 16
 // policySet is the policies of one target, each list sorted by name. A nil set
 // has none.
 type policySet struct {
-	deny  []*policy
-	allow []*policy
+	deny  policyList
+	allow policyList
+	audit []*policy // which decide nothing
 }
 
 // policy is a compiled mesh.Policy. One that is invalid has no rules: a DENY
@@ -35,11 +37,16 @@ type policy struct {
 	name    string
 	invalid bool
 	rules   []policyRule
+	audits  audits
 }
+
+// audits counts what an AUDIT policy would have changed.
+type audits struct{ allow, deny atomic.Uint64 }
 
 type policyRule struct {
 	from []policyFrom // empty is anyone
 	to   []policyTo   // empty is everything
+	when *condition   // nil is always
 }
 
 type policyFrom struct {
@@ -47,6 +54,8 @@ type policyFrom struct {
 	identities    []mesh.IDPattern
 	notIdentities []mesh.IDPattern
 	nodes         []string
+	blocks        []netip.Prefix
+	devices       []string
 }
 
 type policyTo struct {
@@ -71,16 +80,6 @@ type policySets struct {
 // setsByTarget is sets by the id of the object that they are for.
 type setsByTarget map[string]*policySet
 
-// over returns s, but that sets which are the same in old are those of old.
-func (s setsByTarget) over(old setsByTarget) setsByTarget {
-	for id, set := range s {
-		if was := old[id]; was != nil && slices.Equal(was.deny, set.deny) && slices.Equal(was.allow, set.allow) {
-			s[id] = was
-		}
-	}
-	return s
-}
-
 // compilePolicies compiles every policy and fails closed: an invalid ALLOW still
 // counts as an ALLOW policy of its target, an invalid DENY (or one of unknown
 // action) denies everything there, and one that names no target denies every
@@ -88,12 +87,13 @@ func (s setsByTarget) over(old setsByTarget) setsByTarget {
 func (t *Table) compilePolicies(old *Table, cfg *mesh.Config, trustDomain string) (policySets, []error) {
 	sets := policySets{setsByTarget{}, setsByTarget{}, setsByTarget{}}
 	var errs []error
+	var cs conditions
 	for _, id := range slices.Sorted(maps.Keys(cfg.Policies)) {
 		source := cfg.Policies[id]
 		p := old.policies[id]
 		if p == nil || p.source != source {
 			p = &compiledPolicy{source: source}
-			p.policy, p.err = compilePolicy(source, trustDomain)
+			p.policy, p.err = cs.policy(source, trustDomain)
 		}
 		t.policies[id] = p
 		compiled := p.policy
@@ -101,9 +101,9 @@ func (t *Table) compilePolicies(old *Table, cfg *mesh.Config, trustDomain string
 			errs = append(errs, fmt.Errorf("proxy.Compile: policy fails closed: %w", p.err))
 		}
 		switch {
-		case source.Action == mesh.Audit: // never decides
 		case source.Target != nil:
 			sets.file(source, compiled)
+		case source.Action == mesh.Audit:
 		default:
 			for service := range cfg.Services {
 				sets.file(&mesh.Policy{Target: &mesh.PolicyTarget{Service: service}, Action: mesh.Deny}, compiled)
@@ -127,23 +127,28 @@ func (s policySets) file(source *mesh.Policy, p *policy) {
 			set = &policySet{}
 			t.sets[t.id] = set
 		}
-		if source.Action == mesh.Allow {
-			set.allow = append(set.allow, p)
-		} else {
-			set.deny = append(set.deny, p)
+		switch source.Action {
+		case mesh.Allow:
+			set.allow.all = append(set.allow.all, p)
+		case mesh.Audit:
+			if !p.invalid { // what it would change is not known
+				set.audit = append(set.audit, p)
+			}
+		default:
+			set.deny.all = append(set.deny.all, p)
 		}
 	}
 }
 
-// compilePolicy always returns a policy; with an error it is an invalid one.
-func compilePolicy(source *mesh.Policy, trustDomain string) (*policy, error) {
+// policy always returns a policy; with an error it is an invalid one.
+func (cs *conditions) policy(source *mesh.Policy, trustDomain string) (*policy, error) {
 	out := &policy{name: source.Name}
 	if err := mesh.Validate(source); err != nil {
 		out.invalid = true
 		return out, err
 	}
 	for i := range source.Rules {
-		rule, err := compilePolicyRule(&source.Rules[i], trustDomain)
+		rule, err := cs.rule(&source.Rules[i], trustDomain)
 		if err != nil {
 			return &policy{name: source.Name, invalid: true}, fmt.Errorf("%s rules[%d]: %w", source.Name, i, err)
 		}
@@ -152,12 +157,25 @@ func compilePolicy(source *mesh.Policy, trustDomain string) (*policy, error) {
 	return out, nil
 }
 
-func compilePolicyRule(source *mesh.PolicyRule, trustDomain string) (policyRule, error) {
+func (cs *conditions) rule(source *mesh.PolicyRule, trustDomain string) (policyRule, error) {
 	var out policyRule
+	if source.When != "" {
+		var err error
+		if out.when, err = cs.compile(source.When); err != nil {
+			return out, fmt.Errorf("when: %w", err)
+		}
+	}
 	for i := range source.From {
 		f := &source.From[i]
-		from := policyFrom{trustDomain: trustDomain, nodes: f.Nodes}
+		from := policyFrom{trustDomain: trustDomain, nodes: f.Nodes, devices: f.Devices}
 		var err error
+		for _, block := range f.IPBlocks {
+			p, err := netip.ParsePrefix(block)
+			if err != nil {
+				return out, err
+			}
+			from.blocks = append(from.blocks, p)
+		}
 		if from.identities, err = compileIdentities(f.Identities, trustDomain); err != nil {
 			return out, err
 		}
@@ -170,10 +188,10 @@ func compilePolicyRule(source *mesh.PolicyRule, trustDomain string) (policyRule,
 		t := &source.To[i]
 		to := policyTo{methods: t.Methods}
 		for _, p := range t.Paths {
-			to.paths = append(to.paths, compilePathPattern(p))
+			to.paths = append(to.paths, compilePathPattern(p, t.IgnoreCase))
 		}
 		for _, p := range t.NotPaths {
-			to.notPaths = append(to.notPaths, compilePathPattern(p))
+			to.notPaths = append(to.notPaths, compilePathPattern(p, t.IgnoreCase))
 		}
 		out.to = append(out.to, to)
 	}
@@ -192,26 +210,40 @@ func compileIdentities(patterns []string, trustDomain string) ([]mesh.IDPattern,
 	return out, nil
 }
 
-// call is what policies look at.
-type call struct {
-	method string
-	peer   mesh.ID
-	path   string
-	tcp    bool // a connection: a DENY of any operation matches it, an ALLOW of one does not
-	// other is how else the workload may read the path: without its segment
-	// parameters, or with its escaped slashes decoded; "" if there is no other
-	// way. A DENY matches if it matches either and an ALLOW only if it matches
-	// both.
-	other string
-}
-
 // decide says whether c may pass, and by which policy. byDefault decides if the
 // target has no ALLOW policy and no DENY matches; reason is then the reason.
 func (s *policySet) decide(c *call, byDefault bool, reason string) Authorization {
 	if s == nil {
 		return defaultAuthorization(byDefault, reason)
 	}
-	for _, p := range s.deny {
+	a := s.enforce(c, byDefault, reason)
+	if len(s.audit) > 0 && a.Reason != ReasonDenyMatched && a.Reason != ReasonInvalidPolicy {
+		a.audited, a.Would = s.shadow(c, &a)
+	}
+	return a
+}
+
+// shadow says what would be decided instead of a if the AUDIT policies of the target were ALLOW
+// policies, and which of them is the reason; "" is the same.
+func (s *policySet) shadow(c *call, a *Authorization) (audited *policy, would string) {
+	for _, p := range s.audit {
+		if p.matches(c, c.path, false) && (c.other == "" || p.matches(c, c.other, false)) {
+			if a.Decision == mesh.Deny {
+				return p, mesh.Allow
+			}
+			return nil, ""
+		}
+	}
+	if a.Decision == mesh.Allow && a.Reason != ReasonAllowMatched {
+		return s.audit[0], mesh.Deny
+	}
+	return nil, ""
+}
+
+// enforce is decide without the AUDIT policies.
+func (s *policySet) enforce(c *call, byDefault bool, reason string) Authorization {
+	denying := s.deny.candidates(c)
+	for p := denying.next(); p != nil; p = denying.next() {
 		if p.invalid {
 			return Authorization{Decision: mesh.Deny, Policy: p.name, Reason: ReasonInvalidPolicy}
 		}
@@ -219,10 +251,11 @@ func (s *policySet) decide(c *call, byDefault bool, reason string) Authorization
 			return Authorization{Decision: mesh.Deny, Policy: p.name, Reason: ReasonDenyMatched}
 		}
 	}
-	if len(s.allow) == 0 {
+	if len(s.allow.all) == 0 {
 		return defaultAuthorization(byDefault, reason)
 	}
-	for _, p := range s.allow {
+	allowing := s.allow.candidates(c)
+	for p := allowing.next(); p != nil; p = allowing.next() {
 		if p.matches(c, c.path, false) && (c.other == "" || p.matches(c, c.other, false)) {
 			return Authorization{Decision: mesh.Allow, Policy: p.name, Reason: ReasonAllowMatched}
 		}
@@ -235,186 +268,4 @@ func defaultAuthorization(allow bool, reason string) Authorization {
 		return Authorization{Decision: mesh.Allow, Reason: reason}
 	}
 	return Authorization{Decision: mesh.Deny, Reason: reason}
-}
-
-// matches reports whether a rule matches c at path. What ends in a refusal is
-// read generously and what ends in a permission strictly: the paths of a DENY
-// and the notPaths of an ALLOW ignore one final slash, the others do not.
-func (p *policy) matches(c *call, path string, deny bool) bool {
-	for i := range p.rules {
-		if p.rules[i].matches(c, path, deny) {
-			return true
-		}
-	}
-	return false
-}
-
-func (r *policyRule) matches(c *call, path string, deny bool) bool {
-	from := len(r.from) == 0
-	for i := range r.from {
-		if failed, _ := r.from[i].fails(c.peer); failed == 0 {
-			from = true
-			break
-		}
-	}
-	if !from {
-		return false
-	}
-	if c.tcp {
-		return deny || len(r.to) == 0
-	}
-	for i := range r.to {
-		if failed, _ := r.to[i].fails(c.method, path, deny); failed == 0 {
-			return true
-		}
-	}
-	return len(r.to) == 0
-}
-
-// fails counts the fields that do not match the caller and names the last.
-// An anonymous caller is none of any identities and on none of any nodes.
-func (f *policyFrom) fails(peer mesh.ID) (failed int, field string) {
-	if len(f.identities) > 0 && !matchesAny(f.identities, peer) {
-		failed, field = failed+1, "from.identities"
-	}
-	if matchesAny(f.notIdentities, peer) {
-		failed, field = failed+1, "from.notIdentities"
-	}
-	if len(f.nodes) > 0 && !f.onNode(peer) {
-		failed, field = failed+1, "from.nodes"
-	}
-	return failed, field
-}
-
-func matchesAny(patterns []mesh.IDPattern, peer mesh.ID) bool {
-	for i := range patterns {
-		if patterns[i].Match(peer) {
-			return true
-		}
-	}
-	return false
-}
-
-func (f *policyFrom) onNode(peer mesh.ID) bool {
-	if peer.TrustDomain() != f.trustDomain {
-		return false
-	}
-	_, node, ok := peer.Service()
-	if !ok {
-		node, ok = peer.Node()
-	}
-	return ok && slices.Contains(f.nodes, node)
-}
-
-// fails counts the fields that do not match the operation and names the last.
-func (t *policyTo) fails(method, path string, deny bool) (failed int, field string) {
-	if len(t.methods) > 0 && !slices.Contains(t.methods, method) {
-		failed, field = failed+1, "to.methods"
-	}
-	if len(t.paths) > 0 && !matchesPath(t.paths, path, deny) {
-		failed, field = failed+1, "to.paths"
-	}
-	if matchesPath(t.notPaths, path, !deny) {
-		failed, field = failed+1, "to.notPaths"
-	}
-	return failed, field
-}
-
-func matchesPath(patterns []pathPattern, path string, ignoreSlash bool) bool {
-	for i := range patterns {
-		if patterns[i].match(path, ignoreSlash) {
-			return true
-		}
-	}
-	return false
-}
-
-// nearMisses names the ALLOW policies that would have matched but for one field.
-func (s *policySet) nearMisses(c *call) []NearMiss {
-	var out []NearMiss
-	for _, p := range s.allow {
-		field := p.nearMiss(c, c.path)
-		if field == "" && c.other != "" {
-			field = p.nearMiss(c, c.other)
-		}
-		if field != "" && len(out) < maxNearMisses {
-			out = append(out, NearMiss{Policy: p.name, Failed: field})
-		}
-	}
-	return out
-}
-
-// nearMiss names the one field that kept a rule from matching, or "".
-func (p *policy) nearMiss(c *call, path string) string {
-	for i := range p.rules {
-		from, fromField := closest(p.rules[i].from, func(f *policyFrom) (int, string) { return f.fails(c.peer) })
-		to, toField := closest(p.rules[i].to, func(t *policyTo) (int, string) { return t.fails(c.method, path, false) })
-		if from+to == 1 {
-			return fromField + toField // one of them is ""
-		}
-	}
-	return ""
-}
-
-// closest returns the least number of failed fields among entries; 0 if none.
-func closest[T any](entries []T, fails func(*T) (int, string)) (failed int, field string) {
-	for i := range entries {
-		if n, f := fails(&entries[i]); i == 0 || n < failed {
-			failed, field = n, f
-		}
-	}
-	return failed, field
-}
-
-// pathPattern is a path of a policy: "/a", "/a/{x}" or "/a/**".
-type pathPattern struct {
-	literal  string   // the whole path, if segments is nil
-	segments []string // "" is any one segment; never nil if the pattern is no literal
-	rest     bool     // anything may follow, nothing too: "/a/**" is "/a" and all below
-}
-
-// compilePathPattern compiles a pattern that has been validated.
-func compilePathPattern(p string) pathPattern {
-	base, rest := strings.CutSuffix(p, "/**")
-	if !rest && !strings.Contains(p, "{") {
-		return pathPattern{literal: p}
-	}
-	out := pathPattern{segments: []string{}, rest: rest}
-	for base = strings.TrimSuffix(base, "/"); base != ""; {
-		var segment string
-		segment, base = cutSegment(base)
-		if strings.HasPrefix(segment, "{") {
-			segment = ""
-		}
-		out.segments = append(out.segments, segment)
-	}
-	return out
-}
-
-// match reports whether the pattern matches a canonical path.
-func (p *pathPattern) match(path string, ignoreSlash bool) bool {
-	if p.segments == nil {
-		if ignoreSlash {
-			return strings.TrimSuffix(path, "/") == strings.TrimSuffix(p.literal, "/")
-		}
-		return path == p.literal
-	}
-	if !strings.HasPrefix(path, "/") {
-		return false
-	}
-	remaining := path
-	if path == "/" {
-		remaining = ""
-	}
-	for _, want := range p.segments {
-		if remaining == "" {
-			return false
-		}
-		var segment string
-		segment, remaining = cutSegment(remaining)
-		if segment == "" || want != "" && want != segment {
-			return false
-		}
-	}
-	return p.rest || remaining == "" || ignoreSlash && remaining == "/"
 }

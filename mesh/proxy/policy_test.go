@@ -179,7 +179,7 @@ func TestPolicyOrder(t *testing.T) {
 
 func TestPoliciesFailClosed(t *testing.T) {
 	all := mesh.PolicyRule{}
-	unsupported := mesh.PolicyRule{When: "true"}
+	unsupported := mesh.PolicyRule{When: "nope("}
 	misspelt := fromOf(mesh.PolicyFrom{Identities: []string{"/service/web"}})
 	allow := ordersPolicy("allow", mesh.Allow, all)
 	for _, tt := range []struct {

@@ -55,6 +55,9 @@ type RecordAuthorization struct {
 	Policy     string           `json:"policy,omitempty"`
 	Reason     string           `json:"reason"`
 	NearMisses []RecordNearMiss `json:"nearMisses,omitempty"`
+	// Would is what would be decided if the AUDIT policy Audited were an ALLOW policy.
+	Would   string `json:"would,omitempty"`
+	Audited string `json:"audited,omitempty"`
 }
 
 // RecordNearMiss is an ALLOW policy that would have matched but for one field.
@@ -126,7 +129,10 @@ func (s *server) record(x *exchange, status int, duration time.Duration) *Record
 		rec.Backend = &RecordBackend{d.Service, d.Subset}
 	}
 	if a := &d.Authorization; a.Decision != "" {
-		rec.Authorization = &RecordAuthorization{Decision: a.Decision, Policy: a.Policy, Reason: a.Reason}
+		rec.Authorization = &RecordAuthorization{Decision: a.Decision, Policy: a.Policy, Reason: a.Reason, Would: a.Would}
+		if a.audited != nil {
+			rec.Authorization.Audited = a.audited.name
+		}
 		for _, m := range a.NearMisses {
 			rec.Authorization.NearMisses = append(rec.Authorization.NearMisses, RecordNearMiss(m))
 		}

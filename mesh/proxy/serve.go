@@ -206,10 +206,11 @@ func (s *server) prepare(x *exchange) *Refusal {
 	if err != nil {
 		return &Refusal{http.StatusBadRequest, CodeBadRequest, "the request path has no single meaning"}
 	}
+	remote := x.in.remote
 	if s.face.Kind == Gateway {
-		x.out.fields = s.hops.setForwarded(x.out.fields, &x.in)
+		x.out.fields, remote = s.hops.setForwarded(x.out.fields, &x.in)
 	}
-	x.request = Request{Method: x.in.method, Host: host, Path: path, DecodedPath: x.request.DecodedPath, RawQuery: query, Fields: x.out.fields, Peer: peer}
+	x.request = Request{Method: x.in.method, Host: host, Path: path, DecodedPath: x.request.DecodedPath, RawQuery: query, Fields: x.out.fields, Remote: remote, Peer: peer}
 	if rule := s.proves(&x.request); rule != nil {
 		x.out.target, x.decision.Rule = target, rule
 		return nil
@@ -228,6 +229,7 @@ func (s *server) prepare(x *exchange) *Refusal {
 	}
 	x.draw = rand.Float64()
 	x.decision = Decide(state.table, s.face, &x.request, x.draw)
+	x.decision.Authorization.count()
 	if x.decision.Refusal != nil {
 		return x.decision.Refusal
 	}

@@ -139,9 +139,9 @@ func (t *Table) Next(cfg *mesh.Config, trustDomain string) (*Table, []error) {
 		}
 	}
 	policies, errs := t.compilePolicies(old, cfg, trustDomain)
-	t.servicePolicies = policies.services.over(old.servicePolicies)
-	t.gatewayPolicies = policies.gateways.over(old.gatewayPolicies)
-	t.routePolicies = policies.routes.over(old.routePolicies)
+	t.servicePolicies = policies.services.over(old.servicePolicies, trustDomain)
+	t.gatewayPolicies = policies.gateways.over(old.gatewayPolicies, trustDomain)
+	t.routePolicies = policies.routes.over(old.routePolicies, trustDomain)
 	t.order = old.sameOrder(cfg.Routes)
 	atGateway, inMesh := make(map[string][]filed, len(old.gateway.exact)), make(map[string][]filed, len(old.outbound.exact))
 	for _, id := range t.order {

@@ -45,7 +45,7 @@ func (d *tcpDoor) serve(conn *net.TCPConn) {
 	var set *EndpointSet
 	var auth Authorization
 	if refusal == nil {
-		refusal, auth = d.mayLeave(src)
+		refusal, auth = d.mayLeave(src, addressOf(conn))
 	}
 	if refusal == nil {
 		upstream, endpoint, set, refusal = d.connect(src)
@@ -69,7 +69,7 @@ func callerName(src *identity.Source) string {
 
 // mayLeave says by the policies of an external service whether src may connect. Those of
 // others are its sidecar's to ask.
-func (d *tcpDoor) mayLeave(src *identity.Source) (*Refusal, Authorization) {
+func (d *tcpDoor) mayLeave(src *identity.Source, remote string) (*Refusal, Authorization) {
 	state := d.e.state.Load()
 	if state == nil {
 		return nil, Authorization{}
@@ -77,7 +77,8 @@ func (d *tcpDoor) mayLeave(src *identity.Source) (*Refusal, Authorization) {
 	if s := state.table.Service(d.service); s == nil || s.External == nil {
 		return nil, Authorization{}
 	}
-	got := Decide(state.table, Face{Kind: Inbound, Service: d.service}, &Request{TCP: true, Peer: src.ID()}, 0)
+	got := Decide(state.table, Face{Kind: Inbound, Service: d.service}, &Request{TCP: true, Remote: remote, Peer: src.ID()}, 0)
+	got.Authorization.count()
 	return got.Refusal, got.Authorization
 }
 
@@ -160,7 +161,7 @@ func (in *inbound) serveTCP(conn *meshConn, state *tls.ConnectionState, from str
 		_ = conn.Close() // there is no other way to say so
 		return
 	}
-	refusal, auth := s.decideTCP(info.peer)
+	refusal, auth := s.decideTCP(&info)
 	var workload net.Conn
 	if refusal == nil {
 		var err error
@@ -181,12 +182,13 @@ func (in *inbound) serveTCP(conn *meshConn, state *tls.ConnectionState, from str
 }
 
 // decideTCP says whether peer may connect.
-func (s *server) decideTCP(peer mesh.ID) (*Refusal, Authorization) {
+func (s *server) decideTCP(info *callerInfo) (*Refusal, Authorization) {
 	state := s.e.state.Load()
 	if state == nil {
 		return &Refusal{Code: CodeNotReady}, Authorization{}
 	}
-	d := Decide(state.table, s.face, &Request{TCP: true, Peer: peer}, 0)
+	d := Decide(state.table, s.face, &Request{TCP: true, Remote: info.remote, Peer: info.peer}, 0)
+	d.Authorization.count()
 	return d.Refusal, d.Authorization
 }
 

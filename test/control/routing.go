@@ -102,8 +102,8 @@ func routingTCP() []control {
 	const policies, apart = "TestTCPServicePolicies", "TestTCPAndHTTPAreKeptApart"
 	return []control{
 		without("a policy decides about a connection", "tcp.go", "if refusal == nil {\n\t\tvar err error", "if true {\n\t\trefusal = nil\n\t\tvar err error", policies),
-		without("an operation allowed is no connection", "policy.go", "return deny || len(r.to) == 0", "return true", policies),
-		without("an operation denied is any connection", "policy.go", "return deny || len(r.to) == 0", "return len(r.to) == 0", policies),
+		without("an operation allowed is no connection", "policy_match.go", "return deny || len(r.to) == 0", "return true || len(r.to) == 0", policies),
+		without("an operation denied is any connection", "policy_match.go", "return deny || len(r.to) == 0", "return len(r.to) == 0", policies),
 		without("a raw stream goes to no service of HTTP", "decide.go", "(s.Protocol == mesh.ProtocolTCP) != r.TCP", "false", apart),
 		without("another instance is tried", "tcp.go", "for range mostConnects {", "for range 1 {", "TestTCPServiceTriesAnother"),
 		without("connections are bounded", "tcp.go", "if !set.breaker.connection() {", "if set.breaker.connection() && false {", "TestTCPServiceBoundsConnections"),

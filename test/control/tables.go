@@ -48,6 +48,7 @@ func tables() []table {
 		{"issued certificates", "mesh/identity", issuedCertificates()},
 		{"acme", acme, acmeCertificates()},
 
+		{"callers", engine, trustPolicies()},
 		{"signing", "mesh/signing", trustSigning()},
 		{"signed registry", "mesh/registry", trustRegistry()},
 		{"signed writes", "controlapi", trustWrites()},

@@ -25,6 +25,35 @@ func trustSigning() []control {
 	}
 }
 
+// trustPolicies is what policies ask beside identities, methods and paths.
+func trustPolicies() []control {
+	const callers, conditions, audit = "TestPolicyCallers", "TestConditions", "TestAuditPolicies"
+	return []control{
+		without("blocks are asked for", "policy_match.go", "if len(f.blocks) > 0 && !f.inBlock(c.Remote) {", "if len(f.blocks) > 0 && false {", callers),
+		without("IPv4 is IPv4", "policy_match.go", "addr = addr.Unmap().WithZone(\"\")", "_ = addr.Unmap()", callers),
+		without("devices are asked for", "policy_match.go", "if len(f.devices) > 0 && !f.ofDevice(", "if len(f.devices) > 1<<20 && !f.ofDevice(", callers),
+		without("only a bridge says whose message it is", "policy_match.go", "!ok || service != bridgeService || ", "", callers).and("if service, _, ok :=", "if _, _, _ ="),
+		without("a bridge of this mesh", "policy_match.go", " || r.Peer.TrustDomain() != trustDomain {", " {", callers),
+		without("one device", "policy_match.go", "return only(r.Fields, deviceHeader)", "v, _ := r.Fields.Get(deviceHeader)\n\treturn v", callers),
+		without("letters matter unless told", "policy_match.go", "p.fold && strings.EqualFold(a, b)", "strings.EqualFold(a, b)", "TestPolicyRules"),
+		without("letters do not matter if told", "policy_match.go", "p.fold && strings.EqualFold(a, b)", "false", callers+"|TestHostilePathsThroughTheMesh"),
+		without("a condition is asked", "policy_match.go", "return to && (r.when == nil || r.when.holds(c, path, deny))", "return to", conditions),
+		without("a condition without a value is against the caller", "condition.go", "w.failed.Add(1)\n\treturn deny", "w.failed.Add(1)\n\treturn !deny", conditions),
+		without("an ALLOW with a condition lets no connection in", "policy_match.go", "len(r.to) == 0 && r.when == nil", "len(r.to) == 0", "TestConditionsOfConnections"),
+		without("a condition's cost is bounded", "condition.go", "if cost.Max > maxConditionCost {", "if false {", "TestConditionsThatAreRefused"),
+		without("no caller chooses a pattern", "condition.go", "if err := checkPatterns(compiled); err != nil {", "if err := checkPatterns(compiled); false {", "TestConditionsThatAreRefused"),
+		without("a condition is true or false", "condition.go", "if compiled.OutputType() != cel.BoolType {", "if false {", "TestConditionsThatAreRefused"),
+		without("an AUDIT policy decides nothing", "policy.go", "set.audit = append(set.audit, p)", "set.allow.all = append(set.allow.all, p)", audit),
+		without("what an AUDIT would change is told", "policy.go", "return s.audit[0], mesh.Deny", "return nil, \"\"", audit),
+		without("policies of any caller are found", "policy_index.go", "callers := it.l.anyCaller[word]", "callers := uint64(0)", "TestPolicyIndexDecidesAsAll"),
+		without("policies of any path are found", "policy_index.go", "paths := it.l.anyPath[word]", "paths := uint64(0)", "TestPolicyIndexDecidesAsAll"),
+		without("either reading of a path is found", "policy_index.go", "c.TCP || c.other != \"\" ||", "c.TCP ||", "TestPolicyIndexDecidesAsAll"),
+		without("a connection has no path", "policy_index.go", "c.TCP || c.other != \"\" ||", "c.other != \"\" ||", "TestPolicyIndexDecidesAsAll"),
+		without("a final slash is found", "policy_index.go", "literal := strings.TrimSuffix(p.literal, \"/\")", "literal := p.literal", "TestPolicyIndexDecidesAsAll"),
+		without("folded paths are found", "policy_index.go", "if paths[k].fold {", "if false {", "TestPolicyIndexDecidesAsAll"),
+	}
+}
+
 // trustRegistry is what a data plane takes from Redis and from disk.
 func trustRegistry() []control {
 	return []control{

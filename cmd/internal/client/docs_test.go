@@ -6,11 +6,18 @@ import (
 	"testing"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
+	"github.com/hedgerow-mesh/hedgerow/mesh/proxy"
 )
 
-// What docs/routing.md shows can be stored, all of it together.
-func TestExamplesOfTheRoutingPageAreValid(t *testing.T) {
-	page, err := os.ReadFile("../../../docs/routing.md")
+// What these pages show can be stored, all of a page together.
+func TestExamplesOfTheDocsAreValid(t *testing.T) {
+	for _, name := range []string{"routing.md", "authorization.md"} {
+		t.Run(name, func(t *testing.T) { examplesAreValid(t, name) })
+	}
+}
+
+func examplesAreValid(t *testing.T, name string) {
+	page, err := os.ReadFile("../../../docs/" + name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,7 +34,7 @@ func TestExamplesOfTheRoutingPageAreValid(t *testing.T) {
 		}
 		rest = after
 		blocks++
-		objects, err := parseObjects("routing.md", []byte(block))
+		objects, err := parseObjects(name, []byte(block))
 		if err != nil {
 			t.Fatalf("%v in\n%s", err, block)
 		}
@@ -40,10 +47,15 @@ func TestExamplesOfTheRoutingPageAreValid(t *testing.T) {
 			if err := mesh.Validate(object); err != nil {
 				t.Error(err)
 			}
+			if p, is := object.(*mesh.Policy); is {
+				if err := proxy.CheckConditions(p); err != nil {
+					t.Error(err)
+				}
+			}
 			config.Put(object)
 		}
 	}
-	if blocks < 4 {
+	if blocks < 3 {
 		t.Errorf("%d blocks were found", blocks)
 	}
 	for name, violations := range config.CheckAll() {
