@@ -7,9 +7,10 @@
 // It does not decide what a peer may do (that is policy), does not know Vault
 // (package vaultpki) or files (package localca), and dials and listens nowhere.
 //
-// Private keys are made here, stay in memory and are never written or sent: an
-// Issuer sees a signing request only. A Source never goes back to having no
-// certificate, and what it holds was verified before it was put there.
+// Private keys are made here and are never sent: an Issuer sees a signing request
+// only. They are in memory, and in a file (0600) if a Source is told to KeepIn a
+// directory, so that a process starts while its issuer is away. A Source never goes
+// back to having no certificate, and what it holds was verified before it was put there.
 package identity
 
 import (

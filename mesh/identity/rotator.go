@@ -75,8 +75,9 @@ type Rotator struct {
 // NewRotator returns a Rotator of the certificate in source, at the LeafPace,
 // that works while Run runs.
 func NewRotator(source *Source, issuer Issuer, log zerolog.Logger) *Rotator {
-	l := &leaf{source, issuer}
-	r := NewRotatorOf(l, LeafPace(), l.count, log.With().Stringer("identity", source.ID()).Logger())
+	log = log.With().Stringer("identity", source.ID()).Logger()
+	l := &leaf{source, issuer, log}
+	r := NewRotatorOf(l, LeafPace(), l.count, log)
 	r.prober, _ = issuer.(Prober)
 	return r
 }
@@ -212,6 +213,7 @@ func spread(d time.Duration) time.Duration {
 type leaf struct {
 	source *Source
 	issuer Issuer
+	log    zerolog.Logger
 }
 
 var _ Renewable = (*leaf)(nil)
@@ -226,7 +228,13 @@ func (l *leaf) Renew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return l.source.Swap(key, issued)
+	if err := l.source.Swap(key, issued); err != nil {
+		return err
+	}
+	if err := l.source.Unkept(); err != nil {
+		l.log.Warn().Err(err).Msg("certificate not written to disk: a restart while the issuer is away would have none")
+	}
+	return nil
 }
 
 // Life implements Renewable.

@@ -21,6 +21,8 @@ type Source struct {
 	metrics *Metrics
 	current atomic.Pointer[Credential]
 	accept  *tls.Config // of every handshake as a server: it asks for what is current
+	file    string      // where what is current is kept; "" is nowhere
+	unkept  atomic.Pointer[error]
 }
 
 // Credential is a certificate and the bundle that came with it. It is immutable.
@@ -60,8 +62,33 @@ func (s *Source) Certificate() (*tls.Certificate, error) {
 
 // Swap makes the chain, whose leaf certifies key, and the bundle current. It
 // first verifies that a peer would accept them as s.ID on either side of a
-// connection; if not, what was there stays.
+// connection; if not, what was there stays. What cannot be kept on disk is in use all the
+// same, and counted.
 func (s *Source) Swap(key *ecdsa.PrivateKey, issued Issued) error {
+	now := time.Now()
+	if err := s.put(key, issued, now); err != nil {
+		return err
+	}
+	if err := s.keep(key, issued, now); err != nil {
+		s.metrics.unkept.WithLabelValues(s.id.String()).Inc()
+		s.unkept.Store(&err)
+		return nil
+	}
+	s.unkept.Store(nil)
+	return nil
+}
+
+// Unkept returns why the credential in use could not be written to disk; nil if it was, or is
+// not to be.
+func (s *Source) Unkept() error {
+	if err := s.unkept.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// put is Swap of what was received at a time, and without keeping it.
+func (s *Source) put(key *ecdsa.PrivateKey, issued Issued, received time.Time) error {
 	const op = "identity.Swap"
 	refuse := func(format string, args ...any) error {
 		return mesh.Errorf(op, s.id.String(), mesh.Invalid, "the issuer's answer is refused: "+format, args...)
@@ -90,7 +117,7 @@ func (s *Source) Swap(key *ecdsa.PrivateKey, issued Issued) error {
 	}
 	// One pointer for both: no handshake sees a certificate of one issuer
 	// with the bundle of before.
-	s.current.Store(&Credential{Certificate: cert, Bundle: issued.Bundle, Received: now})
+	s.current.Store(&Credential{Certificate: cert, Bundle: issued.Bundle, Received: received})
 	s.metrics.notAfter.WithLabelValues(s.id.String()).Set(float64(leaf.NotAfter.Unix()))
 	return nil
 }
@@ -102,6 +129,7 @@ type Metrics struct {
 	failures *prometheus.CounterVec
 	notAfter *prometheus.GaugeVec
 	refused  *prometheus.CounterVec
+	unkept   *prometheus.CounterVec
 }
 
 // NewMetrics registers the series with reg. It fails if they are there already.
@@ -124,7 +152,11 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 			Help: "Peers refused in the handshake: their certificate is not trusted, or proves another identity than the one dialled (wrong_peer: suspect the registry).",
 		}, []string{"identity", "side", "reason"}),
 	}
-	for _, c := range []prometheus.Collector{m.renewals, m.failures, m.notAfter, m.refused} {
+	m.unkept = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "hedgerow_identity_unkept_total",
+		Help: "Certificates that are in use and could not be written to disk: a restart while the issuer is away would have none.",
+	}, []string{"identity"})
+	for _, c := range []prometheus.Collector{m.renewals, m.failures, m.notAfter, m.refused, m.unkept} {
 		if err := reg.Register(c); err != nil {
 			return nil, mesh.Errorf("identity.NewMetrics", "hedgerow_identity", mesh.Internal, "%w", err)
 		}

@@ -225,3 +225,40 @@ func TestASnapshotOnDiskIsVerified(t *testing.T) {
 	throughout(t, 300*time.Millisecond, "nothing is applied", func() bool { return w.Snapshot() == nil })
 	stop()
 }
+
+// Who finds a head finds the keys that explain it, though no Republisher has been there yet.
+func TestKeysAreThereBeforeAHead(t *testing.T) {
+	conform(t, func(t *testing.T, b backend) {
+		c, l := open(t, b.addr), newRevisions()
+		l.publish(t, c, world())
+		v, err := signing.NewVerifier("test", trusted.Roots()...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := openTrusting(t, b.addr, v)
+		w := registry.NewWatcher(n.Client, registry.WatcherOptions{})
+		running(t, w.Run)
+		took := eventually(t, "the configuration", func() bool { return w.Snapshot() != nil })
+		if took > 2*time.Second || n.rejects(t, "unknown_key") != 0 {
+			t.Errorf("it took %v, with %v heads by unknown keys", took, n.rejects(t, "unknown_key"))
+		}
+	})
+}
+
+// A change that a write published while the Republisher looked stays a change: nodes need not read
+// everything.
+func TestRepublishingLeavesAChangeThatWasPublished(t *testing.T) {
+	conform(t, func(t *testing.T, b backend) {
+		c, l := open(t, b.addr), newRevisions()
+		l.publish(t, c, world())
+		head := l.publish(t, c, route(1))
+		r := raw(t, b.addr)
+		before := r.XRange(t.Context(), prefix+"changes", "-", "+").Val()
+		if got, err := registry.RepublishOld(t.Context(), c.Client, head, l.records); err != nil || got != registry.AlreadyPublished {
+			t.Fatalf("%v, %v", got, err)
+		}
+		if after := r.XRange(t.Context(), prefix+"changes", "-", "+").Val(); len(after) != len(before) || after[1].Values["whole"] != nil {
+			t.Errorf("changes were %v and are %v", before, after)
+		}
+	})
+}

@@ -87,14 +87,18 @@ func (c *Client) Publish(ctx context.Context, change mesh.Change, base mesh.Head
 	return c.outcome(op, "full", outcome, err)
 }
 
-// republish writes everything, over an older head or over the same one, and over whatever
-// nobody signed who may.
-func (c *Client) republish(ctx context.Context, head mesh.Head, all mesh.Records) (Outcome, error) {
+// republish writes everything, over an older head and over whatever nobody signed who may; over the
+// same one only to repair what does not fit it: a change that was published a moment ago has its
+// entry in changes, which is quicker to follow than to read everything.
+func (c *Client) republish(ctx context.Context, head mesh.Head, all mesh.Records, repair bool) (Outcome, error) {
 	const op = "registry.Republish"
 	if err := checkSize(op, all); err != nil {
 		return 0, err
 	}
-	p := publication{mode: "repair", head: head, count: len(all), puts: all, entry: []any{fieldWhole, "1"}}
+	p := publication{mode: "full", head: head, count: len(all), puts: all, entry: []any{fieldWhole, "1"}}
+	if repair {
+		p.mode = "repair"
+	}
 	outcome, err := c.publish(ctx, p)
 	if err == nil && outcome == "newer" {
 		var forged string
@@ -196,7 +200,7 @@ type publication struct {
 	entry      []any // fields of the entry in changes
 }
 
-func (p publication) args() ([]any, error) {
+func (p publication) args(signers []byte) ([]any, error) {
 	head, err := json.Marshal(p.head)
 	if err != nil {
 		return nil, fmt.Errorf("encode the head: %w", err)
@@ -204,7 +208,7 @@ func (p publication) args() ([]any, error) {
 	args := []any{
 		head, p.head.Epoch, p.head.Revision, p.head.Digest,
 		p.base.Epoch, p.base.Revision, p.base.Digest,
-		p.count, p.mode, changesKept, len(p.puts), len(p.deletes),
+		p.count, p.mode, changesKept, len(p.puts), len(p.deletes), signers,
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.puts)) {
 		args = append(args, name, p.puts[name])
@@ -218,11 +222,12 @@ func (p publication) args() ([]any, error) {
 func (c *Client) publish(ctx context.Context, p publication) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
-	args, err := p.args()
+	_, signers := c.trust.Keys()
+	args, err := p.args(signers)
 	if err != nil {
 		return "", err
 	}
-	keys := []string{c.keys.head(), c.keys.config(), c.keys.changes()}
+	keys := []string{c.keys.head(), c.keys.config(), c.keys.changes(), c.keys.signers()}
 	reply, err := redis.NewScript(publishSource).Run(ctx, c.redis, keys, args...).StringSlice()
 	if err != nil {
 		return "", err

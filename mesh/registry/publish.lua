@@ -1,7 +1,7 @@
 -- Publishes one revision, all or nothing: a script runs alone, and everything
 -- that a mesh has is in one slot.
 --
--- KEYS  1 head  2 config  3 changes
+-- KEYS  1 head  2 config  3 changes  4 keys
 -- ARGV  1 the new head, JSON       2 its epoch     3 its revision   4 its digest
 --       5 the base's epoch         6 its revision  7 its digest
 --       8 number of records of the new revision
@@ -10,7 +10,8 @@
 --         whatever head has it
 --      10 entries kept in changes
 --      11 number of records to put, 12 of names to delete
---      13.. name, record, name, record, ..; names to delete; then the fields
+--      13 who may sign heads, which is there before a head that they signed
+--      14.. name, record, name, record, ..; names to delete; then the fields
 --         of the entry in changes, name, value, ..
 -- Answers {outcome, epoch, revision, digest}, the last three of the head that
 -- Redis had before. Outcomes: published; same: Redis had this head; newer: it
@@ -20,7 +21,7 @@
 local mode, count = ARGV[9], tonumber(ARGV[8])
 local new = { epoch = tonumber(ARGV[2]), revision = tonumber(ARGV[3]), digest = ARGV[4] }
 
-local puts = 13
+local puts = 14
 local deletes = puts + 2 * tonumber(ARGV[11])
 local fields = deletes + tonumber(ARGV[12])
 
@@ -73,6 +74,7 @@ else
   redis.call('DEL', KEYS[2])
 end
 for i = puts, deletes - 1, 2 do redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1]) end
+if ARGV[13] ~= '' then redis.call('SET', KEYS[4], ARGV[13]) end
 redis.call('SET', KEYS[1], ARGV[1])
 
 -- The entry's id is the revision, so a position in the stream says what was

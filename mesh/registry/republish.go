@@ -188,12 +188,14 @@ func (r *Republisher) check(ctx context.Context) (mesh.Head, error) {
 		}
 	}
 	r.loadAt = time.Time{} // what lost that may have lost more
-	outcome, err := r.client.republish(ctx, head, records)
+	outcome, err := r.client.republish(ctx, head, records, sameRevision(found.head, head))
 	switch {
 	case err != nil:
 		return head, err
 	case outcome == Newer:
 		return head, foreign(head)
+	case outcome == AlreadyPublished: // by a write, since it was looked at
+		return head, nil
 	}
 	r.client.log.Info().Uint32("revision", head.Revision).Msg("Redis was empty, behind or damaged: configuration published again")
 	return head, nil
@@ -247,7 +249,8 @@ func (c *Client) holds(ctx context.Context, head mesh.Head, records int) (found,
 		}
 		// What is not there, or not what it should be, can be written anew.
 		if k := mesh.KindOf(readError(op, e)); k == mesh.NotFound || k == mesh.Malformed {
-			return found{keys: keys.Val()}, nil
+			head, _ := decodeHead(op, []byte(stored.Val()))
+			return found{keys: keys.Val(), head: head}, nil
 		}
 		return found{}, wrap(op, "", e)
 	}

@@ -49,6 +49,7 @@ func tables() []table {
 		{"acme", acme, acmeCertificates()},
 
 		{"callers", engine, trustPolicies()},
+		{"kept identities", "mesh/identity", trustKept()},
 		{"signing", "mesh/signing", trustSigning()},
 		{"signed registry", "mesh/registry", trustRegistry()},
 		{"signed writes", "controlapi", trustWrites()},

@@ -54,6 +54,18 @@ func trustPolicies() []control {
 	}
 }
 
+// trustKept is what identities on disk are worth.
+func trustKept() []control {
+	const kept, refused = "TestASourceIsKept", "TestWhatIsKeptAndRefused"
+	return []control{
+		without("a credential is kept", "source.go", "if err := s.keep(key, issued, now); err != nil {", "if err := error(nil); err != nil {", kept),
+		without("a credential is taken", "keep.go", "err = s.put(key, issued, received)", "_, _, _ = key, issued, received", kept),
+		without("what others could read is not", "keep.go", "if info.Mode().Perm()&0o077 != 0 {", "if false {", refused),
+		without("a file is bounded", "keep.go", "if len(raw) > maxKeptBytes {", "if false {", refused),
+		without("what is not kept shows", "source.go", "s.unkept.Store(&err)", "", "TestWhatCannotBeKeptIsInUse"),
+	}
+}
+
 // trustRegistry is what a data plane takes from Redis and from disk.
 func trustRegistry() []control {
 	return []control{
@@ -67,6 +79,8 @@ func trustRegistry() []control {
 		without("the disk is not believed", "watch_disk.go", "r = unbelieved(w.client.trust.Kept(s.Head))", "r = nil", "TestASnapshotOnDiskIsVerified").and("r := unbelieved(err)", "var r *refusal"),
 		without("what nobody signed is overwritten", "publish.go", "if err == nil && c.trust.Head(head, time.Now()) == nil {", "if err == nil && head.Revision > 0 {", "TestWatchRefuses"),
 		without("a head is signed again in Redis", "republish.go", "if intact && (head.Time.After(found.head.Time) ||", "if intact && (false ||", "TestAHeadIsSignedAgain"),
+		without("keys are there before a head", "publish.lua", "if ARGV[13] ~= '' then", "if false then", "TestKeysAreThereBeforeAHead"),
+		without("a change that was published stays one", "publish.go", "if repair {\n", "if true {\n", "TestRepublishingLeavesAChangeThatWasPublished"),
 		without("keys are published", "republish.go", "found.keys != string(keys)", "false", "TestKeysChangeAndAreRevoked"),
 	}
 }

@@ -78,10 +78,11 @@ func startMesh(t *testing.T, s *stack) (map[string]string, map[string]*process) 
 	start(t, dir, "hedgerow", "workload", "orders", "--version", "v1", "--address", vars["ORDERS1"])
 	start(t, dir, "hedgerow", "workload", "orders", "--version", "v2", "--address", vars["ORDERS2"])
 	start(t, dir, "hedgerow", "workload", "telemetry", "--address", vars["TELEMETRY"])
-	start(t, dir, "hedgerow", "control", "--config", "control.yaml")
+	control := start(t, dir, "hedgerow", "control", "--config", "control.yaml")
 	until(t, 20*time.Second, func() error { return ready("http://" + vars["CONTROL"] + "/readyz") })
 	hedgerow(t, dir, vars, "apply", "-f", "mesh.yaml")
 	planes := map[string]*process{
+		"control":   control,
 		"orders-v1": start(t, dir, "hedgerow", "sidecar", "--config", "orders-v1.yaml"),
 		"orders-v2": start(t, dir, "hedgerow", "sidecar", "--config", "orders-v2.yaml"),
 		"telemetry": start(t, dir, "hedgerow-edge", "sidecar", "--config", "telemetry.yaml"),

@@ -95,6 +95,44 @@ func TestStartWithRedisAway(t *testing.T) {
 	})
 }
 
+// TestStartWithEverythingAway restarts data planes while Redis, Vault and the control plane are
+// all away: they have their configuration, their instances and their identities on disk.
+func TestStartWithEverythingAway(t *testing.T) {
+	s := startStack(t)
+	vars, planes := startMesh(t, s)
+	url := "http://" + vars["GATEWAY"] + "/orders/7"
+	served := func() error {
+		return get(t.Context(), http.DefaultClient, url, "demo.localhost", `"version":"v1"`)
+	}
+	until(t, 10*time.Second, served)
+	until(t, 10*time.Second, func() error {
+		return contains(filepath.Join(vars["WORK"], "gateway", "snapshot-gateway.json"), `"node":"orders-v1"`)
+	})
+	for _, file := range []string{"gateway/identity/gateway_demo.json", "orders-v1/identity/svc_orders_n_orders-v1.json"} {
+		if info, err := os.Stat(filepath.Join(vars["WORK"], file)); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v; want 0600", file, info, err)
+		}
+	}
+	s.redis.Kill()
+	s.vault.Kill()
+	for _, name := range []string{"control", "orders-v1", "gateway"} {
+		if err := planes[name].stop(); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+	}
+	start(t, vars["WORK"], "hedgerow", "sidecar", "--config", "orders-v1.yaml")
+	start(t, vars["WORK"], "hedgerow", "gateway", "--config", "gateway.yaml")
+	began := time.Now()
+	until(t, 3*time.Second, served)
+	t.Logf("serving %v after the start", time.Since(began).Round(time.Millisecond))
+	if r := openLoop(t.Context(), url, "demo.localhost", `"version":"v1"`, 300, 100); r.failed != 0 {
+		t.Errorf("with nobody there: %v", r)
+	}
+	if err := get(t.Context(), http.DefaultClient, "http://"+vars["GATEWAYADMIN"]+"/ready", "", `"stale":true`); err != nil {
+		t.Errorf("/ready does not say that the configuration is stale: %v", err)
+	}
+}
+
 // contains reports why the file does not hold part.
 func contains(name, part string) error {
 	b, err := os.ReadFile(name)

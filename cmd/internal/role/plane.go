@@ -179,6 +179,10 @@ func (p *plane) compiled(head mesh.Head, errs []error) {
 // source makes the holder of one identity's certificate, which run keeps fresh.
 func (p *plane) source(id mesh.ID) *identity.Source {
 	s := identity.NewSource(id, p.ids)
+	// What cannot be read from there is asked for again, as at the first start.
+	if err := s.KeepIn(filepath.Join(p.base.DataDir, "identity")); err != nil {
+		p.log.Warn().Err(err).Str("hint", mesh.HintOf(err)).Msg("no identity of an earlier run")
+	}
 	p.sources = append(p.sources, s)
 	p.rotors = append(p.rotors, identity.NewRotator(s, p.issuer, p.log))
 	return s

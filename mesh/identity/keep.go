@@ -1,0 +1,149 @@
+package identity
+
+import (
+	"crypto/ecdsa"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/hedgerow-mesh/hedgerow/mesh"
+)
+
+// maxKeptBytes bounds the file of a credential: a key, a chain and 32 roots.
+const maxKeptBytes = 256 << 10
+
+// storedCredential is a credential on disk.
+type storedCredential struct {
+	Key      string    `json:"key"`   // PEM, PKCS #8
+	Chain    string    `json:"chain"` // PEM, the leaf first
+	Roots    string    `json:"roots"` // PEM
+	Received time.Time `json:"received"`
+}
+
+// KeepIn has s keep its credential in a file in dir (0600), whenever it gets another one, and
+// takes what is there from an earlier run: a process that starts while the issuer is away
+// has its identity. dir is made 0700. Without a file nothing happens. What is there and is
+// refused, because it has expired or is for somebody else, is an error of kind Invalid,
+// after which s has no certificate and goes on keeping what it gets. Call it before s is
+// used.
+func (s *Source) KeepIn(dir string) error {
+	const op = "identity.KeepIn"
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return mesh.Errorf(op, s.id.String(), mesh.Invalid, "%w", err)
+	}
+	s.file = filepath.Join(dir, strings.ReplaceAll(strings.TrimPrefix(s.id.Path(), "/"), "/", "_")+".json")
+	key, issued, received, err := s.readKept()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = s.put(key, issued, received)
+	}
+	if err != nil {
+		return mesh.Errorf(op, s.file, mesh.Invalid, "%w", err).WithHint("it is replaced when a certificate is issued")
+	}
+	return nil
+}
+
+// readKept reads the file.
+func (s *Source) readKept() (*ecdsa.PrivateKey, Issued, time.Time, error) {
+	fail := func(err error) (*ecdsa.PrivateKey, Issued, time.Time, error) {
+		return nil, Issued{}, time.Time{}, err
+	}
+	f, err := os.Open(s.file)
+	if err != nil {
+		return fail(err)
+	}
+	defer f.Close() //nolint:errcheck // only read from
+	info, err := f.Stat()
+	if err != nil {
+		return fail(err)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return fail(fmt.Errorf("its mode is %04o: others than its owner may have read the key", info.Mode().Perm()))
+	}
+	raw, err := io.ReadAll(io.LimitReader(f, maxKeptBytes+1))
+	if err != nil {
+		return fail(err)
+	}
+	var k storedCredential
+	if len(raw) > maxKeptBytes {
+		return fail(fmt.Errorf("over %d bytes", maxKeptBytes))
+	}
+	if err := json.Unmarshal(raw, &k); err != nil {
+		return fail(err)
+	}
+	block, _ := pem.Decode([]byte(k.Key))
+	if block == nil || block.Type != "PRIVATE KEY" {
+		return fail(errors.New("its key is not a PEM PRIVATE KEY"))
+	}
+	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return fail(err)
+	}
+	key, ok := parsed.(*ecdsa.PrivateKey)
+	if !ok {
+		return fail(fmt.Errorf("its key is a %T", parsed))
+	}
+	chain, err := ParseCertificates([]byte(k.Chain))
+	if err != nil {
+		return fail(fmt.Errorf("its chain: %w", err))
+	}
+	roots, err := ParseCertificates([]byte(k.Roots))
+	if err != nil {
+		return fail(fmt.Errorf("its roots: %w", err))
+	}
+	bundle, err := NewBundle(s.id.TrustDomain(), roots...)
+	if err != nil {
+		return fail(err)
+	}
+	return key, Issued{Chain: chain, Bundle: bundle}, k.Received, nil
+}
+
+// keep writes the file, as a whole or not at all.
+func (s *Source) keep(key *ecdsa.PrivateKey, issued Issued, received time.Time) error {
+	if s.file == "" {
+		return nil
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	raw, err := json.Marshal(storedCredential{
+		Key:      string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})),
+		Chain:    encodeCertificates(issued.Chain),
+		Roots:    encodeCertificates(issued.Bundle.roots),
+		Received: received.UTC(),
+	})
+	if err != nil {
+		return err
+	}
+	tmp, err := os.CreateTemp(filepath.Dir(s.file), filepath.Base(s.file)+".*") // 0600
+	if err != nil {
+		return err
+	}
+	_, err = tmp.Write(raw)
+	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err == nil {
+		err = os.Rename(tmp.Name(), s.file)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(tmp.Name()))
+	}
+	return nil
+}
+
+func encodeCertificates(certs []*x509.Certificate) string {
+	var out strings.Builder
+	for _, c := range certs {
+		out.Write(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}))
+	}
+	return out.String()
+}
