@@ -58,11 +58,15 @@ func (l Leaves) Next(c Change) Leaves {
 }
 
 // Digest returns the hex SHA-256 over every record, sorted by key:
-// key NUL sha256(record).
+// key NUL sha256(record). A key with a NUL in it could stand for several records, so
+// that there is no digest then: it is "", which no head has.
 func (l Leaves) Digest() string {
 	h := sha256.New()
 	var buf []byte
 	for i := range l {
+		if strings.IndexByte(l[i].name, 0) >= 0 {
+			return ""
+		}
 		buf = append(append(append(buf, l[i].name...), 0), l[i].sum[:]...)
 		if len(buf) >= 4<<10 || i == len(l)-1 {
 			h.Write(buf)

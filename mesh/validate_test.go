@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"crypto/sha256"
 	"errors"
 	"strings"
 	"testing"
@@ -263,6 +264,12 @@ func TestDigestCoversEveryRecord(t *testing.T) {
 		if other.Digest() == base {
 			t.Errorf("%s has the same digest", name)
 		}
+	}
+	// The name that reads as one record and the beginning of the next.
+	sum := sha256.Sum256(a["services/a"])
+	merged := Records{"services/a\x00" + string(sum[:]) + "services/b": a["services/b"]}
+	if got := merged.Digest(); got != "" {
+		t.Errorf("two records in one have the digest %s, and as two %s", got, base)
 	}
 	b := Records{"services/b": []byte("{}")}
 	b.Apply(Change{Puts: Records{"services/a": []byte("{}")}, Deletes: []string{"services/x"}})

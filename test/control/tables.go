@@ -51,6 +51,7 @@ func tables() []table {
 		{"callers", engine, trustPolicies()},
 		{"kept identities", "mesh/identity", trustKept()},
 		{"signing", "mesh/signing", trustSigning()},
+		{"digests", "mesh", trustDigests()},
 		{"signed registry", "mesh/registry", trustRegistry()},
 		{"signed writes", "controlapi", trustWrites()},
 	}
