@@ -1,0 +1,503 @@
+package jwt
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	jose "github.com/go-jose/go-jose/v4"
+)
+
+// issuer signs tokens. Making RSA keys is slow, so that tests share them.
+type issuer struct {
+	ec, otherEC *ecdsa.PrivateKey
+	rsa         *rsa.PrivateKey
+	ed          ed25519.PrivateKey
+}
+
+func newIssuer(t testing.TB) *issuer {
+	t.Helper()
+	must := func(err error) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var i issuer
+	var err error
+	i.ec, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(err)
+	i.otherEC, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(err)
+	i.rsa, err = rsa.GenerateKey(rand.Reader, 2048)
+	must(err)
+	_, i.ed, err = ed25519.GenerateKey(rand.Reader)
+	must(err)
+	return &i
+}
+
+// set returns the public keys as a document.
+func set(t testing.TB, keys ...jose.JSONWebKey) []byte {
+	t.Helper()
+	raw, err := json.Marshal(jose.JSONWebKeySet{Keys: keys})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+func (i *issuer) set(t testing.TB) *KeySet {
+	t.Helper()
+	keys, err := ParseKeySet(set(t,
+		jose.JSONWebKey{Key: i.ec.Public(), KeyID: "ec", Use: "sig"},
+		jose.JSONWebKey{Key: i.rsa.Public(), KeyID: "rsa", Algorithm: "RS256"},
+		jose.JSONWebKey{Key: i.rsa.Public(), KeyID: "rsa-unnamed"},
+		jose.JSONWebKey{Key: i.ed.Public(), KeyID: "ed"},
+	))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keys
+}
+
+func b64(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
+
+// sign returns a token of exactly this header and these claims.
+func sign(t testing.TB, alg string, private any, header, claims string) string {
+	t.Helper()
+	input := b64(header) + "." + b64(claims)
+	if secret, is := private.([]byte); is {
+		mac := hmac.New(sha256.New, secret)
+		mac.Write([]byte(input))
+		return input + "." + base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
+	}
+	sum := sha256.Sum256([]byte(input))
+	var signature []byte
+	var err error
+	switch k := private.(type) {
+	case *ecdsa.PrivateKey:
+		r, s, e := ecdsa.Sign(rand.Reader, k, sum[:])
+		signature, err = append(r.FillBytes(make([]byte, 32)), s.FillBytes(make([]byte, 32))...), e
+	case *rsa.PrivateKey:
+		if alg == "PS256" {
+			signature, err = rsa.SignPSS(rand.Reader, k, crypto.SHA256, sum[:], &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash})
+		} else {
+			signature, err = rsa.SignPKCS1v15(rand.Reader, k, crypto.SHA256, sum[:])
+		}
+	case ed25519.PrivateKey:
+		signature = ed25519.Sign(k, []byte(input))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return input + "." + base64.RawURLEncoding.EncodeToString(signature)
+}
+
+// now is when the tests are.
+var now = time.Unix(1_800_000_000, 0)
+
+const good = `{"iss":"https://id.test","aud":"shop","sub":"alice","exp":1800000300,"nbf":1799999990}`
+
+func claims(changes ...string) string {
+	out := good
+	for i := 0; i+1 < len(changes); i += 2 {
+		out = strings.Replace(out, changes[i], changes[i+1], 1)
+	}
+	return out
+}
+
+func TestTokens(t *testing.T) {
+	i := newIssuer(t)
+	var asked atomic.Int64
+	trap := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
+	defer trap.Close()
+	der, err := x509.MarshalPKIXPublicKey(i.rsa.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	public := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
+	rsaJWK := set(t, jose.JSONWebKey{Key: i.rsa.Public()})
+	attacker, err := json.Marshal(jose.JSONWebKey{Key: i.otherEC.Public(), KeyID: "ec"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	es := func(header, body string) string { return sign(t, "ES256", i.ec, header, body) }
+	const header = `{"alg":"ES256","kid":"ec"}`
+	valid := es(header, good)
+	cutAt := func(token string, n int) (string, string, string) {
+		p := strings.SplitN(token, ".", 3)
+		return p[0], p[1], p[2][:len(p[2])-n]
+	}
+	h, b, s := cutAt(valid, 0)
+	_, _, short := cutAt(valid, 4)
+	both := Rules{Issuer: "https://id.test", Audiences: []string{"shop", "shop-admin"}}
+	only := func(algorithms ...string) Rules {
+		r := both
+		r.Algorithms = algorithms
+		return r
+	}
+	table := []struct {
+		name  string
+		rules Rules
+		token string
+		want  string // "" is accepted
+	}{
+		{"ES256", both, valid, ""},
+		{"RS256 by a key that says so", both, sign(t, "RS256", i.rsa, `{"alg":"RS256","kid":"rsa"}`, good), ""},
+		{"RS256 by a key that says nothing", both, sign(t, "RS256", i.rsa, `{"alg":"RS256","kid":"rsa-unnamed"}`, good), ""},
+		{"EdDSA", both, sign(t, "EdDSA", i.ed, `{"alg":"EdDSA","kid":"ed"}`, good), ""},
+		{"one of several audiences", both, es(header, claims(`"shop"`, `["x","shop-admin"]`)), ""},
+		{"any audience, if none is asked for", Rules{Issuer: "https://id.test"}, es(header, claims(`"aud":"shop",`, "")), ""},
+		{"unknown claims and header fields", both, es(`{"alg":"ES256","kid":"ec","typ":"at+jwt","x":{"y":[1]}}`, claims(`"sub"`, `"x":{"y":[1,"2",null]},"sub"`)), ""},
+		{"expired within the skew", both, es(header, claims("1800000300", "1799999941")), ""},
+		{"not yet valid within the skew", both, es(header, claims("1799999990", "1800000059")), ""},
+		{"an expiry with a fraction", both, es(header, claims("1800000300", "1800000300.5")), ""},
+
+		{"alg none, no signature", both, b64(`{"alg":"none"}`) + "." + b64(good) + ".", ReasonMalformed},
+		{"alg none, with a signature", both, b64(`{"alg":"none","kid":"ec"}`) + "." + b64(good) + "." + s, ReasonAlgorithm},
+		{"alg None", both, b64(`{"alg":"None","kid":"ec"}`) + "." + b64(good) + "." + s, ReasonAlgorithm},
+		{"alg nOnE, asked for by a foolish operator", only("nOnE", "none"), b64(`{"alg":"none","kid":"ec"}`) + "." + b64(good) + "." + s, ReasonAlgorithm},
+		{"alg empty", both, es(`{"alg":"","kid":"ec"}`, good), ReasonAlgorithm},
+		{"alg absent", both, es(`{"kid":"ec"}`, good), ReasonMalformed},
+		{"alg is a list", both, es(`{"alg":["ES256"],"kid":"ec"}`, good), ReasonMalformed},
+		{"HS256 with the RSA public key's PEM as its secret", both, sign(t, "HS256", public, `{"alg":"HS256","kid":"rsa"}`, good), ReasonAlgorithm},
+		{"HS256 with the RSA public key's DER as its secret", both, sign(t, "HS256", der, `{"alg":"HS256","kid":"rsa"}`, good), ReasonAlgorithm},
+		{"HS256 with the JWKS as its secret", both, sign(t, "HS256", rsaJWK, `{"alg":"HS256","kid":"rsa"}`, good), ReasonAlgorithm},
+		{"HS256, asked for by a foolish operator", only("HS256", "RS256"), sign(t, "HS256", public, `{"alg":"HS256","kid":"rsa"}`, good), ReasonAlgorithm},
+		{"RS256 by a key for ES256", both, sign(t, "RS256", i.rsa, `{"alg":"RS256","kid":"ec"}`, good), ReasonKeyUnknown},
+		{"ES256 with the id of an RSA key", both, es(`{"alg":"ES256","kid":"rsa"}`, good), ReasonKeyUnknown},
+		{"PS256 by a key that says RS256", only("RS256", "PS256"), sign(t, "PS256", i.rsa, `{"alg":"PS256","kid":"rsa"}`, good), ReasonKeyUnknown},
+		{"PS256 by a key that says nothing, not asked for", both, sign(t, "PS256", i.rsa, `{"alg":"PS256","kid":"rsa-unnamed"}`, good), ReasonKeyUnknown},
+		{"PS256 by a key that says nothing, asked for", only("PS256"), sign(t, "PS256", i.rsa, `{"alg":"PS256","kid":"rsa-unnamed"}`, good), ""},
+		{"RS256, where only ES256 is asked for", only("ES256"), sign(t, "RS256", i.rsa, `{"alg":"RS256","kid":"rsa"}`, good), ReasonAlgorithm},
+
+		{"kid of nobody", both, es(`{"alg":"ES256","kid":"nope"}`, good), ReasonKeyUnknown},
+		{"kid is a path", both, es(`{"alg":"ES256","kid":"../../../../dev/null"}`, good), ReasonKeyUnknown},
+		{"kid is SQL", both, es(`{"alg":"ES256","kid":"ec' OR '1'='1"}`, good), ReasonKeyUnknown},
+		{"kid is a URL", both, es(`{"alg":"ES256","kid":"`+trap.URL+`"}`, good), ReasonKeyUnknown},
+		{"kid with a NUL", both, es(`{"alg":"ES256","kid":"ec\u0000"}`, good), ReasonKeyUnknown},
+		{"kid in other letters", both, es(`{"alg":"ES256","kid":"EC"}`, good), ReasonKeyUnknown},
+		{"kid is a number", both, es(`{"alg":"ES256","kid":7}`, good), ReasonMalformed},
+		{"kid is empty", both, es(`{"alg":"ES256","kid":""}`, good), ReasonMalformed},
+		{"no kid, one key of the algorithm", both, es(`{"alg":"ES256"}`, good), ""},
+		{"no kid, two keys of the algorithm", both, sign(t, "RS256", i.rsa, `{"alg":"RS256"}`, good), ReasonKeyUnknown},
+		{"signed by another key", both, sign(t, "ES256", i.otherEC, header, good), ReasonSignature},
+		{"its own key in jwk", both, sign(t, "ES256", i.otherEC, `{"alg":"ES256","kid":"ec","jwk":`+string(attacker)+`}`, good), ReasonSignature},
+		{"its own key at jku", both, sign(t, "ES256", i.otherEC, `{"alg":"ES256","kid":"ec","jku":"`+trap.URL+`/jwks"}`, good), ReasonSignature},
+		{"its own key at x5u", both, sign(t, "ES256", i.otherEC, `{"alg":"ES256","kid":"ec","x5u":"`+trap.URL+`/x"}`, good), ReasonSignature},
+		{"its own certificate in x5c", both, sign(t, "ES256", i.otherEC, `{"alg":"ES256","kid":"ec","x5c":["MIIB"]}`, good), ReasonSignature},
+		{"a good token that names jku", both, es(`{"alg":"ES256","kid":"ec","jku":"`+trap.URL+`"}`, good), ""},
+		{"crit", both, es(`{"alg":"ES256","kid":"ec","crit":["exp"],"exp":1}`, good), ReasonHeader},
+		{"crit b64", both, es(`{"alg":"ES256","kid":"ec","crit":["b64"],"b64":false}`, good), ReasonHeader},
+
+		{"other issuer", both, es(header, claims("https://id.test", "https://evil.test")), ReasonIssuer},
+		{"issuer with a slash more", both, es(header, claims("https://id.test", "https://id.test/")), ReasonIssuer},
+		{"no issuer", both, es(header, claims(`"iss":"https://id.test",`, "")), ReasonIssuer},
+		{"issuer is a list", both, es(header, claims(`"https://id.test"`, `["https://id.test"]`)), ReasonMalformed},
+		{"other audience", both, es(header, claims(`"shop"`, `"shops"`)), ReasonAudience},
+		{"no audience", both, es(header, claims(`"aud":"shop",`, "")), ReasonAudience},
+		{"no audiences", both, es(header, claims(`"shop"`, `[]`)), ReasonAudience},
+		{"audience is an object", both, es(header, claims(`"shop"`, `{"shop":1}`)), ReasonMalformed},
+		{"audiences that are numbers", both, es(header, claims(`"shop"`, `["shop",1]`)), ReasonMalformed},
+		{"expired", both, es(header, claims("1800000300", "1799999940")), ReasonExpired},
+		{"expired long ago", both, es(header, claims("1800000300", "1")), ReasonExpired},
+		{"expires at a negative time", both, es(header, claims("1800000300", "-1e300")), ReasonExpired},
+		{"never expires", both, es(header, claims(`,"exp":1800000300`, "")), ReasonExpired},
+		{"expires at null", both, es(header, claims("1800000300", "null")), ReasonMalformed},
+		{"expires at a text", both, es(header, claims("1800000300", `"1800000300"`)), ReasonMalformed},
+		{"expires at infinity", both, es(header, claims("1800000300", "1e999")), ReasonMalformed},
+		{"not yet valid", both, es(header, claims("1799999990", "1800000061")), ReasonNotYetValid},
+		{"valid from a text on", both, es(header, claims("1799999990", `"0"`)), ReasonMalformed},
+		{"subject is a number", both, es(header, claims(`"alice"`, "7")), ReasonMalformed},
+
+		{"a claim twice", both, es(header, claims(`"sub":"alice"`, `"sub":"alice","sub":"root"`)), ReasonMalformed},
+		{"a claim twice, once escaped", both, es(header, claims(`"sub":"alice"`, `"sub":"alice","\u0073ub":"root"`)), ReasonMalformed},
+		{"a claim twice, deep inside", both, es(header, claims(`"sub":"alice"`, `"sub":"alice","x":[{"a":1,"a":2}]`)), ReasonMalformed},
+		{"a header field twice", both, es(`{"alg":"none","alg":"ES256","kid":"ec"}`, good), ReasonMalformed},
+		{"claims nested deep", both, es(header, claims(`"alice"`, `"alice","x":`+strings.Repeat("[", 40)+strings.Repeat("]", 40))), ReasonMalformed},
+		{"claims that are a list", both, es(header, "["+good+"]"), ReasonMalformed},
+		{"two objects", both, es(header, good+good), ReasonMalformed},
+		{"claims that are no JSON", both, es(header, good[1:]), ReasonMalformed},
+		{"NaN", both, es(header, claims("1800000300", "NaN")), ReasonMalformed},
+		{"a byte order mark", both, es(header, "\ufeff"+good), ReasonMalformed},
+		{"not UTF-8", both, es(header, claims("alice", "al\xffice")), ReasonMalformed},
+		{"empty claims", both, es(header, "{}"), ReasonIssuer},
+		{"huge", both, es(header, claims("alice", strings.Repeat("a", MaxTokenBytes))), ReasonTooLarge},
+		{"changed claims", both, h + "." + b64(claims("alice", "admin")) + "." + s, ReasonSignature},
+		{"cut signature", both, h + "." + b + "." + short, ReasonSignature},
+		{"no signature", both, h + "." + b + ".", ReasonMalformed},
+		{"two parts", both, h + "." + b, ReasonMalformed},
+		{"four parts", both, valid + "." + s, ReasonMalformed},
+		{"five parts, as of JWE", both, valid + "." + s + "." + s, ReasonMalformed},
+		{"JSON serialization", both, `{"payload":"` + b + `","protected":"` + h + `","signature":"` + s + `"}`, ReasonMalformed},
+		{"padded base64", both, h + "=." + b + "." + s, ReasonMalformed},
+		{"base64 with spare bits", both, h + "." + b64(good + "  ")[:len(b64(good+"  "))-1] + "B." + s, ReasonMalformed},
+		{"white space", both, " " + valid, ReasonMalformed},
+		{"empty", both, "", ReasonMalformed},
+		{"dots", both, "..", ReasonMalformed},
+	}
+	for _, r := range table {
+		t.Run(r.name, func(t *testing.T) {
+			v := NewVerifier(r.rules, Fixed(i.set(t)))
+			for round := range 2 { // the second time what is remembered counts
+				c, no := v.Verify(r.token, now)
+				got := ""
+				if no != nil {
+					got = no.Reason
+				} else if c.Subject != "alice" {
+					t.Errorf("round %d: the subject is %q", round, c.Subject)
+				}
+				if got != r.want {
+					t.Errorf("round %d: got %q (%v), want %q", round, got, no, r.want)
+				}
+			}
+		})
+	}
+	if n := asked.Load(); n != 0 {
+		t.Errorf("a token had %d requests made", n)
+	}
+	t.Logf("%d tokens", len(table))
+}
+
+// A token that was verified does not count any longer than it says, and not once its key is
+// withdrawn.
+func TestRemembered(t *testing.T) {
+	i := newIssuer(t)
+	ring := Fixed(i.set(t))
+	v := NewVerifier(Rules{Issuer: "https://id.test"}, ring)
+	token := sign(t, "ES256", i.ec, `{"alg":"ES256","kid":"ec"}`, good)
+	check := func(at time.Time, want string) {
+		t.Helper()
+		_, no := v.Verify(token, at)
+		got := ""
+		if no != nil {
+			got = no.Reason
+		}
+		if got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	check(now, "")
+	check(now.Add(359*time.Second), "")
+	check(now.Add(360*time.Second), ReasonExpired)
+	check(now.Add(-2*time.Minute), ReasonNotYetValid)
+	check(now, "")
+	if n := testing.AllocsPerRun(100, func() { _, _ = v.Verify(token, now) }); n != 0 {
+		t.Errorf("%v allocations for a token that is known", n)
+	}
+	keys, err := ParseKeySet(set(t, jose.JSONWebKey{Key: i.otherEC.Public(), KeyID: "ec"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ring.take(i.set(t)) // the same ones
+	if c := v.known.get(sha256.Sum256([]byte(token)), ring.Keys()); c == nil {
+		t.Error("what was verified is forgotten when the same keys are fetched again")
+	}
+	ring.take(keys)
+	check(now, ReasonSignature)
+}
+
+// What is remembered is bounded, in number and in size.
+func TestRememberedIsBounded(t *testing.T) {
+	i := newIssuer(t)
+	v := NewVerifier(Rules{Issuer: "https://id.test"}, Fixed(i.set(t)))
+	for n := range 3 * mostRemembered {
+		token := sign(t, "ES256", i.ec, `{"alg":"ES256","kid":"ec"}`, claims("alice", fmt.Sprint(n)))
+		if _, no := v.Verify(token, now); no != nil {
+			t.Fatal(no)
+		}
+	}
+	if n, m := len(v.known.byName), v.known.used.Len(); n != mostRemembered || m != mostRemembered {
+		t.Errorf("%d and %d tokens are remembered, want %d", n, m, mostRemembered)
+	}
+	long := sign(t, "ES256", i.ec, `{"alg":"ES256","kid":"ec"}`, claims("alice", strings.Repeat("a", rememberedLength)))
+	if _, no := v.Verify(long, now); no != nil {
+		t.Fatal(no)
+	}
+	if v.known.get(sha256.Sum256([]byte(long)), v.ring.Keys()) != nil {
+		t.Error("a long token is remembered")
+	}
+}
+
+func TestKeySets(t *testing.T) {
+	i := newIssuer(t)
+	weak, err := x509.ParsePKCS1PrivateKey(weakRSA(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	one := func(k jose.JSONWebKey) string { return string(set(t, k)) }
+	for _, r := range []struct {
+		name, raw string
+		keys      int
+	}{
+		{"EC", one(jose.JSONWebKey{Key: i.ec.Public(), KeyID: "a"}), 1},
+		{"another member", `{"keys":` + one(jose.JSONWebKey{Key: i.ec.Public()})[len(`{"keys":`):len(one(jose.JSONWebKey{Key: i.ec.Public()}))-1] + `,"x":1}`, 1},
+		{"a private key", one(jose.JSONWebKey{Key: i.ec}), 0},
+		{"a secret", one(jose.JSONWebKey{Key: []byte("secret"), Algorithm: "HS256"}), 0},
+		{"for encryption", one(jose.JSONWebKey{Key: i.rsa.Public(), Use: "enc"}), 0},
+		{"for other operations", `{"keys":[{"kty":"OKP","crv":"Ed25519","x":"` + base64.RawURLEncoding.EncodeToString(i.ed[32:]) + `","key_ops":["sign"]}]}`, 0},
+		{"a short RSA key", one(jose.JSONWebKey{Key: weak.Public()}), 0},
+		{"an algorithm of another type", one(jose.JSONWebKey{Key: i.ec.Public(), Algorithm: "RS256"}), 0},
+		{"HS256 by a public key", one(jose.JSONWebKey{Key: i.rsa.Public(), Algorithm: "HS256"}), 0},
+		{"an unknown type beside a good one", `{"keys":[{"kty":"XYZ"},` + one(jose.JSONWebKey{Key: i.ec.Public()})[len(`{"keys":[`):], 1},
+		{"no keys", `{"keys":[]}`, 0},
+		{"no set", `[]`, 0},
+		{"no JSON", `<html>`, 0},
+		{"too many keys", `{"keys":[` + strings.Repeat("{},", mostKeys) + `{}]}`, 0},
+		{"too long", `{"keys":[` + strings.Repeat(" ", MaxSetBytes) + `]}`, 0},
+	} {
+		t.Run(r.name, func(t *testing.T) {
+			keys, err := ParseKeySet([]byte(r.raw))
+			if (err == nil) != (r.keys > 0) {
+				t.Fatalf("got %v", err)
+			}
+			if err == nil {
+				if n, _ := keys.Len(); n != r.keys {
+					t.Errorf("%d keys, want %d", n, r.keys)
+				}
+			}
+		})
+	}
+}
+
+// weakRSA returns a key of 1,024 bits, which Go makes no more.
+func weakRSA(t *testing.T) []byte {
+	t.Helper()
+	block, _ := pem.Decode([]byte(weakPEM))
+	if block == nil {
+		t.Fatal("no PEM")
+	}
+	return block.Bytes
+}
+
+func TestClaims(t *testing.T) {
+	all, err := decodeObject([]byte(`{"sub":"alice","admin":true,"level":7,"ratio":0.5,"groups":["a","b"],"scope":"orders:read  orders:write","scp":"x",
+		"text":"x y","address":{"a":1},"mixed":["a",{"b":1}],"odd":["a,b","c"],"bad":"a\r\nx: y","beyond":"\u00e9","space":" a","empty":"","none":null,"one":["a,b"],"nested":[["a"]]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := newClaims(all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range []struct {
+		name   string
+		has    []string
+		hasNot []string
+		header string // "" is none
+	}{
+		{"sub", []string{"alice"}, []string{"Alice", "alic", ""}, "alice"},
+		{"admin", []string{"true"}, []string{"1", "false"}, "true"},
+		{"level", []string{"7"}, []string{"7.0"}, "7"},
+		{"ratio", []string{"0.5"}, nil, "0.5"},
+		{"groups", []string{"a", "b"}, []string{"a,b", "c"}, "a,b"},
+		{"scope", []string{"orders:read", "orders:write"}, []string{"orders:read  orders:write", ""}, "orders:read  orders:write"},
+		{"scp", []string{"x"}, nil, "x"},
+		{"text", []string{"x y"}, []string{"x"}, "x y"},
+		{"address", nil, []string{"a", "1", ""}, ""},
+		{"mixed", nil, []string{"a"}, ""},
+		{"nested", nil, []string{"a"}, ""},
+		{"odd", []string{"a,b"}, []string{"a", "b"}, ""},
+		{"one", []string{"a,b"}, []string{"a"}, "a,b"},
+		{"bad", []string{"a\r\nx: y"}, nil, ""},
+		{"beyond", []string{"é"}, nil, ""},
+		{"space", []string{" a"}, []string{"a"}, ""},
+		{"empty", []string{""}, nil, ""},
+		{"none", nil, []string{"", "null"}, ""},
+		{"absent", nil, []string{""}, ""},
+	} {
+		for _, value := range r.has {
+			if !c.Has(r.name, []string{"zzz", value}) {
+				t.Errorf("%s has not %q", r.name, value)
+			}
+		}
+		for _, value := range r.hasNot {
+			if c.Has(r.name, []string{value}) {
+				t.Errorf("%s has %q", r.name, value)
+			}
+		}
+		if got, ok := c.Header(r.name); got != r.header || ok != (r.header != "") {
+			t.Errorf("%s as a header is %q %v, want %q", r.name, got, ok, r.header)
+		}
+	}
+	var nobody *Claims
+	if _, ok := nobody.Header("sub"); ok || nobody.Has("sub", []string{""}) || nobody.All() != nil {
+		t.Error("nobody has claims")
+	}
+	if c := Named("billing"); !c.Has("sub", []string{"billing"}) || c.Subject != "billing" {
+		t.Errorf("%+v", c)
+	}
+}
+
+func FuzzVerify(f *testing.F) {
+	i := newIssuer(f)
+	f.Add(sign(f, "ES256", i.ec, `{"alg":"ES256","kid":"ec"}`, good))
+	f.Add("..")
+	f.Add(b64(`{"alg":"none"}`) + "." + b64(good) + ".")
+	keys := i.set(f)
+	valid := sign(f, "ES256", i.ec, `{"alg":"ES256","kid":"ec"}`, good)
+	f.Fuzz(func(t *testing.T, token string) {
+		v := NewVerifier(Rules{Issuer: "https://id.test"}, Fixed(keys))
+		if c, no := v.Verify(token, now); no == nil && token != valid && c.Subject != "alice" {
+			t.Errorf("%q is accepted", token)
+		}
+	})
+}
+
+func BenchmarkVerify(b *testing.B) {
+	i := newIssuer(b)
+	token := sign(b, "ES256", i.ec, `{"alg":"ES256","kid":"ec"}`, good)
+	v := NewVerifier(Rules{Issuer: "https://id.test"}, Fixed(i.set(b)))
+	b.Run("known", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, no := v.Verify(token, now); no != nil {
+				b.Fatal(no)
+			}
+		}
+	})
+	for alg, token := range map[string]string{
+		"ES256": token, "RS256": sign(b, "RS256", i.rsa, `{"alg":"RS256","kid":"rsa"}`, good), "EdDSA": sign(b, "EdDSA", i.ed, `{"alg":"EdDSA","kid":"ed"}`, good),
+	} {
+		b.Run(alg, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, no := v.verify(token, v.ring.Keys()); no != nil {
+					b.Fatal(no)
+				}
+			}
+		})
+	}
+}
+
+// weakPEM is a key of 1,024 bits that is used nowhere.
+const weakPEM = `-----BEGIN RSA PRIVATE KEY-----
+MIICXgIBAAKBgQC+nt9v7U8BBWryZoNrVESOARlqw12bDe95HSazPnGkHEzHA7Rf
+ciNCadEHXmw8cGQQZZnV4nSbKw7qG/JTIFaLbRy/TETC2I63DGHAzogMEnPimUKE
+RBtSC1NvJ2leLsYacpXOB9bEH7KRIlWgQ3A/5gRssk6cQCYg7rg6nuVkwQIDAQAB
+AoGAHg30krQq2bFd/FwXamu951nbBQ9KifD3ifQDrw0wY7ymilZWMRpQ3t7KO0wy
+6pCZ5k/uol9zHSf70QOZAGw/2LQxiIw3WuQVb1ux1BH5J6/2LQvrvY0QFLVg0mWT
+J2XlYdrr1ypk/YKTaEUXpbvh0h6DlyeRoLlmuucAPs5M0QUCQQDdONHzrFnDdBv7
+z3LkgmD+lxJLsAKoR8WwQV/5D8zaERt/O5qSWAHKhB0UFzxYpYGomWTRtHgT1gu7
+GO2fTBWjAkEA3JZ8pp09K5dvmy7WrVFdQaZur+jV35H/0hOTfpUaSSrU+WetLDT0
+7xxMDnGncM+ZV3a7l1kM1ZbO0pMwyn2aSwJBAJBm1Y1ElHdj5BxTxoBopp2oyTWE
+l8d2yhEKK3ZtHN+/SP6dToF2Vvz1jfGeVTLcHi2Kq2fDcJoqHxAq7nkL9hcCQQCk
+IQiwhBBurefp5GjxXrfv0CFNnAX+qshZDB3TsqdzR35d8GlmmiShAUIKAUDf7Geh
+L4QW8bhd+C79eW11TQ2PAkEAiQi1Chw6lsPeIQPb1whdnVN3JUadDmLPOK86/tY2
+3qS7FkvpxLCfBYKlJkE5bHnrJB6ifrUI/UYpKa3o+0Z1SA==
+-----END RSA PRIVATE KEY-----`
