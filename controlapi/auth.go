@@ -3,10 +3,10 @@ package controlapi
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
+	"net/http"
 	"os"
 	"strings"
 
@@ -72,11 +72,11 @@ func parseToken(line string) (hash [sha256.Size]byte, ok bool) {
 // authenticate returns who presents the Authorization header. Hashes are
 // compared, all of them and each in constant time, so that the time taken says
 // nothing about a token.
-func (t tokens) authenticate(authorization string) (actor string, err error) {
+func (t tokens) authenticate(authorization string) (principal, error) {
 	scheme, presented, _ := strings.Cut(authorization, " ")
 	presented = strings.TrimSpace(presented)
 	if !strings.EqualFold(scheme, "Bearer") || presented == "" {
-		return "", mesh.Errorf("controlapi.authenticate", "", mesh.Unauthentic, "a bearer token is needed").
+		return principal{}, mesh.Errorf("controlapi.authenticate", "", mesh.Unauthentic, "a bearer token is needed").
 			WithHint("send \"Authorization: Bearer TOKEN\"; hedgerow up writes the token to admin.token, and a curl -K file to curlrc, in its data directory")
 	}
 	hash := sha256.Sum256([]byte(presented))
@@ -85,20 +85,20 @@ func (t tokens) authenticate(authorization string) (actor string, err error) {
 		found |= subtle.ConstantTimeCompare(hash[:], known[:])
 	}
 	if found != 1 {
-		return "", mesh.Errorf("controlapi.authenticate", "", mesh.Unauthentic, "the bearer token is not known here").
+		return principal{}, mesh.Errorf("controlapi.authenticate", "", mesh.Unauthentic, "the bearer token is not known here").
 			WithHint("check that it is the token of this control plane")
 	}
 	// Enough of the hash to tell tokens apart in the log of revisions.
-	return "token:" + hex.EncodeToString(hash[:4]), nil
+	return principal{name: "token:" + hex.EncodeToString(hash[:4]), role: admin, bearer: true}, nil
 }
 
-type actorKey struct{}
-
-func withActor(ctx context.Context, actor string) context.Context {
-	return context.WithValue(ctx, actorKey{}, actor)
-}
-
-func actorOf(ctx context.Context) string {
-	actor, _ := ctx.Value(actorKey{}).(string)
-	return actor
+// identify returns who sent r.
+func (t tokens) identify(r *http.Request) caller {
+	c := caller{remote: r.RemoteAddr}
+	authorization := ""
+	if v := r.Header.Values("Authorization"); len(v) == 1 {
+		authorization = v[0]
+	}
+	c.principal, c.err = t.authenticate(authorization)
+	return c
 }

@@ -92,6 +92,8 @@ type Options struct {
 	Logger   zerolog.Logger
 	// Now is the clock; time.Now if nil.
 	Now func() time.Time
+
+	identify func(*http.Request) caller // of tests; else by TokenFile
 }
 
 func (o *Options) validate() error {
@@ -152,6 +154,10 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	identify := tokens.identify
+	if opts.identify != nil {
+		identify = opts.identify
+	}
 	m, err := newMetrics(opts.Metrics)
 	if err != nil {
 		return nil, &mesh.Error{Op: op, Kind: mesh.Internal, Err: err}
@@ -161,9 +167,9 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{writer: w, tls: opts.TLS, log: log, service: &service{writer: w, observed: opts.Observed}}
-	s.grpc = newGRPC(s.service, tokens, log, m)
+	s.grpc = newGRPC(s.service, log, m)
 	s.http, err = newHandler(handlerOptions{
-		service: s.service, grpc: s.grpc, tokens: tokens, hosts: opts.Hosts,
+		service: s.service, grpc: s.grpc, identify: identify, hosts: opts.Hosts,
 		checks: append(slices.Clone(opts.Checks), Check{Name: "signed", Ready: w.signedLately}), gatherer: opts.Gatherer, log: log, metrics: m,
 	})
 	if err != nil {
@@ -239,7 +245,7 @@ func (s *Server) Apply(ctx context.Context, actor string, batch []byte) error {
 	if err := decodeJSON(batch, b); err != nil {
 		return err
 	}
-	_, err := s.service.Apply(withActor(ctx, actor), &hedgerowv1.ApplyRequest{Batch: b})
+	_, err := s.service.Apply(ourselves(ctx, actor), &hedgerowv1.ApplyRequest{Batch: b})
 	return err
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	stdlog "log"
+	"mime"
 	"net"
 	"net/http"
 	"net/url"
@@ -28,7 +29,7 @@ import (
 type handlerOptions struct {
 	service  *service
 	grpc     *grpc.Server
-	tokens   tokens
+	identify func(*http.Request) caller
 	hosts    []string
 	checks   []Check
 	gatherer prometheus.Gatherer
@@ -37,18 +38,19 @@ type handlerOptions struct {
 }
 
 // handler serves everything on the port. What it does to a request, in order:
-// Host and Origin, then by content type gRPC, or by path the pages and REST,
-// and for REST the token, the query and the body.
+// Host and Origin, then who sent it, then by content type gRPC, or by path the
+// pages and REST, and for REST what the caller may, the query and the body.
 type handler struct {
 	handlerOptions
 	hostNames   map[string]bool
 	crossOrigin *http.CrossOriginProtection
 	gateway     *runtime.ServeMux
+	rpcs        map[string]string // by method and pattern
 	router      http.Handler
 }
 
 func newHandler(opts handlerOptions) (http.Handler, error) {
-	h := &handler{handlerOptions: opts, hostNames: map[string]bool{"localhost": true}, crossOrigin: http.NewCrossOriginProtection()}
+	h := &handler{handlerOptions: opts, hostNames: map[string]bool{"localhost": true}, crossOrigin: http.NewCrossOriginProtection(), rpcs: restRPCs()}
 	for _, name := range opts.hosts {
 		h.hostNames[strings.ToLower(strings.TrimSuffix(name, "."))] = true
 	}
@@ -94,7 +96,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
-		h.grpc.ServeHTTP(w, r) // counts by itself
+		h.grpc.ServeHTTP(w, r.WithContext(withCaller(r.Context(), h.identify(r)))) // counts by itself
 		return
 	}
 	if r.Method == http.MethodHead {
@@ -155,30 +157,47 @@ func (h *handler) ourHost(r *http.Request) bool {
 
 // rest serves /v1 through the gateway.
 func (h *handler) rest(w http.ResponseWriter, r *http.Request) {
-	authorization := ""
-	if v := r.Header.Values("Authorization"); len(v) == 1 {
-		authorization = v[0]
-	}
-	actor, err := h.tokens.authenticate(authorization)
-	if err == nil {
-		// A token says that a program meant the request, so JSON needs no
-		// Content-Type: curl --data sends that of a form.
-		err = checkEncoding(r)
-	}
-	if err == nil {
-		err = checkQuery(r)
-	}
-	if err != nil {
-		h.refuse(w, r, err)
-		return
-	}
-	b := &body{ReadCloser: http.MaxBytesReader(w, r.Body, maxBodyBytes)}
-	r = r.WithContext(withActor(r.Context(), actor))
-	r.Body = b
-	// The generated code would parse a form's body into parameters.
-	r.Header.Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
-	h.gateway.ServeHTTP(w, r)
+	h.gateway.ServeHTTP(w, r.WithContext(withCaller(r.Context(), h.identify(r))))
+}
+
+// admitted lets those requests through to next whose caller may call the RPC, and that
+// say nothing which it does not take.
+func (h *handler) admitted(next runtime.HandlerFunc) runtime.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request, params map[string]string) {
+		pattern, _ := runtime.HTTPPattern(r.Context())
+		err := admit(r.Context(), h.rpcs[r.Method+" "+pattern.String()])
+		if err == nil {
+			err = checkContentType(r)
+		}
+		if err == nil {
+			err = checkEncoding(r)
+		}
+		if err == nil {
+			err = checkQuery(r)
+		}
+		if err != nil {
+			h.refuse(w, r, err)
+			return
+		}
+		r.Body = &body{ReadCloser: http.MaxBytesReader(w, r.Body, maxBodyBytes)}
+		// The generated code would parse a form's body into parameters.
+		r.Header.Set("Content-Type", "application/json")
+		next(w, r, params)
+	}
+}
+
+// checkContentType refuses what a form on a web page can send. A bearer token says that a
+// program meant the request, so JSON needs no Content-Type then: curl --data sends that
+// of a form.
+func checkContentType(r *http.Request) error {
+	if callerOf(r.Context()).bearer || r.Method == http.MethodGet || r.Method == http.MethodDelete {
+		return nil
+	}
+	if mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || mediaType != "application/json" {
+		return &refusal{codeMediaType, "Content-Type: application/json is needed from callers without a bearer token"}
+	}
+	return nil
 }
 
 func checkEncoding(r *http.Request) error {
@@ -229,6 +248,7 @@ func checkQuery(r *http.Request) error {
 
 func (h *handler) newGateway() *runtime.ServeMux {
 	return runtime.NewServeMux(
+		runtime.WithMiddlewares(h.admitted),
 		runtime.WithMarshalerOption(runtime.MIMEWildcard, marshaler{}),
 		runtime.WithDisablePathLengthFallback(),
 		runtime.WithDisableHTTPMethodOverride(),
@@ -253,6 +273,10 @@ func (h *handler) newGateway() *runtime.ServeMux {
 			h.refuse(w, r, err)
 		}),
 		runtime.WithRoutingErrorHandler(func(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, status int) {
+			if c := callerOf(r.Context()); c.err != nil {
+				h.refuse(w, r, c.err) // strangers do not learn what there is
+				return
+			}
 			if status == http.StatusMethodNotAllowed {
 				methodNotAllowed(w, r, allowed(r.URL.Path))
 				return

@@ -12,13 +12,13 @@ import (
 // The methods of the kinds differ in their types alone.
 
 // GetService returns a service.
-func (s *service) GetService(_ context.Context, r *hedgerowv1.GetServiceRequest) (*hedgerowv1.Service, error) {
-	return get(s, mesh.Services, r.GetId(), new(hedgerowv1.Service))
+func (s *service) GetService(ctx context.Context, r *hedgerowv1.GetServiceRequest) (*hedgerowv1.Service, error) {
+	return get(ctx, s, mesh.Services, r.GetId(), new(hedgerowv1.Service))
 }
 
 // ListServices returns a page of services.
-func (s *service) ListServices(_ context.Context, r *hedgerowv1.ListServicesRequest) (*hedgerowv1.ListServicesResponse, error) {
-	page, next, err := list(s, mesh.Services, r, newOf[hedgerowv1.Service])
+func (s *service) ListServices(ctx context.Context, r *hedgerowv1.ListServicesRequest) (*hedgerowv1.ListServicesResponse, error) {
+	page, next, err := list(ctx, s, mesh.Services, r, newOf[hedgerowv1.Service])
 	return &hedgerowv1.ListServicesResponse{Services: page, NextPageToken: next}, err
 }
 
@@ -33,13 +33,13 @@ func (s *service) DeleteService(ctx context.Context, r *hedgerowv1.DeleteService
 }
 
 // GetRoute returns a route.
-func (s *service) GetRoute(_ context.Context, r *hedgerowv1.GetRouteRequest) (*hedgerowv1.Route, error) {
-	return get(s, mesh.Routes, r.GetId(), new(hedgerowv1.Route))
+func (s *service) GetRoute(ctx context.Context, r *hedgerowv1.GetRouteRequest) (*hedgerowv1.Route, error) {
+	return get(ctx, s, mesh.Routes, r.GetId(), new(hedgerowv1.Route))
 }
 
 // ListRoutes returns a page of routes.
-func (s *service) ListRoutes(_ context.Context, r *hedgerowv1.ListRoutesRequest) (*hedgerowv1.ListRoutesResponse, error) {
-	page, next, err := list(s, mesh.Routes, r, newOf[hedgerowv1.Route])
+func (s *service) ListRoutes(ctx context.Context, r *hedgerowv1.ListRoutesRequest) (*hedgerowv1.ListRoutesResponse, error) {
+	page, next, err := list(ctx, s, mesh.Routes, r, newOf[hedgerowv1.Route])
 	return &hedgerowv1.ListRoutesResponse{Routes: page, NextPageToken: next}, err
 }
 
@@ -54,13 +54,13 @@ func (s *service) DeleteRoute(ctx context.Context, r *hedgerowv1.DeleteRouteRequ
 }
 
 // GetPolicy returns a policy.
-func (s *service) GetPolicy(_ context.Context, r *hedgerowv1.GetPolicyRequest) (*hedgerowv1.Policy, error) {
-	return get(s, mesh.Policies, r.GetId(), new(hedgerowv1.Policy))
+func (s *service) GetPolicy(ctx context.Context, r *hedgerowv1.GetPolicyRequest) (*hedgerowv1.Policy, error) {
+	return get(ctx, s, mesh.Policies, r.GetId(), new(hedgerowv1.Policy))
 }
 
 // ListPolicies returns a page of policies.
-func (s *service) ListPolicies(_ context.Context, r *hedgerowv1.ListPoliciesRequest) (*hedgerowv1.ListPoliciesResponse, error) {
-	page, next, err := list(s, mesh.Policies, r, newOf[hedgerowv1.Policy])
+func (s *service) ListPolicies(ctx context.Context, r *hedgerowv1.ListPoliciesRequest) (*hedgerowv1.ListPoliciesResponse, error) {
+	page, next, err := list(ctx, s, mesh.Policies, r, newOf[hedgerowv1.Policy])
 	return &hedgerowv1.ListPoliciesResponse{Policies: page, NextPageToken: next}, err
 }
 
@@ -75,13 +75,13 @@ func (s *service) DeletePolicy(ctx context.Context, r *hedgerowv1.DeletePolicyRe
 }
 
 // GetTopicRule returns a topic rule.
-func (s *service) GetTopicRule(_ context.Context, r *hedgerowv1.GetTopicRuleRequest) (*hedgerowv1.TopicRule, error) {
-	return get(s, mesh.TopicRules, r.GetId(), new(hedgerowv1.TopicRule))
+func (s *service) GetTopicRule(ctx context.Context, r *hedgerowv1.GetTopicRuleRequest) (*hedgerowv1.TopicRule, error) {
+	return get(ctx, s, mesh.TopicRules, r.GetId(), new(hedgerowv1.TopicRule))
 }
 
 // ListTopicRules returns a page of topic rules.
-func (s *service) ListTopicRules(_ context.Context, r *hedgerowv1.ListTopicRulesRequest) (*hedgerowv1.ListTopicRulesResponse, error) {
-	page, next, err := list(s, mesh.TopicRules, r, newOf[hedgerowv1.TopicRule])
+func (s *service) ListTopicRules(ctx context.Context, r *hedgerowv1.ListTopicRulesRequest) (*hedgerowv1.ListTopicRulesResponse, error) {
+	page, next, err := list(ctx, s, mesh.TopicRules, r, newOf[hedgerowv1.TopicRule])
 	return &hedgerowv1.ListTopicRulesResponse{TopicRules: page, NextPageToken: next}, err
 }
 
@@ -96,8 +96,8 @@ func (s *service) DeleteTopicRule(ctx context.Context, r *hedgerowv1.DeleteTopic
 }
 
 // GetNode returns a node, with what it last reported.
-func (s *service) GetNode(_ context.Context, r *hedgerowv1.GetNodeRequest) (*hedgerowv1.Node, error) {
-	n, err := get(s, mesh.Nodes, r.GetId(), new(hedgerowv1.Node))
+func (s *service) GetNode(ctx context.Context, r *hedgerowv1.GetNodeRequest) (*hedgerowv1.Node, error) {
+	n, err := get(ctx, s, mesh.Nodes, r.GetId(), new(hedgerowv1.Node))
 	if err != nil {
 		return nil, err
 	}
@@ -106,8 +106,8 @@ func (s *service) GetNode(_ context.Context, r *hedgerowv1.GetNodeRequest) (*hed
 }
 
 // ListNodes returns a page of nodes, with what they last reported.
-func (s *service) ListNodes(_ context.Context, r *hedgerowv1.ListNodesRequest) (*hedgerowv1.ListNodesResponse, error) {
-	page, next, err := list(s, mesh.Nodes, r, newOf[hedgerowv1.Node])
+func (s *service) ListNodes(ctx context.Context, r *hedgerowv1.ListNodesRequest) (*hedgerowv1.ListNodesResponse, error) {
+	page, next, err := list(ctx, s, mesh.Nodes, r, newOf[hedgerowv1.Node])
 	s.observe(page...)
 	return &hedgerowv1.ListNodesResponse{Nodes: page, NextPageToken: next}, err
 }

@@ -30,14 +30,15 @@ type paging interface {
 // newOf returns a new T. It is there to be passed.
 func newOf[T any]() *T { return new(T) }
 
-// list returns one page of the collection's objects, sorted by name, and the
+// list returns one page of the collection's objects that the caller may read, sorted by name, and the
 // token of the next page. Pages are cut by name, so objects that come or go
 // meanwhile make no other object appear twice or not at all.
-func list[M proto.Message](s *service, of mesh.Collection, req paging, newM func() M) ([]M, string, error) {
-	records := s.writer.state.Load().records
+func list[M proto.Message](ctx context.Context, s *service, of mesh.Collection, req paging, newM func() M) ([]M, string, error) {
+	st, by := s.writer.state.Load(), callerOf(ctx)
+	records := st.records
 	var names []string
 	for name := range records {
-		if strings.HasPrefix(name, string(of)+"/") {
+		if strings.HasPrefix(name, string(of)+"/") && (len(by.scopes) == 0 || by.mayHave(name, st.header(name).Labels)) {
 			names = append(names, name)
 		}
 	}
@@ -104,9 +105,16 @@ func instanceMessage(i *mesh.Instance) (*hedgerowv1.Instance, error) {
 }
 
 // GetInstance returns an instance that is registered now.
-func (s *service) GetInstance(_ context.Context, r *hedgerowv1.GetInstanceRequest) (*hedgerowv1.Instance, error) {
+func (s *service) GetInstance(ctx context.Context, r *hedgerowv1.GetInstanceRequest) (*hedgerowv1.Instance, error) {
 	name := string(mesh.Instances) + "/" + r.GetId()
 	i, ok := s.instances()[name]
+	var labels mesh.Labels
+	if ok {
+		labels = i.Labels
+	}
+	if err := callerOf(ctx).reads(name, labels); err != nil {
+		return nil, err
+	}
 	if !ok {
 		return nil, mesh.Errorf("controlapi.get", name, mesh.NotFound, "no such instance is registered now")
 	}
@@ -114,11 +122,13 @@ func (s *service) GetInstance(_ context.Context, r *hedgerowv1.GetInstanceReques
 }
 
 // ListInstances returns a page of the instances that are registered now.
-func (s *service) ListInstances(_ context.Context, r *hedgerowv1.ListInstancesRequest) (*hedgerowv1.ListInstancesResponse, error) {
-	all := s.instances()
+func (s *service) ListInstances(ctx context.Context, r *hedgerowv1.ListInstancesRequest) (*hedgerowv1.ListInstancesResponse, error) {
+	all, by := s.instances(), callerOf(ctx)
 	names := make([]string, 0, len(all))
-	for name := range all {
-		names = append(names, name)
+	for name, i := range all {
+		if by.mayHave(name, i.Labels) {
+			names = append(names, name)
+		}
 	}
 	slices.Sort(names)
 	names, next, err := cutPage(mesh.Instances, names, r)

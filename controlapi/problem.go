@@ -58,8 +58,8 @@ func classes() []class {
 		},
 		{
 			codeDenied, http.StatusForbidden, codes.PermissionDenied, "refused",
-			"The Host is not one of this control plane's, or a web page of another origin made the request.",
-			"Call it by its address or a loopback name, or add the name to the configured hosts.",
+			"The caller's role is too low, or the object is outside of its scopes; or the Host is not one of this control plane's, or a web page of another origin made the request.",
+			"detail names what is missing. For a Host: call by the address or a loopback name, or add the name to the configured hosts.",
 		},
 		{
 			codeNotFound, http.StatusNotFound, codes.NotFound, "not found",
@@ -88,7 +88,7 @@ func classes() []class {
 		},
 		{
 			codeMediaType, http.StatusUnsupportedMediaType, codes.InvalidArgument, "refused",
-			"The body has a Content-Encoding. It is not inflated.",
+			"The body has a Content-Encoding, which is not inflated; or a caller without a bearer token sends another Content-Type than application/json.",
 			"Send plain JSON.",
 		},
 		{

@@ -34,13 +34,21 @@ const (
 )
 
 // get returns the stored object, in m.
-func get[M proto.Message](s *service, of mesh.Collection, id string, m M) (M, error) {
+func get[M proto.Message](ctx context.Context, s *service, of mesh.Collection, id string, m M) (M, error) {
 	var none M
 	name := string(of) + "/" + id
 	if err := mesh.CheckName(name); err != nil {
 		return none, err
 	}
-	raw, ok := s.writer.state.Load().records[name]
+	st := s.writer.state.Load()
+	raw, ok := st.records[name]
+	var labels mesh.Labels
+	if ok {
+		labels = st.header(name).Labels
+	}
+	if err := callerOf(ctx).reads(name, labels); err != nil {
+		return none, err
+	}
 	if !ok {
 		return none, mesh.Errorf("controlapi.get", name, mesh.NotFound, "there is no such object")
 	}
@@ -136,8 +144,8 @@ func announce(ctx context.Context, out *outcome) error {
 
 // GetDefaults returns the mesh's defaults, which exist before anyone stores
 // them.
-func (s *service) GetDefaults(context.Context, *hedgerowv1.GetDefaultsRequest) (*hedgerowv1.Defaults, error) {
-	d, err := get(s, mesh.AllDefault, mesh.DefaultsID, new(hedgerowv1.Defaults))
+func (s *service) GetDefaults(ctx context.Context, _ *hedgerowv1.GetDefaultsRequest) (*hedgerowv1.Defaults, error) {
+	d, err := get(ctx, s, mesh.AllDefault, mesh.DefaultsID, new(hedgerowv1.Defaults))
 	if mesh.KindOf(err) != mesh.NotFound {
 		return d, err
 	}

@@ -77,8 +77,14 @@ type plan struct {
 }
 
 // plan returns what edits do to s, or a *mesh.Error that names everything that
-// is wrong with them: kind NotFound, Invalid, Conflict or Stale.
-func (s *state) plan(edits []edit, when conditions, now time.Time, actor string) (*plan, error) {
+// is wrong with them: kind Denied, NotFound, Invalid, Conflict or Stale.
+func (s *state) plan(edits []edit, when conditions, now time.Time, by caller) (*plan, error) {
+	if by.err != nil {
+		return nil, by.err
+	}
+	if err := by.writes(s, edits); err != nil {
+		return nil, err
+	}
 	config := s.cloneConfig()
 	for _, e := range edits {
 		if e.object == nil {
@@ -95,6 +101,9 @@ func (s *state) plan(edits []edit, when conditions, now time.Time, actor string)
 	if err := validate(edits, config); err != nil {
 		return nil, err
 	}
+	if err := by.refersTo(edits, config); err != nil {
+		return nil, err
+	}
 	broken := s.broken
 	if len(broken) > 0 || slices.ContainsFunc(edits, mayBreak) {
 		broken = config.CheckAll()
@@ -107,7 +116,7 @@ func (s *state) plan(edits []edit, when conditions, now time.Time, actor string)
 			return nil, err
 		}
 	}
-	return s.stamp(edits, config, broken, now, actor)
+	return s.stamp(edits, config, broken, now, by.name)
 }
 
 // mayBreak reports whether an edit may take away what objects that are not edited refer

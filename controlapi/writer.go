@@ -79,7 +79,7 @@ func (w *writer) write(ctx context.Context, edits []edit, when conditions, dry b
 		return nil, mesh.Errorf(op, "", mesh.Unavailable, "other writes took too long: %w", ctx.Err())
 	}
 	st := w.state.Load()
-	p, err := st.plan(edits, when, w.now(), actorOf(ctx))
+	p, err := st.plan(edits, when, w.now(), callerOf(ctx))
 	if err != nil {
 		return nil, err
 	}

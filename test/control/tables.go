@@ -54,5 +54,7 @@ func tables() []table {
 		{"digests", "mesh", trustDigests()},
 		{"signed registry", "mesh/registry", trustRegistry()},
 		{"signed writes", "controlapi", trustWrites()},
+
+		{"api roles", "controlapi", accessRoles()},
 	}
 }

@@ -1,0 +1,25 @@
+package main
+
+// accessRoles is who may call what of the control API, and on which objects.
+func accessRoles() []control {
+	const roles, scopes, lists = "TestRolesOfEveryRPC", "TestScopes", "TestListsHaveWhatMayBeRead"
+	return []control{
+		without("strangers call nothing", "access.go", "if c.err != nil {\n\t\treturn c.err\n\t}", "", roles),
+		without("an RPC asks for a role", "access.go", "case c.role < needs.role:", "case false:", roles),
+		without("an RPC that nobody placed is an admin's", "access.go", "needs = permission{role: admin}", "needs = permission{}", "TestUnplacedRPCsAreAnAdmins"),
+		without("what is about no objects is not for the scoped", "access.go", "case len(c.scopes) > 0 && !needs.scoped:", "case false:", "TestUnplacedRPCsAreAnAdmins"),
+		without("REST asks who may", "http.go", "err := admit(r.Context(), h.rpcs[r.Method+\" \"+pattern.String()])", "var err error\n\t\t_ = pattern", roles),
+		without("gRPC asks who may", "grpc.go", "if err := admit(ctx, path.Base(info.FullMethod)); err != nil {", "if err := admit(ctx, path.Base(info.FullMethod)); err != nil && false {", roles),
+		without("a batch writes no more than a PUT", "scope.go", "p.role < needs {", "false {", scopes),
+		without("an object of others is not taken", "scope.go", "stored != nil && !p.mayHave(e.name, stored.Labels)", "false", scopes).and("stored := s.header(e.name); ", ""),
+		without("an object is not given away", "scope.go", "if !p.mayHave(e.name, e.object.Header().Labels) {", "if false {", scopes),
+		without("deleting says nothing of others", "scope.go", "if s.records[e.name] == nil && !p.mayHave(e.name, nil) {", "if false {", scopes),
+		without("references stay within the labels", "state.go", "if err := by.refersTo(edits, config); err != nil {", "if err := by.refersTo(edits, config); false {", scopes),
+		without("gateways carry no labels", "scope.go", "found = append(found, gatewaysOf(e.object)...)", "_ = gatewaysOf", scopes),
+		without("a value of a label counts", "scope.go", "!ok || have != v", "!ok || have == \"\" && v == have", scopes),
+		without("what is read is of the scope", "service.go", "err := callerOf(ctx).reads(name, labels); err != nil", "err := callerOf(ctx).reads(name, labels); false", scopes),
+		without("lists have what may be read", "list.go", "(len(by.scopes) == 0 || by.mayHave(name, st.header(name).Labels))", "by.err == nil && st != nil", lists),
+		without("instances are scoped", "list.go", "if by.mayHave(name, i.Labels) {", "if by.err == nil && i != nil {", "TestInstancesAreScoped"),
+		without("a form is no JSON", "http.go", "if err == nil {\n\t\t\terr = checkContentType(r)\n\t\t}\n", "", "TestWithoutABearerTokenJSONSaysThatItIs"),
+	}
+}
