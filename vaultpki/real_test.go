@@ -198,6 +198,10 @@ func TestRealVaultIssuerChange(t *testing.T) {
 	if n := len(overlap.Bundle.Roots()); n != 2 {
 		t.Fatalf("%d roots while two issuers are there", n)
 	}
+	unasked, err := c.Bundle(t.Context(), td) // who has nothing to renew
+	if err != nil || len(unasked.Roots()) != 2 || unasked.TrustDomain() != td {
+		t.Fatalf("the roots alone: %v", err)
+	}
 	must(t, v, http.MethodPost, "pki_mesh/config/issuers", map[string]any{"default": made["issuer_id"]})
 	after, err := issue(t, c, ordersID)
 	if err != nil {

@@ -49,6 +49,16 @@ func (c *Client) Issue(ctx context.Context, r identity.Request) (identity.Issued
 	return identity.Issued{Chain: chain, Bundle: bundle}, nil
 }
 
+// Bundle returns the roots of every issuer of the mount. It needs no login.
+func (c *Client) Bundle(ctx context.Context, trustDomain string) (*identity.Bundle, error) {
+	defer c.http.CloseIdleConnections()
+	roots, err := c.mountRoots(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return identity.NewBundle(trustDomain, roots...)
+}
+
 // Probe reports whether Vault is there, initialized and unsealed. A standby
 // forwards requests and counts as there.
 func (c *Client) Probe(ctx context.Context) error {

@@ -135,8 +135,9 @@ type Client struct {
 }
 
 var (
-	_ identity.Issuer = (*Client)(nil)
-	_ identity.Prober = (*Client)(nil)
+	_ identity.Issuer  = (*Client)(nil)
+	_ identity.Prober  = (*Client)(nil)
+	_ identity.Bundler = (*Client)(nil)
 )
 
 // New returns a client and registers its metrics with reg. It reads CAFile but

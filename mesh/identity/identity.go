@@ -43,6 +43,12 @@ type Prober interface {
 	Probe(ctx context.Context) error
 }
 
+// A Bundler is an Issuer that tells which roots there are without issuing. A Rotator asks
+// it between renewals, so that peers know a new root before they see what it signed.
+type Bundler interface {
+	Bundle(ctx context.Context, trustDomain string) (*Bundle, error)
+}
+
 // Issued is the answer of an Issuer.
 type Issued struct {
 	Chain  []*x509.Certificate // the leaf first, then intermediates, no root
@@ -91,6 +97,12 @@ func (b *Bundle) TrustDomain() string { return b.trustDomain }
 
 // Roots returns the trust roots, in the order in which they were given.
 func (b *Bundle) Roots() []*x509.Certificate { return slices.Clone(b.roots) }
+
+// equal reports whether other has the same roots, in any order.
+func (b *Bundle) equal(other *Bundle) bool {
+	return b.trustDomain == other.trustDomain && len(b.roots) == len(other.roots) &&
+		!slices.ContainsFunc(other.roots, func(root *x509.Certificate) bool { return !slices.ContainsFunc(b.roots, root.Equal) })
+}
 
 // ParseCertificates reads one or more PEM certificates and nothing else.
 func ParseCertificates(data []byte) ([]*x509.Certificate, error) {

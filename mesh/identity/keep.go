@@ -30,25 +30,37 @@ type storedCredential struct {
 
 // KeepIn has s keep its credential in a file in dir (0600), whenever it gets another one, and
 // takes what is there from an earlier run: a process that starts while the issuer is away
-// has its identity. dir is made 0700. Without a file nothing happens. What is there and is
-// refused, because it has expired or is for somebody else, is an error of kind Invalid,
-// after which s has no certificate and goes on keeping what it gets. Call it before s is
-// used.
+// has its identity. What has expired meanwhile is taken too, though Certificate refuses it:
+// so it is known since when. dir is made 0700. Without a file nothing happens. What is there
+// and is refused, because it is damaged or for somebody else, is an error of kind Invalid,
+// after which s has no certificate and goes on keeping what it gets. While the clock is
+// wrong nothing is read yet; a Rotator does so later. Call it before s is used.
 func (s *Source) KeepIn(dir string) error {
-	const op = "identity.KeepIn"
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return mesh.Errorf(op, s.id.String(), mesh.Invalid, "%w", err)
+		return mesh.Errorf("identity.KeepIn", s.id.String(), mesh.Invalid, "%w", err)
 	}
 	s.file = filepath.Join(dir, strings.ReplaceAll(strings.TrimPrefix(s.id.Path(), "/"), "/", "_")+".json")
+	return s.takeKept()
+}
+
+// takeKept takes what is on disk, or defers that while the clock is wrong.
+func (s *Source) takeKept() error {
+	if s.deferred = s.clock.Check() != nil; s.deferred {
+		return nil
+	}
 	key, issued, received, err := s.readKept()
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err == nil {
-		err = s.put(key, issued, received)
+		at := s.clock.Now()
+		if end := issued.Chain[0].NotAfter; at.After(end) {
+			at = end
+		}
+		err = s.put(key, issued, received, at)
 	}
 	if err != nil {
-		return mesh.Errorf(op, s.file, mesh.Invalid, "%w", err).WithHint("it is replaced when a certificate is issued")
+		return mesh.Errorf("identity.KeepIn", s.file, mesh.Invalid, "%w", err).WithHint("it is replaced when a certificate is issued")
 	}
 	return nil
 }
@@ -109,19 +121,19 @@ func (s *Source) readKept() (*ecdsa.PrivateKey, Issued, time.Time, error) {
 }
 
 // keep writes the file, as a whole or not at all.
-func (s *Source) keep(key *ecdsa.PrivateKey, issued Issued, received time.Time) error {
+func (s *Source) keep(c *Credential) error {
 	if s.file == "" {
 		return nil
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
+	der, err := x509.MarshalPKCS8PrivateKey(c.Certificate.PrivateKey)
 	if err != nil {
 		return err
 	}
 	raw, err := json.Marshal(storedCredential{
 		Key:      string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})),
-		Chain:    encodeCertificates(issued.Chain),
-		Roots:    encodeCertificates(issued.Bundle.roots),
-		Received: received.UTC(),
+		Chain:    encodeCertificates(c.chain),
+		Roots:    encodeCertificates(c.Bundle.roots),
+		Received: c.Received.UTC(),
 	})
 	if err != nil {
 		return err

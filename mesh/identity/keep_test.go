@@ -129,8 +129,12 @@ func TestWhatIsKeptAndRefused(t *testing.T) {
 		dir := t.TempDir()
 		issue(t, keeping(t, dir), root, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(1200 * time.Millisecond) })
 		<-time.After(1500 * time.Millisecond)
-		if s, err := again(t, dir, ordersID); err == nil || s.Current() != nil {
-			t.Errorf("%v; it has %v", err, s.Current())
+		s, err := again(t, dir, ordersID)
+		if err != nil || s.Current() == nil {
+			t.Fatalf("%v; it has %v", err, s.Current())
+		}
+		if _, err := s.Certificate(); err == nil || !strings.Contains(err.Error(), "it expired at") {
+			t.Errorf("it presents it: %v", err)
 		}
 	})
 }

@@ -34,6 +34,12 @@ type Renewable interface {
 	Ready() error
 }
 
+// A tender is a Renewable with more to look after than its renewal. It is asked every
+// second: due asks for renewal at once, and while there is an error nothing is renewed.
+type tender interface {
+	tend(ctx context.Context) (due bool, err error)
+}
+
 // Pace is when a Rotator renews and when it tries again.
 type Pace struct {
 	// Share is how much of its life, 0 to 1, a certificate has behind it when it
@@ -68,6 +74,7 @@ type Rotator struct {
 	nextProbe time.Time
 	failures  int  // since the last success
 	down      bool // the last probe failed
+	held      bool // by the tender
 
 	lastErr atomic.Pointer[error] // of the last attempt, for Ready
 }
@@ -76,9 +83,10 @@ type Rotator struct {
 // that works while Run runs.
 func NewRotator(source *Source, issuer Issuer, log zerolog.Logger) *Rotator {
 	log = log.With().Stringer("identity", source.ID()).Logger()
-	l := &leaf{source, issuer, log}
+	l := newLeaf(source, issuer, log)
 	r := NewRotatorOf(l, LeafPace(), l.count, log)
 	r.prober, _ = issuer.(Prober)
+	r.now = source.clock.Now
 	return r
 }
 
@@ -104,7 +112,7 @@ func (r *Rotator) Run(ctx context.Context) error {
 	ticker := time.NewTicker(checkEvery)
 	defer ticker.Stop()
 	for {
-		if r.due(ctx) {
+		if r.tended(ctx) && r.due(ctx) {
 			r.attempt(ctx)
 		}
 		select {
@@ -126,6 +134,30 @@ func (r *Rotator) Ready() error {
 		return mesh.Errorf("identity.Ready", "", mesh.Unavailable, "%v; the last attempt: %w", err, *last)
 	}
 	return err
+}
+
+// tended asks the tender, if there is one, and reports whether anything may be renewed.
+func (r *Rotator) tended(ctx context.Context) bool {
+	t, ok := r.of.(tender)
+	if !ok {
+		return true
+	}
+	due, err := t.tend(ctx)
+	switch {
+	case err != nil:
+		r.held = true
+		r.lastErr.Store(&err)
+		return false
+	case r.held: // what was planned was by another clock
+		r.held, r.failures, r.next = false, 0, time.Time{}
+		r.lastErr.Store(nil)
+		if from, until := r.of.Life(); !until.IsZero() {
+			r.schedule(from, until)
+		}
+	case due && r.failures == 0: // else it waits its turn
+		r.next = time.Time{}
+	}
+	return true
 }
 
 // due reports whether to ask the issuer now.
@@ -207,57 +239,4 @@ func (r *Rotator) failed(err error, now time.Time) {
 // spread returns d give or take a tenth.
 func spread(d time.Duration) time.Duration {
 	return time.Duration(float64(d) * (1 - jitter + 2*jitter*rand.Float64()))
-}
-
-// leaf is the certificate of a Source, from an Issuer.
-type leaf struct {
-	source *Source
-	issuer Issuer
-	log    zerolog.Logger
-}
-
-var _ Renewable = (*leaf)(nil)
-
-// Renew implements Renewable: one certificate for a key of its own.
-func (l *leaf) Renew(ctx context.Context) error {
-	key, request, err := NewRequest(l.source.ID())
-	if err != nil {
-		return err
-	}
-	issued, err := l.issuer.Issue(ctx, request)
-	if err != nil {
-		return err
-	}
-	if err := l.source.Swap(key, issued); err != nil {
-		return err
-	}
-	if err := l.source.Unkept(); err != nil {
-		l.log.Warn().Err(err).Msg("certificate not written to disk: a restart while the issuer is away would have none")
-	}
-	return nil
-}
-
-// Life implements Renewable.
-func (l *leaf) Life() (from, until time.Time) {
-	c := l.source.Current()
-	if c == nil {
-		return time.Time{}, time.Time{}
-	}
-	return c.Received, c.Certificate.Leaf.NotAfter
-}
-
-// count counts an attempt.
-func (l *leaf) count(err error) {
-	id := l.source.ID().String()
-	if err != nil {
-		l.source.metrics.failures.WithLabelValues(id, mesh.KindOf(err).String()).Inc()
-		return
-	}
-	l.source.metrics.renewals.WithLabelValues(id).Inc()
-}
-
-// Ready implements Renewable.
-func (l *leaf) Ready() error {
-	_, err := l.source.Certificate()
-	return err
 }

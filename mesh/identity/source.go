@@ -5,10 +5,9 @@ import (
 	"crypto/ecdsa"
 	"crypto/tls"
 	"crypto/x509"
+	"slices"
 	"sync/atomic"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 )
@@ -17,12 +16,16 @@ import (
 // Handshakes read it; a Rotator swaps it. The swap touches no open connection:
 // only handshakes that begin afterwards use the new pair.
 type Source struct {
-	id      mesh.ID
-	metrics *Metrics
-	current atomic.Pointer[Credential]
-	accept  *tls.Config // of every handshake as a server: it asks for what is current
-	file    string      // where what is current is kept; "" is nowhere
-	unkept  atomic.Pointer[error]
+	id       mesh.ID
+	metrics  *Metrics
+	clock    *Clock
+	current  atomic.Pointer[Credential]
+	accept   *tls.Config // of every handshake as a server: it asks for what is current
+	file     string      // where what is current is kept; "" is nowhere
+	deferred bool        // it is still to be read; KeepIn's, then the Rotator's
+	unkept   atomic.Pointer[error]
+	failed   atomic.Pointer[error] // of the last attempt to renew
+	onWire   atomic.Pointer[error] // of the last self check
 }
 
 // Credential is a certificate and the bundle that came with it. It is immutable.
@@ -30,14 +33,21 @@ type Credential struct {
 	Certificate *tls.Certificate // Leaf is set
 	Bundle      *Bundle
 	Received    time.Time
+
+	chain []*x509.Certificate
 }
 
-// NewSource returns a Source for id that has no certificate yet.
+// NewSource returns a Source for id that has no certificate yet. Its clock is the
+// machine's, which is taken to be right, unless it is told to use another.
 func NewSource(id mesh.ID, metrics *Metrics) *Source {
-	s := &Source{id: id, metrics: metrics}
+	s := &Source{id: id, metrics: metrics, clock: NewClock(time.Time{}, nil)}
 	s.accept = s.serverConfig()
 	return s
 }
+
+// UseClock has s tell the time by c: while c is wrong, s has no certificate to present and
+// trusts nobody's. Call it before s is used, and before KeepIn.
+func (s *Source) UseClock(c *Clock) { s.clock = c }
 
 // ID returns whose source it is.
 func (s *Source) ID() mesh.ID { return s.id }
@@ -47,17 +57,70 @@ func (s *Source) ID() mesh.ID { return s.id }
 func (s *Source) Current() *Credential { return s.current.Load() }
 
 // Certificate returns the certificate to present in a handshake. Without one,
-// or after its NotAfter, it returns an error of kind Unavailable.
+// after its NotAfter, or while the clock is wrong, it returns an error of kind
+// Unavailable.
 func (s *Source) Certificate() (*tls.Certificate, error) {
 	const op, hint = "identity.Certificate", "see the log and hedgerow_identity_renewal_failures_total for why it is not issued"
+	if err := s.clock.Check(); err != nil {
+		return nil, err
+	}
 	c := s.current.Load()
 	if c == nil {
 		return nil, mesh.Errorf(op, s.id.String(), mesh.Unavailable, "none was issued yet").WithHint(hint)
 	}
-	if end := c.Certificate.Leaf.NotAfter; time.Now().After(end) {
+	if end := c.Certificate.Leaf.NotAfter; s.clock.Now().After(end) {
 		return nil, mesh.Errorf(op, s.id.String(), mesh.Unavailable, "it expired at %s", end.UTC().Format(time.RFC3339)).WithHint(hint)
 	}
 	return c.Certificate, nil
+}
+
+// Ready returns nil while there is a certificate to present, or else why there is none
+// and why the last attempt to get one failed.
+func (s *Source) Ready() error {
+	_, err := s.Certificate()
+	if last := s.failed.Load(); err != nil && last != nil {
+		return mesh.Errorf("identity.Ready", "", mesh.Unavailable, "%v; the last attempt: %w", err, *last)
+	}
+	return err
+}
+
+// Degraded returns what is wrong with an identity that is usable still: it is overdue to
+// be renewed, is not kept on disk, or is not what this process presents.
+func (s *Source) Degraded() []error {
+	var errs []error
+	now := s.clock.Now()
+	if c := s.current.Load(); c != nil && c.overdue(now) && !now.After(c.Certificate.Leaf.NotAfter) {
+		reason := "no attempt has failed: see the log"
+		if last := s.failed.Load(); last != nil {
+			reason = (*last).Error()
+		}
+		errs = append(errs, mesh.Errorf("identity.Renew", s.id.String(), mesh.Unavailable, "overdue, with %v left: %s",
+			c.Certificate.Leaf.NotAfter.Sub(now).Round(time.Second), reason))
+	}
+	if err := s.Unkept(); err != nil {
+		errs = append(errs, mesh.Errorf("identity.Keep", s.id.String(), mesh.Unavailable, "not written to disk: %w", err))
+	}
+	if err := s.onWire.Load(); err != nil && *err != nil {
+		errs = append(errs, *err)
+	}
+	return errs
+}
+
+// overdue reports whether half of the life is over that began with the receipt.
+func (c *Credential) overdue(now time.Time) bool {
+	end := c.Certificate.Leaf.NotAfter
+	return !now.Before(c.Received.Add(end.Sub(c.Received) / 2))
+}
+
+// Checked notes what became of a self check: nil, or that this process presents another
+// certificate than it should.
+func (s *Source) Checked(err error) {
+	result := "ok"
+	if err != nil {
+		result = "failed"
+	}
+	s.metrics.checks.WithLabelValues(s.id.String(), result).Inc()
+	s.onWire.Store(&err)
 }
 
 // Swap makes the chain, whose leaf certifies key, and the bundle current. It
@@ -65,17 +128,51 @@ func (s *Source) Certificate() (*tls.Certificate, error) {
 // connection; if not, what was there stays. What cannot be kept on disk is in use all the
 // same, and counted.
 func (s *Source) Swap(key *ecdsa.PrivateKey, issued Issued) error {
-	now := time.Now()
-	if err := s.put(key, issued, now); err != nil {
+	now := s.clock.Now()
+	if err := s.put(key, issued, now, now); err != nil {
 		return err
 	}
-	if err := s.keep(key, issued, now); err != nil {
+	s.store()
+	return nil
+}
+
+// Trust has peers verified against b from now on. It reports whether b has other roots
+// than before. If the own certificate does not chain to b nothing changes, which is an
+// error of kind Conflict: that has to be renewed first.
+func (s *Source) Trust(b *Bundle) (changed bool, err error) {
+	const op = "identity.Trust"
+	was := s.current.Load()
+	if was == nil {
+		return false, mesh.Errorf(op, s.id.String(), mesh.Unavailable, "there is no certificate yet")
+	}
+	if was.Bundle.equal(b) {
+		return false, nil
+	}
+	at := s.clock.Now()
+	if end := was.Certificate.Leaf.NotAfter; at.After(end) {
+		at = end
+	}
+	if err := s.verifyOwn(was.chain, b, at); err != nil {
+		return false, mesh.Errorf(op, s.id.String(), mesh.Conflict, "the certificate in use: %w", err)
+	}
+	next := *was
+	next.Bundle = b
+	if !s.current.CompareAndSwap(was, &next) {
+		return false, nil // which came with a bundle of its own
+	}
+	s.metrics.roots.WithLabelValues(s.id.String()).Set(float64(len(b.roots)))
+	s.store()
+	return true, nil
+}
+
+// store keeps what is current on disk, if it is to be kept.
+func (s *Source) store() {
+	if err := s.keep(s.current.Load()); err != nil {
 		s.metrics.unkept.WithLabelValues(s.id.String()).Inc()
 		s.unkept.Store(&err)
-		return nil
+		return
 	}
 	s.unkept.Store(nil)
-	return nil
 }
 
 // Unkept returns why the credential in use could not be written to disk; nil if it was, or is
@@ -87,8 +184,25 @@ func (s *Source) Unkept() error {
 	return nil
 }
 
-// put is Swap of what was received at a time, and without keeping it.
-func (s *Source) put(key *ecdsa.PrivateKey, issued Issued, received time.Time) error {
+// verifyOwn reports why peers that trust b would not take chain for s.ID at a time. A
+// service both serves and dials with one certificate, so it must be good for both: a role
+// without server_flag fails here and not at peers.
+func (s *Source) verifyOwn(chain []*x509.Certificate, b *Bundle, at time.Time) error {
+	for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
+		id, err := VerifySVID(chain, b, usage, at)
+		if err != nil {
+			return err
+		}
+		if id != s.id {
+			return mesh.Errorf(opVerify, s.id.String(), mesh.Invalid, "it is for %s", id)
+		}
+	}
+	return nil
+}
+
+// put is Swap of what was received at a time, verified as of another, and without keeping
+// it.
+func (s *Source) put(key *ecdsa.PrivateKey, issued Issued, received, at time.Time) error {
 	const op = "identity.Swap"
 	refuse := func(format string, args ...any) error {
 		return mesh.Errorf(op, s.id.String(), mesh.Invalid, "the issuer's answer is refused: "+format, args...)
@@ -96,18 +210,10 @@ func (s *Source) put(key *ecdsa.PrivateKey, issued Issued, received time.Time) e
 	if len(issued.Chain) == 0 || issued.Bundle == nil {
 		return refuse("it lacks a certificate or the trust bundle")
 	}
-	// A service both serves and dials with one certificate, so it must be
-	// good for both: a role without server_flag fails here and not at peers.
-	now, leaf := time.Now(), issued.Chain[0]
-	for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
-		id, err := VerifySVID(issued.Chain, issued.Bundle, usage, now)
-		if err != nil {
-			return refuse("%w", err)
-		}
-		if id != s.id {
-			return refuse("it is for %s", id)
-		}
+	if err := s.verifyOwn(issued.Chain, issued.Bundle, at); err != nil {
+		return refuse("%w", err)
 	}
+	leaf := issued.Chain[0]
 	if public, ok := leaf.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(key.Public()) {
 		return refuse("it certifies another key")
 	}
@@ -117,49 +223,31 @@ func (s *Source) put(key *ecdsa.PrivateKey, issued Issued, received time.Time) e
 	}
 	// One pointer for both: no handshake sees a certificate of one issuer
 	// with the bundle of before.
-	s.current.Store(&Credential{Certificate: cert, Bundle: issued.Bundle, Received: received})
-	s.metrics.notAfter.WithLabelValues(s.id.String()).Set(float64(leaf.NotAfter.Unix()))
+	s.current.Store(&Credential{Certificate: cert, Bundle: issued.Bundle, Received: received, chain: slices.Clone(issued.Chain)})
+	id := s.id.String()
+	s.metrics.notAfter.WithLabelValues(id).Set(float64(leaf.NotAfter.Unix()))
+	s.metrics.roots.WithLabelValues(id).Set(float64(len(issued.Bundle.roots)))
+	s.measure()
 	return nil
 }
 
-// Metrics are the series of package identity. All Sources of a process share
-// one; the label identity tells them apart.
-type Metrics struct {
-	renewals *prometheus.CounterVec
-	failures *prometheus.CounterVec
-	notAfter *prometheus.GaugeVec
-	refused  *prometheus.CounterVec
-	unkept   *prometheus.CounterVec
+// measure brings the series that change with time up to date.
+func (s *Source) measure() (overdue bool) {
+	left, overdue, now := time.Duration(0), true, s.clock.Now()
+	if c := s.current.Load(); c != nil {
+		left, overdue = max(0, c.Certificate.Leaf.NotAfter.Sub(now)), c.overdue(now)
+	}
+	id := s.id.String()
+	s.metrics.left.WithLabelValues(id).Set(left.Seconds())
+	s.metrics.overdue.WithLabelValues(id).Set(boolean(overdue))
+	s.metrics.clock.WithLabelValues(id).Set(boolean(s.clock.Check() != nil))
+	return overdue
 }
 
-// NewMetrics registers the series with reg. It fails if they are there already.
-func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
-	m := &Metrics{
-		renewals: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "hedgerow_identity_renewals_total",
-			Help: "Certificates that were issued and put to use.",
-		}, []string{"identity"}),
-		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "hedgerow_identity_renewal_failures_total",
-			Help: "Attempts to get a certificate that failed, by kind of error.",
-		}, []string{"identity", "kind"}),
-		notAfter: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "hedgerow_identity_not_after_seconds",
-			Help: "Unix time after which the current certificate is refused.",
-		}, []string{"identity"}),
-		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "hedgerow_identity_refused_handshakes_total",
-			Help: "Peers refused in the handshake: their certificate is not trusted, or proves another identity than the one dialled (wrong_peer: suspect the registry).",
-		}, []string{"identity", "side", "reason"}),
+// boolean returns b as a gauge has it.
+func boolean(b bool) float64 {
+	if b {
+		return 1
 	}
-	m.unkept = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "hedgerow_identity_unkept_total",
-		Help: "Certificates that are in use and could not be written to disk: a restart while the issuer is away would have none.",
-	}, []string{"identity"})
-	for _, c := range []prometheus.Collector{m.renewals, m.failures, m.notAfter, m.refused, m.unkept} {
-		if err := reg.Register(c); err != nil {
-			return nil, mesh.Errorf("identity.NewMetrics", "hedgerow_identity", mesh.Internal, "%w", err)
-		}
-	}
-	return m, nil
+	return 0
 }

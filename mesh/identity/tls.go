@@ -6,7 +6,6 @@ import (
 	"errors"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 )
@@ -123,6 +122,9 @@ func ClientConfig(src *Source, want mesh.ID, serverName string, alpn ...string) 
 
 // verify checks one finished handshake against the bundle of now.
 func (s *Source) verify(state *tls.ConnectionState, usage x509.ExtKeyUsage) (mesh.ID, error) {
+	if err := s.clock.Check(); err != nil {
+		return mesh.ID{}, err
+	}
 	current := s.current.Load()
 	switch {
 	case current == nil:
@@ -134,7 +136,17 @@ func (s *Source) verify(state *tls.ConnectionState, usage x509.ExtKeyUsage) (mes
 	case state.NegotiatedProtocol == "":
 		return mesh.ID{}, mesh.Errorf(opVerify, "", mesh.Invalid, "the peer speaks no ALPN protocol of the mesh")
 	}
-	return VerifySVID(state.PeerCertificates, current.Bundle, usage, time.Now())
+	id, err := VerifySVID(state.PeerCertificates, current.Bundle, usage, s.clock.Now())
+	if err != nil {
+		return mesh.ID{}, err
+	}
+	// A node's own certificate logs in to the issuer and signs its documents. It is of
+	// the same root, and would be a peer that no policy has thought of.
+	_, _, service := id.Service()
+	if _, gateway := id.Gateway(); !service && !gateway {
+		return mesh.ID{}, mesh.Errorf(opVerify, id.String(), mesh.Unauthentic, "the certificate is neither a service's nor a gateway's")
+	}
+	return id, nil
 }
 
 // count counts a refusal and returns err.
@@ -150,6 +162,9 @@ func (s *Source) count(side string, err error) error {
 		reason = "no_alpn"
 	case mesh.Unavailable:
 		reason = "no_bundle"
+		if s.clock.Check() != nil {
+			reason = "clock"
+		}
 	}
 	s.metrics.refused.WithLabelValues(s.id.String(), side, reason).Inc()
 	return err

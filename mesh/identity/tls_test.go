@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -258,6 +259,56 @@ func TestSessionsDoNotResume(t *testing.T) {
 		if s.ConnectionState().DidResume {
 			t.Fatal("the session resumed")
 		}
+		if _, got := client.ClientSessionCache.Get("orders.edge7.default"); got {
+			t.Fatal("the server gave a ticket")
+		}
+	}
+}
+
+// Even where a client keeps tickets and a server gives them, what resumes is refused: its
+// certificates were not verified. That is also what 0-RTT data need, which crypto/tls has no
+// way to send or take over TCP.
+func TestResumedSessionsAreRefused(t *testing.T) {
+	root := newRoot(t, "root")
+	orders, caller := sourceOf(t, root, ordersID), sourceOf(t, root, telemID)
+	server, client := orders.serverConfig(), ClientConfig(caller, orders.ID(), "orders.edge7.default")
+	server.SessionTicketsDisabled = false
+	client.ClientSessionCache = tls.NewLRUClientSessionCache(8)
+	if serverErr, clientErr := handshake(t, server, client); serverErr != nil || clientErr != nil {
+		t.Fatal(serverErr, clientErr)
+	}
+	serverErr, clientErr := handshake(t, server, client)
+	for side, err := range map[string]error{"server": serverErr, "client": clientErr} {
+		if err == nil {
+			t.Errorf("the %s resumed a session", side)
+		}
+	}
+	if !strings.Contains(fmt.Sprint(serverErr, clientErr), "the session is resumed, not verified") {
+		t.Errorf("server %v, client %v", serverErr, clientErr)
+	}
+}
+
+// A node's own certificate is of the same root and is no peer, nor is anything that is
+// neither a service nor a gateway.
+func TestOnlyServicesAndGatewaysArePeers(t *testing.T) {
+	root := newRoot(t, "root")
+	us := sourceOf(t, root, telemID)
+	for id, want := range map[string]string{
+		ordersID:                                     "",
+		"spiffe://hedgerow.local/gateway/edge":       "",
+		"spiffe://hedgerow.local/node/edge7":         "neither a service's nor a gateway's",
+		"spiffe://hedgerow.local/node/edge7/n/edge7": "neither a service's nor a gateway's",
+		"spiffe://hedgerow.local/svc/orders":         "neither a service's nor a gateway's",
+		"spiffe://hedgerow.local/svc/orders/n/EDGE7": "neither a service's nor a gateway's",
+		"spiffe://hedgerow.local/operator/ann":       "neither a service's nor a gateway's",
+	} {
+		t.Run(id, func(t *testing.T) {
+			peer := sourceOf(t, root, id)
+			server, _ := handshake(t, serverFor(us), ClientConfig(peer, us.ID(), "telemetry.edge8.default"))
+			checkRefusal(t, "as a client", server, want)
+			_, client := handshake(t, peer.serverConfig(), ClientConfig(us, peer.ID(), "orders.edge7.default"))
+			checkRefusal(t, "as a server", client, want)
+		})
 	}
 }
 

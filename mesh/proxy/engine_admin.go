@@ -92,8 +92,11 @@ func (e *Engine) readiness(opt AdminOptions) readiness {
 	}
 	r.Revision = head.Revision
 	for _, src := range opt.Sources {
-		if _, err := src.Certificate(); err != nil {
+		if err := src.Ready(); err != nil {
 			r.Checks = append(r.Checks, check{"certificate", err.Error()})
+		}
+		for _, err := range src.Degraded() {
+			r.Degraded = append(r.Degraded, err.Error())
 		}
 	}
 	if opt.Freshness != nil {

@@ -50,6 +50,8 @@ func tables() []table {
 
 		{"callers", engine, trustPolicies()},
 		{"kept identities", "mesh/identity", trustKept()},
+		{"peers' certificates", "mesh/identity", peersCertificates()},
+		{"rotation", "mesh/identity", rotation()},
 		{"signing", "mesh/signing", trustSigning()},
 		{"digests", "mesh", trustDigests()},
 		{"signed registry", "mesh/registry", trustRegistry()},

@@ -58,8 +58,8 @@ func trustPolicies() []control {
 func trustKept() []control {
 	const kept, refused = "TestASourceIsKept", "TestWhatIsKeptAndRefused"
 	return []control{
-		without("a credential is kept", "source.go", "if err := s.keep(key, issued, now); err != nil {", "if err := error(nil); err != nil {", kept),
-		without("a credential is taken", "keep.go", "err = s.put(key, issued, received)", "_, _, _ = key, issued, received", kept),
+		without("a credential is kept", "source.go", "if err := s.keep(s.current.Load()); err != nil {", "if err := error(nil); err != nil {", kept),
+		without("a credential is taken", "keep.go", "err = s.put(key, issued, received, at)", "_, _, _, _ = key, issued, received, at", kept),
 		without("what others could read is not", "keep.go", "if info.Mode().Perm()&0o077 != 0 {", "if false {", refused),
 		without("a file is bounded", "keep.go", "if len(raw) > maxKeptBytes {", "if false {", refused),
 		without("what is not kept shows", "source.go", "s.unkept.Store(&err)", "", "TestWhatCannotBeKeptIsInUse"),

@@ -59,6 +59,7 @@ type plane struct {
 	name    string // "sidecar/edge7"
 	issuer  identity.Issuer
 	ids     *identity.Metrics
+	clock   *identity.Clock
 	client  *registry.Client
 	watcher *registry.Watcher
 	lease   *registry.Lease
@@ -125,6 +126,7 @@ func newPlane(base *Base, vault *Vault, node, role string, deps Deps) (*plane, e
 		File:       filepath.Join(base.DataDir, "snapshot-"+strings.ToLower(role)+".json"),
 		OnSnapshot: p.snapshot, OnReject: p.rejected,
 	})
+	p.clock = identity.NewClock(builtAt(), func() time.Time { return p.watcher.Status().Head.Time })
 	return p, nil
 }
 
@@ -179,6 +181,7 @@ func (p *plane) compiled(head mesh.Head, errs []error) {
 // source makes the holder of one identity's certificate, which run keeps fresh.
 func (p *plane) source(id mesh.ID) *identity.Source {
 	s := identity.NewSource(id, p.ids)
+	s.UseClock(p.clock)
 	// What cannot be read from there is asked for again, as at the first start.
 	if err := s.KeepIn(filepath.Join(p.base.DataDir, "identity")); err != nil {
 		p.log.Warn().Err(err).Str("hint", mesh.HintOf(err)).Msg("no identity of an earlier run")

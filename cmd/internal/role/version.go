@@ -3,6 +3,7 @@ package role
 import (
 	"fmt"
 	"runtime/debug"
+	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -24,6 +25,24 @@ func Version() string {
 		}
 	}
 	return version + " " + info.GoVersion
+}
+
+// firstBuilt is before any program with this code was built.
+var firstBuilt = time.Date(2026, time.January, 1, 0, 0, 0, 0, time.UTC)
+
+// builtAt returns a time before which this program was not built: that of its commit, or
+// of no commit if the go command knew none.
+func builtAt() time.Time {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return firstBuilt
+	}
+	for _, s := range info.Settings {
+		if at, err := time.Parse(time.RFC3339, s.Value); s.Key == "vcs.time" && err == nil && at.After(firstBuilt) {
+			return at
+		}
+	}
+	return firstBuilt
 }
 
 // VersionCommand returns `version` for a program without the client verbs.
