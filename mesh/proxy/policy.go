@@ -100,8 +100,8 @@ func (t *Table) compilePolicies(old *Table, cfg *mesh.Config, trustDomain string
 		if p.err != nil {
 			errs = append(errs, fmt.Errorf("proxy.Compile: policy fails closed: %w", p.err))
 		}
-		switch {
-		case source.Target != nil:
+		switch t := source.Target; {
+		case t != nil && (t.Service != "" || t.Route != "" || t.Gateway != ""):
 			sets.file(source, compiled)
 		case source.Action == mesh.Audit:
 		default:

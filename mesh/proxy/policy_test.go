@@ -222,14 +222,22 @@ func TestPoliciesFailClosed(t *testing.T) {
 			t.Errorf("errors %v, authorization %+v", errs, d.Authorization)
 		}
 	})
-	t.Run("a policy without a target protects nothing", func(t *testing.T) {
-		p := ordersPolicy("p", mesh.Deny, all)
-		p.Target = nil
-		_, errs := Compile(configOf(p), testTrustDomain)
-		if len(errs) != 1 {
-			t.Errorf("errors %v, want it reported", errs)
-		}
-	})
+	for name, target := range map[string]*mesh.PolicyTarget{
+		"a policy without a target closes everything":                nil,
+		"a policy whose target is none known here closes everything": {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := ordersPolicy("p", mesh.Deny, all)
+			p.Target = target
+			cfg := configOf(p)
+			cfg.Defaults.Authorization = mesh.Allow
+			table, errs := Compile(cfg, testTrustDomain)
+			d := Decide(table, Face{Kind: Inbound, Service: "orders"}, &Request{Method: "GET", Path: "/x"}, 0)
+			if len(errs) != 1 || d.Authorization.Reason != ReasonInvalidPolicy {
+				t.Errorf("errors %v, authorization %+v", errs, d.Authorization)
+			}
+		})
+	}
 }
 
 func TestNearMisses(t *testing.T) {

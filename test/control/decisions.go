@@ -59,6 +59,7 @@ func enginePolicies() []control {
 	const closed, order, spellings = "TestPoliciesFailClosed", "TestPolicyOrder", "TestHostilePaths"
 	return []control{
 		without("a policy that nobody can read closes every service", "policy.go", "for service := range cfg.Services {", "for service := range map[string]bool{} {", "TestUnreadablePolicyClosesEveryService"),
+		without("a policy for nothing that is known closes every service", "policy.go", `case t != nil && (t.Service != "" || t.Route != "" || t.Gateway != ""):`, "case t != nil:", "TestUnreadablePolicyClosesEveryService|TestPoliciesFailClosed"),
 		without("an invalid DENY denies everything", "policy.go", "\t\tif p.invalid {\n", "\t\tif false {\n", closed),
 		without("an invalid policy is not in force in part", "policy.go", "return &policy{name: source.Name, invalid: true}, fmt.Errorf(", "return &policy{name: source.Name}, fmt.Errorf(", closed),
 		without("a policy that does not validate is invalid", "policy.go", "\t\tout.invalid = true\n", "", closed),
