@@ -14,24 +14,32 @@ const (
 )
 
 // CompileRegex compiles an RE2 expression that has to match all of a value, as
-// Envoy's safe_regex does. It refuses expressions that are longer than 1,024 bytes
-// or compile to more than 1,000 instructions.
+// Envoy's safe_regex does. It refuses what BoundRegex does.
 func CompileRegex(expr string) (*regexp.Regexp, error) {
+	if err := BoundRegex(expr); err != nil {
+		return nil, err
+	}
+	return regexp.Compile(`\A(?:` + expr + `)\z`)
+}
+
+// BoundRegex refuses RE2 expressions that are longer than 1,024 bytes or compile to more
+// than 1,000 instructions, and what is no expression.
+func BoundRegex(expr string) error {
 	if len(expr) > maxRegexBytes {
-		return nil, fmt.Errorf("the expression has %d bytes, at most %d are allowed", len(expr), maxRegexBytes)
+		return fmt.Errorf("the expression has %d bytes, at most %d are allowed", len(expr), maxRegexBytes)
 	}
 	parsed, err := syntax.Parse(expr, syntax.Perl)
 	if err != nil {
-		return nil, fmt.Errorf("%.80q: %w", expr, err)
+		return fmt.Errorf("%.80q: %w", expr, err)
 	}
 	program, err := syntax.Compile(parsed.Simplify())
 	if err != nil {
-		return nil, fmt.Errorf("%.80q: %w", expr, err)
+		return fmt.Errorf("%.80q: %w", expr, err)
 	}
 	if n := len(program.Inst); n > maxRegexInstructions {
-		return nil, fmt.Errorf("%.80q compiles to %d instructions, at most %d are allowed", expr, n, maxRegexInstructions)
+		return fmt.Errorf("%.80q compiles to %d instructions, at most %d are allowed", expr, n, maxRegexInstructions)
 	}
-	return regexp.Compile(`\A(?:` + expr + `)\z`)
+	return nil
 }
 
 // checkRegex reports an expression that does not compile.

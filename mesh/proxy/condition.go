@@ -11,6 +11,7 @@ import (
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/checker"
 	"cel.dev/cel-go/common/ast"
+	"cel.dev/cel-go/common/types"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/header"
@@ -27,8 +28,9 @@ const (
 // condition is the `when` of a policy rule: an expression of CEL about one request. It is
 // compiled once.
 type condition struct {
-	program cel.Program
-	failed  atomic.Uint64 // how often it had no value
+	program     cel.Program
+	trustDomain string
+	failed      atomic.Uint64 // how often it had no value
 }
 
 // conditions compiles them. Its environment takes memory, so it is made for the first.
@@ -106,8 +108,8 @@ func (cs *conditions) compile(expression string) (*condition, error) {
 	return &condition{program: program}, nil
 }
 
-// checkPatterns refuses regular expressions that are not written down: a caller must not choose
-// what is compiled.
+// checkPatterns refuses regular expressions that are not written down, as a caller must not choose
+// what is compiled, and those that routes may not have either.
 func checkPatterns(compiled *cel.Ast) (err error) {
 	ast.PreOrderVisit(compiled.NativeRep().Expr(), ast.NewExprVisitor(func(e ast.Expr) {
 		if e.Kind() != ast.CallKind {
@@ -117,8 +119,13 @@ func checkPatterns(compiled *cel.Ast) (err error) {
 		if call.FunctionName() != "matches" {
 			return
 		}
-		if args := call.Args(); len(args) == 0 || args[len(args)-1].Kind() != ast.LiteralKind {
+		args := call.Args()
+		if len(args) == 0 || args[len(args)-1].Kind() != ast.LiteralKind {
 			err = errors.New("the pattern of matches() is not written down as text")
+			return
+		}
+		if pattern, ok := args[len(args)-1].AsLiteral().Value().(string); ok && err == nil {
+			err = mesh.BoundRegex(pattern)
 		}
 	}))
 	return err
@@ -155,20 +162,29 @@ func (requestSizes) EstimateCallCost(string, string, *checker.AstNode, []checker
 // holds reports whether the condition is true of c at path. One that has no value, because it asks
 // for a header that is not there or would cost too much, is true for a DENY and false for an ALLOW.
 func (w *condition) holds(c *call, path string, deny bool) bool {
-	value, _, err := w.program.Eval(&facts{c.Request, path})
-	if err == nil {
-		if is, ok := value.Value().(bool); ok {
-			return is
-		}
+	is, known := w.value(c, path)
+	if !known {
+		w.failed.Add(1)
+		return deny
 	}
-	w.failed.Add(1)
-	return deny
+	return is
+}
+
+// value returns what the condition is of c at path, if it is known.
+func (w *condition) value(c *call, path string) (is, known bool) {
+	value, _, err := w.program.Eval(&facts{c.Request, path, w.trustDomain})
+	if err != nil {
+		return false, false
+	}
+	is, known = value.Value().(bool)
+	return is, known
 }
 
 // facts are the variables of one request, made as they are asked for.
 type facts struct {
-	r    *Request
-	path string
+	r           *Request
+	path        string
+	trustDomain string
 }
 
 var _ cel.Activation = (*facts)(nil)
@@ -189,7 +205,11 @@ func (f *facts) ResolveName(name string) (any, bool) {
 	case "request.headers":
 		return headerMap(r.Fields), true
 	case "request.query":
-		return queryMap(r.RawQuery), true
+		values, err := url.ParseQuery(r.RawQuery)
+		if err != nil { // the workload may read in it what is not seen here
+			return types.NewErr("the query is malformed"), true
+		}
+		return map[string][]string(values), true
 	case "request.time":
 		return time.Now(), true
 	case "peer.identity":
@@ -200,9 +220,10 @@ func (f *facts) ResolveName(name string) (any, bool) {
 	case "peer.node":
 		return nodeOf(r.Peer), true
 	case "source.ip":
-		return r.Remote, true
+		address, _, _ := strings.Cut(r.Remote, "%") // blocks have no zones either
+		return address, true
 	case "device":
-		return deviceOf(r, r.Peer.TrustDomain()), true
+		return deviceOf(r, f.trustDomain), true
 	}
 	return nil, false
 }
@@ -220,10 +241,4 @@ func headerMap(fields header.List) map[string]string {
 		}
 	}
 	return out
-}
-
-// queryMap has the query parameters. A query that is none has those before what is wrong.
-func queryMap(raw string) map[string][]string {
-	values, _ := url.ParseQuery(raw)
-	return values
 }

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -74,6 +75,8 @@ func TestConditionsThatAreRefused(t *testing.T) {
 		"a pattern that is none":   {`request.path.matches('(')`, "invalid matches argument"},
 		"a pattern of the callers": {`request.path.matches(request.headers['x'])`, "is not written down"},
 		"too much to look at":      {`request.headers.all(a, request.headers.all(b, request.headers[a] != request.headers[b]))`, "may cost"},
+		"a pattern of many states": {`request.path.matches('^(/[^/]{1,60}){1,16}$')`, "instructions"},
+		"a pattern without end":    {`request.path.matches('` + strings.Repeat("a", 2000) + `')`, "2000 bytes"},
 		"too deep":                 {strings.Repeat("(", 100) + "true" + strings.Repeat(")", 100), "recursion"},
 		"a time that is none":      {`request.time > timestamp('yesterday')`, "invalid timestamp"},
 	} {
@@ -95,6 +98,71 @@ func TestConditionsThatAreRefused(t *testing.T) {
 	}
 	if err := CheckConditions(ordersPolicy("p", mesh.Allow, when(`request.headers.exists(h, request.headers[h] == 'x')`))); err != nil {
 		t.Errorf("one look at each header: %v", err)
+	}
+}
+
+// What the workload may read in a query, or another mesh's bridge says of a device, is not taken
+// for what is not there.
+func TestConditionsOnOddRequests(t *testing.T) {
+	for name, tt := range map[string]struct {
+		when, query, peer, remote string
+		allow, deny               bool
+	}{
+		"a value with a broken escape":        {when: `'debug' in request.query`, query: "debug=%zz", deny: true},
+		"a name with a broken escape":         {when: `'debug' in request.query`, query: "a=1&debu%6=1", deny: true},
+		"a semicolon, which some split at":    {when: `'debug' in request.query`, query: "a=1;debug=1", deny: true},
+		"not without it":                      {when: `!('debug' in request.query)`, query: "a=1;debug=1", deny: true},
+		"who does not ask is not concerned":   {when: `request.method == 'GET'`, query: "debug=%zz", allow: true, deny: true},
+		"another mesh's bridge has no device": {when: `device == 'd1'`, peer: "spiffe://other.local/svc/mqtt-bridge/n/edge7"},
+		"an address with a zone":              {when: `source.ip == 'fe80::1'`, remote: "fe80::1%eth0", allow: true, deny: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := Request{Method: "GET", Path: "/x", RawQuery: tt.query, Remote: tt.remote, Fields: header.List{{Name: deviceHeader, Value: "d1"}}}
+			if tt.peer != "" {
+				r.Peer = peerOf(t, tt.peer)
+			}
+			if got := authorize(t, mesh.Deny, r, ordersPolicy("p", mesh.Allow, when(tt.when))).Refusal == nil; got != tt.allow {
+				t.Errorf("as an ALLOW it matches: %v, want %v", got, tt.allow)
+			}
+			if got := authorize(t, mesh.Allow, r, ordersPolicy("p", mesh.Deny, when(tt.when))).Refusal != nil; got != tt.deny {
+				t.Errorf("as a DENY it matches: %v, want %v", got, tt.deny)
+			}
+		})
+	}
+}
+
+// A denial looks at few conditions, however many policies have one, and what it finds out for the
+// operator is no failure of theirs.
+func TestNearMissesCostLittle(t *testing.T) {
+	c := &call{Request: &Request{Method: "GET", Path: "/x", Peer: peerOf(t, telemetryOnEdge7)}, path: "/x"}
+	setOf := func(n int, condition string) *policySet {
+		var objects []mesh.Object
+		for i := range n {
+			objects = append(objects, ordersPolicy(fmt.Sprintf("p%03d", i), mesh.Allow, mesh.PolicyRule{
+				From: []mesh.PolicyFrom{{Identities: []string{"/gateway/demo"}}}, When: condition,
+			}))
+		}
+		return mustCompile(t, configOf(objects...)).servicePolicies["orders"]
+	}
+	cost := func(n int) float64 {
+		set := setOf(n, `request.headers['x'] == 'y'`)
+		allocated := testing.AllocsPerRun(10, func() {
+			if d := set.decide(c, false, ReasonDefault); d.Reason != ReasonNoAllowMatched || len(d.NearMisses) != 0 {
+				t.Errorf("decided %+v", d)
+			}
+		})
+		for _, p := range set.allow.all {
+			if n := p.rules[0].when.failed.Load(); n != 0 {
+				t.Errorf("%s counts %d failures", p.name, n)
+			}
+		}
+		return allocated
+	}
+	if few, many := cost(maxNearMisses), cost(20*maxNearMisses); many > few*1.5 {
+		t.Errorf("%d conditions cost %v allocations, %d cost %v", maxNearMisses, few, 20*maxNearMisses, many)
+	}
+	if d := setOf(10*maxNearMisses, "").decide(c, false, ReasonDefault); len(d.NearMisses) != maxNearMisses {
+		t.Errorf("%d near misses", len(d.NearMisses))
 	}
 }
 

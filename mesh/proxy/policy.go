@@ -164,6 +164,7 @@ func (cs *conditions) rule(source *mesh.PolicyRule, trustDomain string) (policyR
 		if out.when, err = cs.compile(source.When); err != nil {
 			return out, fmt.Errorf("when: %w", err)
 		}
+		out.when.trustDomain = trustDomain
 	}
 	for i := range source.From {
 		f := &source.From[i]

@@ -163,30 +163,46 @@ func matchesPath(patterns []pathPattern, path string, ignoreSlash bool) bool {
 	return false
 }
 
-// nearMisses names the ALLOW policies that would have matched but for one field.
+// nearMisses names the ALLOW policies that would have matched but for one field. It looks for
+// maxNearMisses of them, and at as many conditions: whoever is denied must not choose what
+// that costs.
 func (s *policySet) nearMisses(c *call) []NearMiss {
 	var out []NearMiss
+	conditions := maxNearMisses
 	for _, p := range s.allow.all {
-		field := p.nearMiss(c, c.path)
+		field := p.nearMiss(c, c.path, &conditions)
 		if field == "" && c.other != "" {
-			field = p.nearMiss(c, c.other)
+			field = p.nearMiss(c, c.other, &conditions)
 		}
-		if field != "" && len(out) < maxNearMisses {
-			out = append(out, NearMiss{Policy: p.name, Failed: field})
+		if field == "" {
+			continue
+		}
+		if out = append(out, NearMiss{Policy: p.name, Failed: field}); len(out) == maxNearMisses {
+			break
 		}
 	}
 	return out
 }
 
-// nearMiss names the one field that kept a rule from matching, or "".
-func (p *policy) nearMiss(c *call, path string) string {
+// nearMiss names the one field that kept a rule from matching, or "". It takes off
+// conditions what it looks at; those beyond are taken not to match.
+func (p *policy) nearMiss(c *call, path string, conditions *int) string {
 	for i := range p.rules {
 		r := &p.rules[i]
 		from, fromField := closest(r.from, func(f *policyFrom) (int, string) { return f.fails(c) })
 		to, toField := closest(r.to, func(t *policyTo) (int, string) { return t.fails(c.Method, path, false) })
+		if from+to > 1 {
+			continue
+		}
 		when, whenField := 0, ""
-		if r.when != nil && !r.when.holds(c, path, false) {
-			when, whenField = 1, "when"
+		if r.when != nil {
+			if *conditions == 0 {
+				continue
+			}
+			*conditions--
+			if is, _ := r.when.value(c, path); !is {
+				when, whenField = 1, "when"
+			}
 		}
 		if from+to+when == 1 {
 			return fromField + toField + whenField // two of them are ""
