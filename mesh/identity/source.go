@@ -56,6 +56,14 @@ func (s *Source) ID() mesh.ID { return s.id }
 // have expired: Certificate refuses that.
 func (s *Source) Current() *Credential { return s.current.Load() }
 
+// Bundle returns the trust bundle of now, or nil before the first Swap.
+func (s *Source) Bundle() *Bundle {
+	if c := s.current.Load(); c != nil {
+		return c.Bundle
+	}
+	return nil
+}
+
 // Certificate returns the certificate to present in a handshake. Without one,
 // after its NotAfter, or while the clock is wrong, it returns an error of kind
 // Unavailable.

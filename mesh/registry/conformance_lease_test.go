@@ -18,7 +18,7 @@ type registered struct {
 // register runs the lease of a sidecar that offers orders at addresses.
 func register(t *testing.T, addr, node string, addresses ...string) registered {
 	t.Helper()
-	l, err := registry.NewLease(open(t, addr).Client, node, mesh.RoleSidecar)
+	l, err := registry.NewLease(open(t, addr).Client, node, mesh.RoleSidecar, nodes.Node(node))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,14 +54,15 @@ func TestLeaseWritesTheDocumentOfTheContract(t *testing.T) {
 					Reason   string
 				}
 			}
-			KeyID, Signature *string
+			Certificates [][]byte
+			Signature    []byte
 		}
 		eventually(t, "the document with the rejection", func() bool {
 			raw, err := r.Get(t.Context(), prefix+"inst:n1/SIDECAR").Bytes()
 			return err == nil && json.Unmarshal(raw, &envelope) == nil && envelope.Document.Rejected.Revision == 8
 		})
 		d := envelope.Document
-		if d.Node != "n1" || d.Role != "SIDECAR" || d.Applied.Revision != 7 || d.Rejected.Reason != "no such subset" || envelope.KeyID == nil || envelope.Signature == nil {
+		if d.Node != "n1" || d.Role != "SIDECAR" || d.Applied.Revision != 7 || d.Rejected.Reason != "no such subset" || len(envelope.Certificates) != 1 || len(envelope.Signature) == 0 {
 			t.Errorf("envelope %+v", envelope)
 		}
 		if len(d.Instances) != 1 || d.Instances[0].Name != "instances/n1-1" || d.Instances[0].Health != mesh.Healthy || d.Instances[0].Weight != 1 {
@@ -83,11 +84,11 @@ func TestLeaseWritesTheDocumentOfTheContract(t *testing.T) {
 func TestLeaseRefusesWhatOthersWould(t *testing.T) {
 	c := open(t, "127.0.0.1:1")
 	for _, tc := range [][2]string{{"N1", "SIDECAR"}, {"", "SIDECAR"}, {"n*", "SIDECAR"}, {"n1", "CONTROL"}, {"n1", ""}} {
-		if _, err := registry.NewLease(c.Client, tc[0], tc[1]); mesh.KindOf(err) != mesh.Invalid {
+		if _, err := registry.NewLease(c.Client, tc[0], tc[1], nodes.Node("n1")); mesh.KindOf(err) != mesh.Invalid {
 			t.Errorf("NewLease(%q, %q): %v", tc[0], tc[1], err)
 		}
 	}
-	l, err := registry.NewLease(c.Client, "n1", mesh.RoleSidecar)
+	l, err := registry.NewLease(c.Client, "n1", mesh.RoleSidecar, nodes.Node("n1"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -231,12 +232,11 @@ func TestInstanceGoesOnlyAfterAWholeTTLWithoutItsKey(t *testing.T) {
 		r := raw(t, b.addr)
 		register(t, b.addr, "n1", "127.0.0.1:1001")
 		eventually(t, "registered", func() bool { return r.Exists(t.Context(), prefix+"inst:n1/SIDECAR").Val() == 1 })
-		document := r.Get(t.Context(), prefix+"inst:n1/SIDECAR").Val()
 
 		// A second node, whose key was written once and nobody prolongs.
 		l.publish(t, c, map[string]any{"nodes/n2": map[string]any{"roles": []string{"SIDECAR"}, "services": []string{"orders"}}})
 		began := time.Now() // the TTL runs from the poll that last saw the key, which is soon after
-		r.Set(t.Context(), prefix+"inst:n2/SIDECAR", renamed(t, document, "n2", "127.0.0.1:2001"), time.Minute)
+		r.Set(t.Context(), prefix+"inst:n2/SIDECAR", registry.Document(t, "n2", nodes.Node("n2"), offered("n2", "127.0.0.1:2001")), time.Minute)
 		w := watch(t, b.addr, registry.WatcherOptions{}, "orders")
 		eventually(t, "both instances", func() bool { return w.addresses("orders") == "127.0.0.1:1001 127.0.0.1:2001" })
 
@@ -250,22 +250,7 @@ func TestInstanceGoesOnlyAfterAWholeTTLWithoutItsKey(t *testing.T) {
 	})
 }
 
-// renamed returns document as another node would have written it.
-func renamed(t *testing.T, document, node, address string) string {
-	t.Helper()
-	var e struct {
-		Document  map[string]any `json:"document"`
-		KeyID     string         `json:"keyId"`
-		Signature string         `json:"signature"`
-	}
-	if err := json.Unmarshal([]byte(document), &e); err != nil {
-		t.Fatal(err)
-	}
-	e.Document["node"] = node
-	e.Document["instances"] = []mesh.Instance{{Meta: mesh.Meta{Name: "instances/" + node + "-1"}, Service: "orders", Node: node, Address: address}}
-	b, err := json.Marshal(e)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
+// offered is an instance of orders as a document of node has it.
+func offered(node, address string) mesh.Instance {
+	return mesh.Instance{Meta: mesh.Meta{Name: "instances/" + node + "-1"}, Service: "orders", Node: node, Address: address}
 }

@@ -222,7 +222,7 @@ func TestAHeadIsSignedAgain(t *testing.T) {
 func TestASnapshotOnDiskIsVerified(t *testing.T) {
 	file, addr, _ := savedWorld(t)
 	other := signers.New("test")
-	w := registry.NewWatcher(openTrusting(t, addr, other.Verifier()).Client, registry.WatcherOptions{File: file})
+	w := registry.NewWatcher(openTrusting(t, addr, other.Verifier()).Client, nodes.Bundle, registry.WatcherOptions{File: file})
 	stop := running(t, w.Run)
 	throughout(t, 300*time.Millisecond, "nothing is applied", func() bool { return w.Snapshot() == nil })
 	stop()
@@ -238,7 +238,7 @@ func TestKeysAreThereBeforeAHead(t *testing.T) {
 			t.Fatal(err)
 		}
 		n := openTrusting(t, b.addr, v)
-		w := registry.NewWatcher(n.Client, registry.WatcherOptions{})
+		w := registry.NewWatcher(n.Client, nodes.Bundle, registry.WatcherOptions{})
 		running(t, w.Run)
 		took := eventually(t, "the configuration", func() bool { return w.Snapshot() != nil })
 		if took > 2*time.Second || n.rejects(t, "unknown_key") != 0 {

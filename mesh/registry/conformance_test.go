@@ -145,6 +145,9 @@ const prefix = "{hedgerow:test}:"
 // trusted signs the configuration of every mesh here.
 var trusted = signers.New("test")
 
+// nodes has the certificates of the nodes of every mesh here.
+var nodes = signers.NewNodes()
+
 // revisions stands for the revision log of a control plane.
 type revisions struct {
 	mu      sync.Mutex

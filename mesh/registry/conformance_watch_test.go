@@ -42,7 +42,7 @@ func watch(t *testing.T, addr string, opts registry.WatcherOptions, need ...stri
 		defer w.mu.Unlock()
 		w.rejected = append(w.rejected, fmt.Sprintf("%d: %v", revision, err))
 	}
-	w.Watcher = registry.NewWatcher(w.client.Client, opts)
+	w.Watcher = registry.NewWatcher(w.client.Client, nodes.Bundle, opts)
 	w.Need(need...)
 	w.stop = running(t, w.Run)
 	return w

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
+	"github.com/hedgerow-mesh/hedgerow/mesh/identity"
 )
 
 const (
@@ -22,14 +23,6 @@ const (
 	maxTextBytes = 255
 	maxWeight    = 65_535
 )
-
-// envelope is the value of an inst: key. What is signed, once documents are,
-// is Document's bytes as they stand here.
-type envelope struct {
-	Document  json.RawMessage `json:"document"`
-	KeyID     string          `json:"keyId"`
-	Signature string          `json:"signature"`
-}
 
 // document is what one process says about itself. Fields that it does not know
 // are ignored: nodes are upgraded one by one.
@@ -55,22 +48,6 @@ type rejectReport struct {
 	Reason   string `json:"reason"`
 }
 
-// seal encodes d in its envelope. It must not be re-encoded afterwards.
-func (d *document) seal() ([]byte, error) {
-	raw, err := json.Marshal(d)
-	if err != nil {
-		return nil, err
-	}
-	sealed, err := json.Marshal(envelope{Document: raw})
-	if err != nil {
-		return nil, err
-	}
-	if len(sealed) > maxDocumentBytes {
-		return nil, fmt.Errorf("%d bytes, at most %d are read by others", len(sealed), maxDocumentBytes)
-	}
-	return sealed, nil
-}
-
 // refusal is why something in Redis was not accepted: a label and a sentence.
 type refusal struct {
 	reason string
@@ -81,37 +58,61 @@ func refuse(reason, format string, args ...any) *refusal {
 	return &refusal{reason: reason, err: fmt.Errorf(format, args...)}
 }
 
-// openDocument decodes the value of the key of node and role, and checks what
-// can be checked without the configuration. The instances are as written.
-func openDocument(raw []byte, node, role string, now time.Time) (*document, *refusal) {
+// openDocument decodes the value of the key of a process, and checks what can be
+// checked without the configuration: first what costs little, then that the node has
+// signed it. The instances are as written. It returns the document and the certificate
+// that signed it.
+func (v *verification) openDocument(raw []byte, key instanceKey, known *certified) (*document, *certified, *refusal) {
 	if len(raw) > maxDocumentBytes {
-		return nil, refuse(rejectOversize, "%d bytes, at most %d are read", len(raw), maxDocumentBytes)
+		return nil, nil, refuse(rejectOversize, "%d bytes, at most %d are read", len(raw), maxDocumentBytes)
 	}
 	var e envelope
 	if err := json.Unmarshal(raw, &e); err != nil {
-		return nil, refuse(rejectMalformed, "decode the envelope: %w", err)
+		return nil, nil, refuse(rejectMalformed, "decode the envelope: %w", err)
 	}
 	var d document
 	if err := json.Unmarshal(e.Document, &d); err != nil {
-		return nil, refuse(rejectMalformed, "decode the document: %w", err)
+		return nil, nil, refuse(rejectMalformed, "decode the document: %w", err)
 	}
+	if r := d.check(key, v.at); r != nil {
+		return nil, nil, r
+	}
+	by, r := e.verify(v.mesh, key, v.bundle, known, v.at)
+	if r != nil {
+		return nil, nil, r
+	}
+	return &d, by, nil
+}
+
+// verification is what documents are held against.
+type verification struct {
+	mesh   string
+	bundle *identity.Bundle
+	at     time.Time
+}
+
+// check reports what is wrong with a document whoever wrote it.
+func (d *document) check(key instanceKey, now time.Time) *refusal {
 	switch {
-	case d.Node != node || d.Role != role:
-		return nil, refuse(rejectOwner, "the document is of %.70q/%.20q", d.Node, d.Role)
-	case now.After(d.NotAfter.Add(skewTolerated)):
-		return nil, refuse(rejectExpired, "not valid after %s", d.NotAfter.UTC().Format(time.RFC3339))
+	case d.Node != key.node || d.Role != key.role:
+		return refuse(rejectOwner, "the document is of %.70q/%.20q", d.Node, d.Role)
+	case d.expired(now):
+		return refuse(rejectExpired, "not valid after %s", d.NotAfter.UTC().Format(time.RFC3339))
 	case d.NotAfter.After(now.Add(documentLife + skewTolerated)):
-		return nil, refuse(rejectExpired, "valid until %s, which is too far ahead", d.NotAfter.UTC().Format(time.RFC3339))
+		return refuse(rejectExpired, "valid until %s, which is too far ahead", d.NotAfter.UTC().Format(time.RFC3339))
 	case time.UnixMilli(d.Seq).After(now.Add(skewTolerated)):
 		// Accepted, it would shut out the process's own documents.
-		return nil, refuse(rejectExpired, "its seq %d is from the future", d.Seq)
+		return refuse(rejectExpired, "its seq %d is from the future", d.Seq)
 	case len(d.Instances) > maxInstances:
-		return nil, refuse(rejectOversize, "%d instances, at most %d are read", len(d.Instances), maxInstances)
+		return refuse(rejectOversize, "%d instances, at most %d are read", len(d.Instances), maxInstances)
 	case d.Rejected != nil && len(d.Rejected.Reason) > maxReasonBytes:
-		return nil, refuse(rejectOversize, "a reason of %d bytes", len(d.Rejected.Reason))
+		return refuse(rejectOversize, "a reason of %d bytes", len(d.Rejected.Reason))
 	}
-	return &d, nil
+	return nil
 }
+
+// expired reports whether the document is too old to be taken.
+func (d *document) expired(now time.Time) bool { return now.After(d.NotAfter.Add(skewTolerated)) }
 
 // instance checks one instance of d against the configuration and returns it
 // with nothing but the fields that a node may set.

@@ -1,6 +1,9 @@
 package registry
 
 import (
+	"bytes"
+	"crypto"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -10,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
+	"github.com/hedgerow-mesh/hedgerow/test/signers"
 )
 
 // now is any moment; documents are judged by it and not by the clock.
@@ -19,11 +23,17 @@ func sealed(t testing.TB, edit func(*document)) []byte {
 	t.Helper()
 	d := document{Node: "n1", Role: mesh.RoleSidecar, Seq: 1, NotAfter: now().Add(documentLife), Instances: []mesh.Instance{}}
 	edit(&d)
-	b, err := d.seal()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
+	return signed(t, &d, ours.Node("n1"))
+}
+
+// ours and theirs are the CAs of this mesh and of another.
+var ours, theirs = signers.NewNodes(), signers.NewNodes()
+
+// open is openDocument of the sidecar of n1, now.
+func open(raw []byte) (*document, *refusal) {
+	v := verification{mesh: "test", bundle: ours.Bundle(), at: now()}
+	d, _, r := v.openDocument(raw, instanceKey{"n1", mesh.RoleSidecar}, nil)
+	return d, r
 }
 
 func TestOpenDocument(t *testing.T) {
@@ -34,7 +44,7 @@ func TestOpenDocument(t *testing.T) {
 		want string // the reason of the refusal, "" for none
 	}{
 		{"as written", sealed(t, whole), ""},
-		{"with unknown fields", []byte(`{"document":{"node":"n1","role":"SIDECAR","notAfter":"2026-01-02T03:04:05Z","later":1},"more":2}`), ""},
+		{"with unknown fields", wrapped(t, `{"node":"n1","role":"SIDECAR","notAfter":"2026-01-02T03:04:05Z","later":1}`, `"more":2`), ""},
 		{"of another node", sealed(t, func(d *document) { d.Node = "n2" }), rejectOwner},
 		{"of another role", sealed(t, func(d *document) { d.Role = mesh.RoleBridge }), rejectOwner},
 		{"within the skew tolerated", sealed(t, func(d *document) { d.NotAfter = now().Add(-skewTolerated) }), ""},
@@ -54,7 +64,7 @@ func TestOpenDocument(t *testing.T) {
 	}
 	for _, tc := range cases {
 		t.Run(tc.name, func(t *testing.T) {
-			d, r := openDocument(tc.raw, "n1", mesh.RoleSidecar, now())
+			d, r := open(tc.raw)
 			switch {
 			case tc.want == "" && (r != nil || d == nil):
 				t.Errorf("refused: %v", r)
@@ -65,17 +75,29 @@ func TestOpenDocument(t *testing.T) {
 	}
 }
 
-// TestEnvelopeKeepsTheDocumentsBytes is what signatures will rest on.
+// wrapped is an envelope with a document of these bytes, signed, and one more member.
+func wrapped(t testing.TB, document, more string) []byte {
+	t.Helper()
+	cert := ours.Node("n1").Pair
+	signature, err := cert.PrivateKey.(crypto.Signer).Sign(rand.Reader, documentDigest("test", "n1", mesh.RoleSidecar, []byte(document)), crypto.SHA256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rest, err := json.Marshal(envelope{Document: []byte("{}"), Certificates: cert.Certificate, Signature: signature})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Appendf(nil, `{%s,"document":%s%s`, more, document, bytes.TrimPrefix(rest, []byte(`{"document":{}`)))
+}
+
+// TestEnvelopeKeepsTheDocumentsBytes is what signatures rest on.
 func TestEnvelopeKeepsTheDocumentsBytes(t *testing.T) {
 	d := document{Node: "n1", Role: mesh.RoleSidecar, Instances: []mesh.Instance{{Meta: mesh.Meta{Labels: mesh.Labels{"a": "<&> \u2028"}}}}}
 	want, err := json.Marshal(&d)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := d.seal()
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := signed(t, &d, ours.Node("n1"))
 	var e envelope
 	if err := json.Unmarshal(b, &e); err != nil || string(e.Document) != string(want) {
 		t.Errorf("%v: the envelope holds\n%s, want\n%s", err, e.Document, want)
@@ -167,10 +189,10 @@ func FuzzDocument(f *testing.F) {
 	f.Add(sealed(f, func(d *document) {
 		d.Instances = []mesh.Instance{{Meta: mesh.Meta{Name: "instances/n1-1"}, Service: "orders", Address: "127.0.0.1:1"}}
 	}))
-	f.Add([]byte(`{"document":{"node":"n1","role":"SIDECAR","notAfter":"2026-01-02T03:04:05Z","instances":[{"name":"instances/n1-1","service":"orders","address":"127.0.0.1:1","labels":{"a":"b"}}]}}`))
+	f.Add(wrapped(f, `{"node":"n1","role":"SIDECAR","notAfter":"2026-01-02T03:04:05Z","instances":[{"name":"instances/n1-1","service":"orders","address":"127.0.0.1:1","labels":{"a":"b"}}]}`, `"x":1`))
 	f.Add([]byte(`{"document":null}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		d, r := openDocument(raw, "n1", mesh.RoleSidecar, now())
+		d, r := open(raw)
 		if r != nil {
 			return
 		}

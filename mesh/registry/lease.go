@@ -2,6 +2,8 @@ package registry
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"sync"
 	"time"
@@ -43,7 +45,10 @@ type Lease struct {
 	outage outage
 	wake   chan struct{} // capacity 1: something changed
 
-	written []byte // what the key is to hold; Run's own
+	signer Signer
+
+	written []byte            // what the key is to hold; Run's own
+	signed  *x509.Certificate // by whose key; likewise
 
 	// mu guards what follows. Nothing is called under it.
 	mu    sync.Mutex
@@ -63,8 +68,9 @@ type LeaseState struct {
 }
 
 // NewLease returns the lease of the process that runs role ("SIDECAR",
-// "BRIDGE", "GATEWAY") on node. It registers nothing before Run.
-func NewLease(c *Client, node, role string) (*Lease, error) {
+// "BRIDGE", "GATEWAY") on node, whose certificate signer has. It registers nothing
+// before Run.
+func NewLease(c *Client, node, role string, signer Signer) (*Lease, error) {
 	const op = "registry.NewLease"
 	if !mesh.ValidID(node) {
 		return nil, mesh.Errorf(op, node, mesh.Invalid, "%q is not a node id", node)
@@ -76,6 +82,7 @@ func NewLease(c *Client, node, role string) (*Lease, error) {
 	}
 	return &Lease{
 		client: c,
+		signer: signer,
 		key:    c.keys.instance(node, role),
 		outage: outage{part: "lease", log: c.log, failed: c.metrics.errors},
 		wake:   make(chan struct{}, 1),
@@ -116,7 +123,7 @@ func (l *Lease) Update(instances []mesh.Instance) error {
 	// A reason of the greatest length, each byte of which is six in JSON, must
 	// still fit beside the instances.
 	draft := document{Node: l.doc.Node, Role: l.doc.Role, Instances: out, Rejected: &rejectReport{Reason: string(make([]byte, maxReasonBytes))}}
-	if _, err := draft.seal(); err != nil {
+	if _, err := draft.encode(); err != nil {
 		return mesh.Errorf(op, l.doc.Node, mesh.Invalid, "%w", err)
 	}
 	l.change(true, func(d *document) { d.Instances = out })
@@ -204,8 +211,13 @@ func (l *Lease) note(err error) {
 func (l *Lease) beat(ctx context.Context, whole bool) (wrote bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	cert, err := l.signer.Certificate()
+	if err != nil {
+		return false, wrap("registry.Lease", l.key, err)
+	}
 	l.mu.Lock()
-	whole = whole || l.dirty
+	// What a certificate signed is to be there no longer than the certificate.
+	whole = whole || l.dirty || cert.Leaf != l.signed
 	l.mu.Unlock()
 	if !whole {
 		alive, err := l.prolong(ctx)
@@ -216,7 +228,7 @@ func (l *Lease) beat(ctx context.Context, whole bool) (wrote bool, err error) {
 			return false, nil
 		}
 	}
-	return true, l.write(ctx)
+	return true, l.write(ctx, cert)
 }
 
 // prolong resets the key's time to live and reports whether the key still holds
@@ -236,16 +248,17 @@ func (l *Lease) prolong(ctx context.Context) (bool, error) {
 	return alive.Val() && value.Val() == string(l.written), nil
 }
 
-// write stores the document, and hints at it if others wait for the change.
-func (l *Lease) write(ctx context.Context) error {
+// write stores the document, signed with cert's key, and hints at it if others wait
+// for the change.
+func (l *Lease) write(ctx context.Context, cert *tls.Certificate) error {
 	l.mu.Lock()
 	now := time.Now()
 	l.doc.Seq = max(l.doc.Seq+1, now.UnixMilli())
 	l.doc.NotAfter = now.Add(documentLife).UTC().Truncate(time.Second)
-	sealed, err := l.doc.seal()
-	hint := l.hint
+	doc, hint := l.doc, l.hint
 	l.dirty, l.hint = false, false
 	l.mu.Unlock()
+	sealed, err := doc.seal(l.client.trust.Mesh(), cert)
 	if err == nil {
 		err = l.client.redis.Set(ctx, l.key, sealed, LeaseTTL).Err()
 	}
@@ -255,7 +268,7 @@ func (l *Lease) write(ctx context.Context) error {
 		l.mu.Unlock()
 		return wrap("registry.Lease", l.key, err)
 	}
-	l.written = sealed
+	l.written, l.signed = sealed, cert.Leaf
 	l.client.metrics.leaseWrites.Inc()
 	if hint {
 		l.sendHint(ctx)
@@ -284,7 +297,10 @@ func (l *Lease) release(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 	defer cancel()
 	l.change(true, func(d *document) { d.Instances = []mesh.Instance{} })
-	err := l.write(ctx)
+	cert, err := l.signer.Certificate()
+	if err == nil {
+		err = l.write(ctx, cert)
+	}
 	l.mu.Lock()
 	l.state.Registered, l.state.Err = false, err
 	l.mu.Unlock()

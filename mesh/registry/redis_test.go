@@ -85,9 +85,9 @@ func TestOneClientReregistersAtOnce(t *testing.T) {
 	s := servers.Redis(t)
 	c, l := open(t, s.Addr), newRevisions()
 	l.publish(t, c, world())
-	w := registry.NewWatcher(c.Client, registry.WatcherOptions{})
+	w := registry.NewWatcher(c.Client, nodes.Bundle, registry.WatcherOptions{})
 	running(t, w.Run)
-	lease, err := registry.NewLease(c.Client, "n1", mesh.RoleSidecar)
+	lease, err := registry.NewLease(c.Client, "n1", mesh.RoleSidecar, nodes.Node("n1"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +173,7 @@ func TestTLS(t *testing.T) {
 	}})
 	l := newRevisions()
 	l.publish(t, c, world())
-	w := registry.NewWatcher(c.Client, registry.WatcherOptions{})
+	w := registry.NewWatcher(c.Client, nodes.Bundle, registry.WatcherOptions{})
 	running(t, w.Run)
 	eventually(t, "a snapshot over TLS", func() bool { return w.Snapshot() != nil })
 
@@ -212,7 +212,7 @@ func TestCluster(t *testing.T) {
 	c := openConfig(t, registry.Config{Addresses: []string{s.Addr, s.Addr}, Mesh: "test"})
 	l := newRevisions()
 	l.publish(t, c, world())
-	lease, err := registry.NewLease(c.Client, "n1", mesh.RoleSidecar)
+	lease, err := registry.NewLease(c.Client, "n1", mesh.RoleSidecar, nodes.Node("n1"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,7 +220,7 @@ func TestCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	running(t, lease.Run)
-	w := registry.NewWatcher(c.Client, registry.WatcherOptions{All: true})
+	w := registry.NewWatcher(c.Client, nodes.Bundle, registry.WatcherOptions{All: true})
 	running(t, w.Run)
 	eventually(t, "the instance", func() bool { s := w.Snapshot(); return s != nil && len(s.Instances["orders"]) == 1 })
 	l.publish(t, c, route(1))
@@ -246,7 +246,7 @@ func TestNodeACL(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := openConfig(t, registry.Config{Addresses: []string{s.Addr}, Mesh: "test", Username: "n1", PasswordFile: file})
-	lease, err := registry.NewLease(n.Client, "n1", mesh.RoleSidecar)
+	lease, err := registry.NewLease(n.Client, "n1", mesh.RoleSidecar, nodes.Node("n1"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -254,7 +254,7 @@ func TestNodeACL(t *testing.T) {
 		t.Fatal(err)
 	}
 	running(t, lease.Run)
-	w := registry.NewWatcher(n.Client, registry.WatcherOptions{})
+	w := registry.NewWatcher(n.Client, nodes.Bundle, registry.WatcherOptions{})
 	w.Need("orders")
 	running(t, w.Run)
 	eventually(t, "the instance", func() bool { s := w.Snapshot(); return s != nil && len(s.Instances["orders"]) == 1 })

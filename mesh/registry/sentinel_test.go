@@ -62,7 +62,7 @@ func TestSentinelFailover(t *testing.T) {
 	l := newRevisions()
 	l.publish(t, c, world())
 	running(t, registry.NewRepublisher(c.Client, l.source).Run)
-	lease, err := registry.NewLease(c.Client, "n1", mesh.RoleSidecar)
+	lease, err := registry.NewLease(c.Client, "n1", mesh.RoleSidecar, nodes.Node("n1"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +70,7 @@ func TestSentinelFailover(t *testing.T) {
 		t.Fatal(err)
 	}
 	running(t, lease.Run)
-	w := registry.NewWatcher(c.Client, registry.WatcherOptions{All: true})
+	w := registry.NewWatcher(c.Client, nodes.Bundle, registry.WatcherOptions{All: true})
 	running(t, w.Run)
 	has := func() bool { s := w.Snapshot(); return s != nil && len(s.Instances["orders"]) == 1 }
 	eventually(t, "the instance", has)

@@ -23,6 +23,7 @@ type bubble struct {
 	*Client
 	redis   *miniredis.Miniredis
 	signers *signers.Signers
+	nodes   *signers.Nodes
 	key     string // of the lease
 }
 
@@ -44,13 +45,13 @@ func newBubble(t *testing.T) bubble {
 		m.Close()
 		synctest.Wait()
 	})
-	return bubble{Client: c, redis: m, signers: trusted, key: c.keys.instance("n1", mesh.RoleSidecar)}
+	return bubble{Client: c, redis: m, signers: trusted, nodes: signers.NewNodes(), key: c.keys.instance("n1", mesh.RoleSidecar)}
 }
 
 // lease runs a lease until the test ends.
 func (b bubble) lease(t *testing.T) *Lease {
 	t.Helper()
-	l, err := NewLease(b.Client, "n1", mesh.RoleSidecar)
+	l, err := NewLease(b.Client, "n1", mesh.RoleSidecar, b.nodes.Node("n1"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +158,7 @@ func TestLeaseIsWrittenWholeAfterAFailure(t *testing.T) {
 func TestLeaseWithdrawsWhenItEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBubble(t)
-		l, err := NewLease(b.Client, "n1", mesh.RoleSidecar)
+		l, err := NewLease(b.Client, "n1", mesh.RoleSidecar, b.nodes.Node("n1"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -191,7 +192,7 @@ func TestLeaseWithdrawsWhenItEnds(t *testing.T) {
 func TestLeaseEndsInTimeWithoutRedis(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBubble(t)
-		l, err := NewLease(b.Client, "n1", mesh.RoleSidecar)
+		l, err := NewLease(b.Client, "n1", mesh.RoleSidecar, b.nodes.Node("n1"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -252,77 +253,5 @@ func TestOutageBacksOff(t *testing.T) {
 type lines struct{ n int }
 
 func (l *lines) Write(p []byte) (int, error) { l.n++; return len(p), nil }
-
-// TestSilenceDoesNotAgeInstances is the rule that removes instances, on the
-// clock of the bubble.
-func TestSilenceDoesNotAgeInstances(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBubble(t)
-		records := mesh.Records{
-			"defaults/mesh":   []byte(`{"dialCidrs":["127.0.0.0/8"],"authorization":"DENY"}`),
-			"services/orders": []byte(`{"protocol":"HTTP"}`),
-			"nodes/n1":        []byte(`{"roles":["SIDECAR"],"services":["orders"]}`),
-		}
-		head := b.signers.Sign(mesh.Head{Epoch: 1, Revision: 1, Digest: records.Digest()})
-		publish := func() {
-			if _, err := b.Publish(t.Context(), mesh.Change{Head: head, Puts: records}, mesh.Head{}, records); err != nil {
-				t.Fatal(err)
-			}
-		}
-		publish()
-		d := document{Node: "n1", Role: mesh.RoleSidecar, Seq: 1, NotAfter: time.Now().Add(documentLife), Instances: []mesh.Instance{
-			{Meta: mesh.Meta{Name: "instances/n1-1"}, Service: "orders", Address: "127.0.0.1:1"},
-		}}
-		raw, err := d.seal()
-		if err != nil {
-			t.Fatal(err)
-		}
-		register := func() {
-			if err := b.redis.Set(b.key, string(raw)); err != nil {
-				t.Fatal(err)
-			}
-		}
-		register()
-		w := NewWatcher(b.Client, WatcherOptions{All: true})
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error, 1)
-		go func() { done <- w.Run(ctx) }()
-		t.Cleanup(func() {
-			cancel()
-			if err := <-done; err != nil {
-				t.Error(err)
-			}
-		})
-		instances := func() int { return len(w.Snapshot().Instances["orders"]) }
-		await := func(what string, d time.Duration, want int) {
-			t.Helper()
-			time.Sleep(d)
-			synctest.Wait()
-			if got := instances(); got != want {
-				t.Fatalf("%s: %d instances, want %d", what, got, want)
-			}
-		}
-		await("registered", time.Second, 1)
-
-		b.redis.Del(b.key)
-		await("its key is gone for less than a TTL", LeaseTTL-time.Second, 1)
-		register()
-		await("it came back", 10*time.Second, 1)
-		b.redis.Del(b.key)
-		await("gone again: counted anew", LeaseTTL-time.Second, 1)
-		b.redis.SetError("LOADING Redis is loading the dataset in memory")
-		await("Redis does not answer for an hour", time.Hour, 1)
-		if w.Status().Connected {
-			t.Error("the status says connected")
-		}
-		b.redis.SetError("")
-		await("Redis answers again: counted anew", LeaseTTL-time.Second, 1)
-		b.redis.FlushAll()
-		await("Redis lost its head too: what it lacks says nothing", time.Hour, 1)
-		publish()
-		await("Redis is itself again, and has lacked the key for less than a TTL", LeaseTTL-time.Second, 1)
-		await("and now for a whole one", 2*jitterMax, 0)
-	})
-}
 
 const jitterMax = pollEvery * 6 / 5

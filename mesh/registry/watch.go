@@ -11,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
+	"github.com/hedgerow-mesh/hedgerow/mesh/identity"
 )
 
 const (
@@ -65,6 +66,7 @@ type WatcherOptions struct {
 type Watcher struct {
 	client *Client
 	opts   WatcherOptions
+	bundle func() *identity.Bundle
 
 	snapshot atomic.Pointer[mesh.Snapshot]
 	reports  atomic.Pointer[[]Report]
@@ -81,6 +83,7 @@ type Watcher struct {
 	savedSnapshot *mesh.Snapshot // what File holds
 	savedKeys     []byte         // likewise
 	savedSigner   string         // the KeyID of its head
+	kept          *saved         // what a run before left, whose documents are yet to be verified
 	saves         pace
 	changes       pace
 	lastPoll      time.Time
@@ -102,13 +105,16 @@ type WatchStatus struct {
 	Head mesh.Head
 }
 
-// NewWatcher returns a Watcher. It has no snapshot before Run.
-func NewWatcher(c *Client, opts WatcherOptions) *Watcher {
+// NewWatcher returns a Watcher. bundle has the roots that certificates of nodes lead
+// to, nil while they are not known: documents wait for it, and so does the first
+// snapshot, which there is none of before Run.
+func NewWatcher(c *Client, bundle func() *identity.Bundle, opts WatcherOptions) *Watcher {
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
 	w := &Watcher{
 		client:  c,
+		bundle:  bundle,
 		opts:    opts,
 		changes: pace{times: restAfterChange, most: mostChangeRest},
 		saves:   pace{times: restAfterSave, most: mostSaveRest},
@@ -120,6 +126,7 @@ func NewWatcher(c *Client, opts WatcherOptions) *Watcher {
 		instances: instanceState{
 			held:      map[instanceKey]*held{},
 			positions: map[string]string{},
+			floors:    map[instanceKey]floor{},
 		},
 	}
 	w.status.Store(&WatchStatus{})
@@ -204,6 +211,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 		}
 		w.setStatus(func(s *WatchStatus) { s.Connected = false })
 		w.client.alarm.ring()
+		w.takeKept()
 		if wait(ctx, w.outage.fail(err)) != nil {
 			return nil
 		}

@@ -134,19 +134,33 @@ func (w *Watcher) load() {
 	w.config = configState{head: s.Head, floor: floor, records: s.Records, leaves: s.Records.Leaves(), decoded: decoded}
 	w.signed()
 	w.Need(s.Needed...)
+	w.client.metrics.revision.Set(float64(s.Head.Revision))
+	w.setStatus(func(st *WatchStatus) { st.Head = s.Head })
+	w.client.log.Info().Uint32("revision", s.Head.Revision).Time("saved", s.Time).Msg("started from the snapshot on disk")
+	w.kept = s
+	w.takeKept()
+}
+
+// takeKept takes the documents of the file, once there are roots to verify them by.
+// They are judged as of when they were saved: accepted once, a document does not age
+// while Redis is silent.
+func (w *Watcher) takeKept() {
+	s := w.kept
+	v := verification{mesh: w.client.trust.Mesh(), bundle: w.bundle()}
+	if s == nil || v.bundle == nil {
+		return
+	}
+	w.kept, v.at = nil, s.Time
 	for _, d := range s.Documents {
-		// Accepted once, a document does not age while Redis is silent.
-		doc, r := openDocument(d.Raw, d.Node, d.Role, s.Time)
+		key := instanceKey{d.Node, d.Role}
+		doc, by, r := v.openDocument(d.Raw, key, nil)
 		if r != nil {
 			w.reject("file "+w.opts.File, r)
 			continue
 		}
-		w.instances.held[instanceKey{d.Node, d.Role}] = &held{raw: string(d.Raw), doc: doc, seen: s.Time}
+		w.instances.held[key] = &held{raw: string(d.Raw), doc: doc, by: by, seen: s.Time}
 	}
 	w.instances.read, w.instances.stale = true, true
-	w.client.metrics.revision.Set(float64(s.Head.Revision))
-	w.setStatus(func(st *WatchStatus) { st.Head = s.Head })
-	w.client.log.Info().Uint32("revision", s.Head.Revision).Time("saved", s.Time).Msg("started from the snapshot on disk")
 	w.publish()
 }
 

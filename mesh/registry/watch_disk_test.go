@@ -24,7 +24,7 @@ func savedWorld(t *testing.T) (file, deadAddr string, head mesh.Head) {
 	file = filepath.Join(t.TempDir(), "snapshot.json")
 	c, l := open(t, s.Addr()), newRevisions()
 	head = l.publish(t, c, world())
-	lease, err := registry.NewLease(c.Client, "n1", mesh.RoleSidecar)
+	lease, err := registry.NewLease(c.Client, "n1", mesh.RoleSidecar, nodes.Node("n1"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
+	"github.com/hedgerow-mesh/hedgerow/mesh/identity"
 )
 
 // fetchKeys bounds one pipeline of reads, and with the bound on a value its
@@ -30,13 +31,26 @@ type instanceState struct {
 	read      bool              // a poll was completed with the configuration there is
 	stale     bool              // documents or configuration changed since instances were derived
 	polled    time.Time         // the last undisturbed poll; zero: count absence anew
+	bundle    *identity.Bundle  // of the last poll
+
+	// floors are the last documents of processes that are gone. Until they would have
+	// expired nothing older is taken.
+	floors map[instanceKey]floor
+}
+
+// floor is what a document of a process that is gone leaves.
+type floor struct {
+	seq   int64
+	until time.Time
 }
 
 // held is the accepted document of one process.
 type held struct {
-	raw     string    // its bytes, not verified again while they stand
-	doc     *document // nil when none is accepted
-	refused string    // bytes that were refused, not looked at again either
+	raw     string     // its bytes, not verified again while they stand
+	doc     *document  // nil when none is accepted
+	by      *certified // who signed doc, or what was held before
+	refused string     // bytes that were refused, not looked at again either
+	wait    time.Time  // when bytes after refused ones are looked at
 
 	// lacking is true since a poll found no acceptable document, and absent is
 	// for how long further polls have. What removes the instances is a whole TTL
@@ -48,6 +62,14 @@ type held struct {
 	seen   time.Time // when a poll last found the document
 	expire time.Time // when its key expires without another heartbeat; zero if Redis was silent since
 }
+
+// bundleEvery is how often roots are asked for while there are none.
+const bundleEvery = 50 * time.Millisecond
+
+// refusedRest is how long after a document was refused the next one under its key is
+// looked at. To verify one costs a tenth of a millisecond, and whoever writes to Redis
+// can write without end.
+const refusedRest = time.Second
 
 // expirySlack is how long after a key's time it is looked for again.
 const expirySlack = 100 * time.Millisecond
@@ -125,6 +147,18 @@ func (w *Watcher) interest() []instanceKey {
 // what changed. Where hints will come from is noted first, so that none is
 // missed between.
 func (w *Watcher) poll(ctx context.Context) error {
+	bundle := w.bundle()
+	if bundle == nil {
+		w.lastPoll, w.nextPoll = time.Now(), time.Now().Add(bundleEvery)
+		return nil
+	}
+	w.takeKept()
+	if bundle != w.instances.bundle { // what was refused by other roots may be good by these
+		w.instances.bundle = bundle
+		for _, h := range w.instances.held {
+			h.refused, h.wait = "", time.Time{}
+		}
+	}
 	keys := w.interest()
 	if err := w.noteStreams(ctx, keys); err != nil {
 		return err
@@ -261,11 +295,15 @@ func (w *Watcher) look(key instanceKey, raw string, elapsed time.Duration, now t
 		h = &held{}
 		w.instances.held[key] = h
 	}
-	if raw != "" && raw != h.raw && raw != h.refused {
+	if raw != "" && raw != h.raw && raw != h.refused && !now.Before(h.wait) {
 		w.accept(key, h, raw, now)
 	}
-	if raw != "" && raw == h.raw {
-		h.lacking, h.absent, h.seen = false, 0, now
+	if raw != "" && !w.outlived(key, h, now) {
+		// What was refused takes nothing away: the last good document stands.
+		h.lacking, h.absent = false, 0
+		if raw == h.raw {
+			h.seen = now
+		}
 		return
 	}
 	if h.lacking {
@@ -273,7 +311,7 @@ func (w *Watcher) look(key instanceKey, raw string, elapsed time.Duration, now t
 	}
 	h.lacking = true
 	if h.doc != nil && h.over(now) {
-		// What was refused for being older than doc is looked at again.
+		w.instances.floors[key] = floor{seq: h.doc.Seq, until: h.doc.NotAfter.Add(skewTolerated)}
 		h.doc, h.raw, h.refused, h.expire = nil, "", "", time.Time{}
 		w.instances.stale = true
 	}
@@ -282,20 +320,51 @@ func (w *Watcher) look(key instanceKey, raw string, elapsed time.Duration, now t
 	}
 }
 
+// outlived reports whether the document that is held would not be taken any more, though
+// Redis has it, or something refused in its place: its process has long renewed it, or is
+// gone, and somebody else keeps the key.
+func (w *Watcher) outlived(key instanceKey, h *held, now time.Time) bool {
+	if h.doc == nil || !h.doc.expired(now) {
+		return false
+	}
+	if !h.lacking {
+		w.reject("inst:"+key.node+"/"+key.role, refuse(rejectExpired, "not valid after %s, and still there", h.doc.NotAfter.UTC().Format(time.RFC3339)))
+	}
+	return true
+}
+
 // accept takes a new document, or leaves the old one and remembers not to look
 // again.
 func (w *Watcher) accept(key instanceKey, h *held, raw string, now time.Time) {
-	d, r := openDocument([]byte(raw), key.node, key.role, now)
-	if r == nil && h.doc != nil && d.Seq < h.doc.Seq {
-		r = refuse(rejectReplayed, "document %d, but %d was accepted", d.Seq, h.doc.Seq)
+	v := verification{mesh: w.client.trust.Mesh(), bundle: w.instances.bundle, at: now}
+	d, by, r := v.openDocument([]byte(raw), key, h.by)
+	if r == nil {
+		r = w.replayed(key, h, d.Seq, now)
 	}
 	if r != nil {
-		h.refused = raw
+		h.refused, h.wait = raw, now.Add(refusedRest)
 		w.reject("inst:"+key.node+"/"+key.role, r)
 		return
 	}
-	h.raw, h.doc, h.refused = raw, d, ""
+	h.raw, h.doc, h.by, h.refused = raw, d, by, ""
 	w.instances.stale = true
+}
+
+// replayed reports a document that is older than what its process, or the one before,
+// has said.
+func (w *Watcher) replayed(key instanceKey, h *held, seq int64, now time.Time) *refusal {
+	if h.doc != nil && seq < h.doc.Seq {
+		return refuse(rejectReplayed, "document %d, but %d was accepted", seq, h.doc.Seq)
+	}
+	f, ok := w.instances.floors[key]
+	if ok && now.After(f.until) { // nothing that old would be taken
+		delete(w.instances.floors, key)
+		return nil
+	}
+	if ok && seq < f.seq {
+		return refuse(rejectReplayed, "document %d of a process that is gone, but %d was accepted", seq, f.seq)
+	}
+	return nil
 }
 
 // forget drops the documents that are of no interest any more.
@@ -310,6 +379,7 @@ func (w *Watcher) forget(keys []instanceKey) {
 		}
 		return !wanted[k]
 	})
+	maps.DeleteFunc(w.instances.floors, func(k instanceKey, _ floor) bool { return !wanted[k] })
 }
 
 // readExpiry learns when the leases end.

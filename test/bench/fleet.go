@@ -13,6 +13,7 @@ import (
 	"github.com/hedgerow-mesh/hedgerow/mesh/registry"
 	"github.com/hedgerow-mesh/hedgerow/test/chaos/proc"
 	"github.com/hedgerow-mesh/hedgerow/test/rig"
+	"github.com/hedgerow-mesh/hedgerow/test/servers"
 )
 
 // fleetPerNode is how many instances a node of the fleet has.
@@ -26,6 +27,31 @@ func fleetAddress(n int) string {
 	return fmt.Sprintf("127.%d.%d.%d:15006", 1+n/65536, n/256%256, n%256)
 }
 
+// fleetNode is the name of the i-th node of the fleet.
+func fleetNode(i int) string { return fmt.Sprintf("fleet-%d", i) }
+
+// fleetNodes are the identities of the fleet's nodes.
+func (w *world) fleetNodes() []mesh.ID {
+	var ids []mesh.ID
+	for i := range (w.endpoints + fleetPerNode - 1) / fleetPerNode {
+		id, err := mesh.NodeID(rig.TrustDomain, fleetNode(i))
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+// fleetLogin may be all nodes of the fleet, none of which runs.
+func (w *world) fleetLogin() servers.PKINode {
+	login := servers.PKINode{Name: fleetService}
+	for _, id := range w.fleetNodes() {
+		login.IDs = append(login.IDs, id.String())
+	}
+	return login
+}
+
 // registerFleet registers the endpoints, as the sidecars beside them would, and
 // keeps them registered until the bench ends.
 func (w *world) registerFleet() {
@@ -33,7 +59,7 @@ func (w *world) registerFleet() {
 	nodes := map[string][]mesh.Instance{}
 	var objects []string
 	for n := range w.endpoints {
-		node := fmt.Sprintf("fleet-%d", n/fleetPerNode)
+		node := fleetNode(n / fleetPerNode)
 		if nodes[node] == nil {
 			objects = append(objects, fmt.Sprintf("name: nodes/%s\nroles: [SIDECAR]\nservices: [%s]\n", node, fleetService))
 		}
@@ -53,10 +79,11 @@ func (w *world) registerFleet() {
 			w.t.Errorf("%v", err)
 		}
 	})
-	for node, instances := range nodes {
-		lease, err := registry.NewLease(client, node, mesh.RoleSidecar)
+	for i, source := range w.mesh.Certify(fleetService, w.fleetNodes()...) {
+		node := fleetNode(i)
+		lease, err := registry.NewLease(client, node, mesh.RoleSidecar, source)
 		if err == nil {
-			err = lease.Update(instances)
+			err = lease.Update(nodes[node])
 		}
 		if err != nil {
 			w.t.Fatal(err)

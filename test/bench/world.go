@@ -91,7 +91,7 @@ func (w *world) open() {
 		Binaries: w.binaries,
 		Objects:  objects,
 		Nodes: []servers.PKINode{
-			rig.SidecarNode("caller", "client"), rig.SidecarNode("callee", "shop"), rig.SidecarNode("callee-2", "shop"), rig.SidecarNode("callee-3", "calls"), rig.GatewayNode("edge", "edge"),
+			w.fleetLogin(), rig.SidecarNode("caller", "client"), rig.SidecarNode("callee", "shop"), rig.SidecarNode("callee-2", "shop"), rig.SidecarNode("callee-3", "calls"), rig.GatewayNode("edge", "edge"),
 		},
 	})
 	w.tls = servers.LoopbackTLS(w.t)

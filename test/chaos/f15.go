@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"math"
 	"sync"
@@ -59,15 +60,18 @@ func playRotation(t *stage.T, r *row, s settings) {
 	r.blame("handshake", leaves.wrong...)
 }
 
-// renewals returns how many certificates each process was issued so far.
+// renewals returns how many certificates each process was issued so far, beside those of its
+// node, which peers never see.
 func renewals(t *stage.T, planes []*stage.Plane) []int {
 	out := make([]int, len(planes))
 	for i, p := range planes {
-		n, err := p.Admin.Sum(t.Context(), "hedgerow_identity_renewals_total")
-		if err != nil {
+		const metric = "hedgerow_identity_renewals_total"
+		all, err := p.Admin.Sum(t.Context(), metric)
+		own, ownErr := p.Admin.Sum(t.Context(), metric, fmt.Sprintf("identity=\"spiffe://hedgerow.local/node/%s\"", p.Name))
+		if err := errors.Join(err, ownErr); err != nil {
 			t.Fatalf("%s: %v", p.Name, err)
 		}
-		out[i] = int(n)
+		out[i] = int(all - own)
 	}
 	return out
 }

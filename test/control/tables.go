@@ -55,6 +55,7 @@ func tables() []table {
 		{"signing", "mesh/signing", trustSigning()},
 		{"digests", "mesh", trustDigests()},
 		{"signed registry", "mesh/registry", trustRegistry()},
+		{"registrations", "mesh/registry", registrations()},
 		{"signed writes", "controlapi", trustWrites()},
 
 		{"api roles", "controlapi", accessRoles()},

@@ -118,7 +118,7 @@ func (s *stack) writeFiles(dir string, vars map[string]string) error {
 	if err := os.Mkdir(filepath.Join(dir, "vault"), 0o700); err != nil {
 		return err
 	}
-	files := map[string]string{}
+	files := map[string]string{filepath.Join("vault", "ca.pem"): s.pki.RootPEM}
 	for node, r := range s.pki.Nodes {
 		files[filepath.Join("vault", node+".role")] = r.RoleID
 		files[filepath.Join("vault", node+".secret")] = r.SecretID

@@ -89,6 +89,7 @@ func New(t testing.TB, opt Options) *Mesh {
 		"address": address,
 		"dataDir": filepath.Join(m.Dir, "control"),
 		"redis":   config{"addresses": []string{m.Redis.Addr}},
+		"trust":   config{"caFile": m.write("ca.pem", m.PKI.RootPEM)},
 	})
 	m.Apply(opt.Objects)
 	return m
@@ -110,10 +111,7 @@ func (m *Mesh) Address() string {
 // It waits for a control plane that starts.
 func (m *Mesh) Apply(objects string) {
 	m.t.Helper()
-	file := filepath.Join(m.Dir, "objects.yaml")
-	if err := os.WriteFile(file, []byte(objects), 0o600); err != nil {
-		m.t.Fatal(err)
-	}
+	file := m.write("objects.yaml", objects)
 	m.Control.Until(readyMost, "takes the objects", func(ctx context.Context) error {
 		cmd := exec.CommandContext(ctx, filepath.Join(m.opt.Binaries, "hedgerow"), "apply", "-f", file, "--server", m.API, "--token-file", m.TokenFile)
 		if out, err := cmd.CombinedOutput(); err != nil {
@@ -121,4 +119,14 @@ func (m *Mesh) Apply(objects string) {
 		}
 		return nil
 	})
+}
+
+// write writes a file and returns its path.
+func (m *Mesh) write(name, text string) string {
+	m.t.Helper()
+	file := filepath.Join(m.Dir, name)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		m.t.Fatal(err)
+	}
+	return file
 }

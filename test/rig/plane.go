@@ -2,7 +2,6 @@ package rig
 
 import (
 	"encoding/json"
-	"os"
 	"path/filepath"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -136,10 +135,7 @@ func (m *Mesh) start(name, program, verb string, c config) *Process {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	file := filepath.Join(m.Dir, name+".yaml")
-	if err := os.WriteFile(file, text, 0o600); err != nil {
-		m.t.Fatal(err)
-	}
+	file := m.write(name+".yaml", string(text))
 	return Start(m.t, Command{Name: name, Dir: m.Dir, Program: filepath.Join(m.opt.Binaries, program), Args: []string{verb, "--config", file}})
 }
 
@@ -147,11 +143,18 @@ func (m *Mesh) start(name, program, verb string, c config) *Process {
 // goes to a sidecar's inbound without a sidecar of its own.
 func (m *Mesh) Identity(node, service string) *identity.Source {
 	m.t.Helper()
-	login := m.login(node)
 	id, err := mesh.ServiceID(TrustDomain, service, node)
 	if err != nil {
 		m.t.Fatal(err)
 	}
+	return m.Certify(node, id)[0]
+}
+
+// Certify has Vault sign certificates for ids, which the login of a node of Options.Nodes
+// may have.
+func (m *Mesh) Certify(node string, ids ...mesh.ID) []*identity.Source {
+	m.t.Helper()
+	login := m.login(node)
 	registerer := prometheus.NewRegistry()
 	vault, err := vaultpki.New(vaultpki.Config{
 		Address: m.Vault.Address, Mount: m.PKI.Mount, Role: login.Role,
@@ -164,17 +167,20 @@ func (m *Mesh) Identity(node, service string) *identity.Source {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	key, request, err := identity.NewRequest(id)
-	if err != nil {
-		m.t.Fatal(err)
+	sources := make([]*identity.Source, len(ids))
+	for i, id := range ids {
+		key, request, err := identity.NewRequest(id)
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		issued, err := vault.Issue(m.t.Context(), request)
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		sources[i] = identity.NewSource(id, metrics)
+		if err := sources[i].Swap(key, issued); err != nil {
+			m.t.Fatal(err)
+		}
 	}
-	issued, err := vault.Issue(m.t.Context(), request)
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	source := identity.NewSource(id, metrics)
-	if err := source.Swap(key, issued); err != nil {
-		m.t.Fatal(err)
-	}
-	return source
+	return sources
 }

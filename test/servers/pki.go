@@ -11,7 +11,7 @@ import (
 const PKIMount = "pki_mesh"
 
 // PKINode is one node of the mesh: its name, which is its role's too, and
-// every SPIFFE ID that it may have signed.
+// every SPIFFE ID that it may have signed beside its own as a node.
 type PKINode struct {
 	Name string
 	IDs  []string // whole URIs, without wildcards
@@ -32,7 +32,7 @@ type AppRole struct {
 }
 
 // SetUpPKI makes the root and, for every node, a PKI role that signs exactly
-// the node's IDs, a policy that allows that role and nothing else, and an
+// the node's IDs and its own, a policy that allows that role and nothing else, and an
 // AppRole with that policy. A test that needs more nodes calls it again: the
 // root stays.
 func (v *VaultServer) SetUpPKI(trustDomain string, nodes ...PKINode) PKI {
@@ -44,7 +44,7 @@ func (v *VaultServer) SetUpPKI(trustDomain string, nodes ...PKINode) PKI {
 	pki := PKI{Mount: PKIMount, Nodes: map[string]AppRole{}}
 	pki.RootPEM = v.field(v.must(http.MethodGet, PKIMount+"/cert/ca", nil), "certificate")
 	for _, node := range nodes {
-		pki.Nodes[node.Name] = v.addNode(node)
+		pki.Nodes[node.Name] = v.addNode(trustDomain, node)
 	}
 	return pki
 }
@@ -73,7 +73,7 @@ func (v *VaultServer) makeRoot(trustDomain string) {
 }
 
 // addNode makes the node's role, policy and login.
-func (v *VaultServer) addNode(node PKINode) AppRole {
+func (v *VaultServer) addNode(trustDomain string, node PKINode) AppRole {
 	v.t.Helper()
 	for _, id := range node.IDs {
 		// Vault reads * as a pattern: a role would sign more than was asked.
@@ -82,7 +82,7 @@ func (v *VaultServer) addNode(node PKINode) AppRole {
 		}
 	}
 	v.must(http.MethodPost, PKIMount+"/roles/"+node.Name, map[string]any{
-		"allowed_uri_sans":    node.IDs,
+		"allowed_uri_sans":    append([]string{"spiffe://" + trustDomain + "/node/" + node.Name}, node.IDs...),
 		"allowed_domains":     []string{},
 		"allow_any_name":      false,
 		"allow_ip_sans":       false,

@@ -1,5 +1,5 @@
-// Package signers makes what signs the configuration of a mesh under test: a root,
-// and one key that may sign.
+// Package signers makes what signs for a mesh under test: a root of its configuration and
+// one key that may sign it, and certificates of nodes.
 //
 // It is not how an operator makes them: see `hedgerow root`.
 package signers

@@ -27,14 +27,15 @@ import (
 
 // Config configures `hedgerow control`.
 type Config struct {
-	Address string          `yaml:"address" help:"host:port of the API, gRPC and REST; beyond loopback it needs tls"`
-	TLS     TLS             `yaml:"tls"`
-	Hosts   []string        `yaml:"hosts" help:"names under which the API is reached, beside its address and localhost"`
-	Mesh    string          `yaml:"mesh" help:"the mesh's name"`
-	DataDir string          `yaml:"dataDir" help:"directory for the revision log, the token and keys, created 0700"`
-	Trust   Trust           `yaml:"trust"`
-	Redis   registry.Config `yaml:"redis"`
-	Log     role.Log        `yaml:"log"`
+	Address     string          `yaml:"address" help:"host:port of the API, gRPC and REST; beyond loopback it needs tls"`
+	TLS         TLS             `yaml:"tls"`
+	Hosts       []string        `yaml:"hosts" help:"names under which the API is reached, beside its address and localhost"`
+	Mesh        string          `yaml:"mesh" help:"the mesh's name"`
+	TrustDomain string          `yaml:"trustDomain" help:"the SPIFFE trust domain of its nodes"`
+	DataDir     string          `yaml:"dataDir" help:"directory for the revision log, the token and keys, created 0700"`
+	Trust       Trust           `yaml:"trust"`
+	Redis       registry.Config `yaml:"redis"`
+	Log         role.Log        `yaml:"log"`
 }
 
 // TLS is the API's own certificate.
@@ -46,10 +47,11 @@ type TLS struct {
 // Default returns the defaults of `hedgerow control`.
 func Default() Config {
 	return Config{
-		Address: "127.0.0.1:7070",
-		Mesh:    "default",
-		DataDir: "/var/lib/hedgerow/control",
-		Log:     role.Log{Level: "info"},
+		Address:     "127.0.0.1:7070",
+		Mesh:        "default",
+		TrustDomain: "hedgerow.local",
+		DataDir:     "/var/lib/hedgerow/control",
+		Log:         role.Log{Level: "info"},
 	}
 }
 
@@ -72,6 +74,12 @@ func (c *Config) Validate() error {
 	}
 	if (c.Trust.RootsFile == "") != (c.Trust.KeysFile == "") {
 		errs = append(errs, errors.New("trust: rootsFile and keysFile go together; without both the control plane keeps a root of its own"))
+	}
+	if err := mesh.CheckTrustDomain(c.TrustDomain); err != nil {
+		errs = append(errs, fmt.Errorf("trustDomain: %w", err))
+	}
+	if c.Trust.CAFile == "" {
+		errs = append(errs, errors.New("trust.caFile is needed: PEM roots of the certificates of nodes, as from: vault read -field=certificate pki_mesh/cert/ca"))
 	}
 	return errors.Join(errs...)
 }
@@ -125,7 +133,11 @@ func Run(ctx context.Context, cfg *Config, deps Deps) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, client.Close()) }()
-	watcher := registry.NewWatcher(client, registry.WatcherOptions{All: true})
+	roots, err := openRoots(cfg.Trust.CAFile, cfg.TrustDomain, log)
+	if err != nil {
+		return errors.Join(err, client.Close())
+	}
+	watcher := registry.NewWatcher(client, roots.bundle, registry.WatcherOptions{All: true})
 	opts := controlapi.Options{
 		Log: revisions, Publisher: client, Authority: trust.authority, Observed: watcher, TokenFile: filepath.Join(cfg.DataDir, tokenFile),
 		Hosts: cfg.Hosts, Metrics: reg, Gatherer: reg, Logger: log,
@@ -152,6 +164,7 @@ func Run(ctx context.Context, cfg *Config, deps Deps) (err error) {
 	republisher = registry.NewRepublisher(client, api.Source)
 	group := role.NewGroup(log)
 	group.Go("keys", trust.run)
+	group.Go("roots", roots.run)
 	group.Go("signing", api.RunSigning)
 	return serve(ctx, cfg, deps, group, republisher, watcher, api)
 }

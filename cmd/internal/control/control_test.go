@@ -62,9 +62,9 @@ func TestConflictIsNotReadyAndAwayIsNotItsAffair(t *testing.T) {
 
 func TestValidate(t *testing.T) {
 	c := Default()
-	c.Address, c.TLS.CertFile, c.DataDir = "7070", "cert.pem", ""
+	c.Address, c.TLS.CertFile, c.DataDir, c.TrustDomain = "7070", "cert.pem", "", "Upper"
 	err := c.Validate()
-	for _, want := range []string{"redis.addresses", "address: \"7070\"", "dataDir", "tls: certFile"} {
+	for _, want := range []string{"redis.addresses", "address: \"7070\"", "dataDir", "tls: certFile", "trust.caFile", "trustDomain"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("the error lacks %s: %v", want, err)
 		}

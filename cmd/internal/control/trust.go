@@ -15,8 +15,10 @@ import (
 	"github.com/hedgerow-mesh/hedgerow/mesh/signing"
 )
 
-// Trust says with which key the configuration is signed, and who delegated to it.
+// Trust says with which key the configuration is signed, who delegated to it, and whose
+// certificates nodes have.
 type Trust struct {
+	CAFile         string `yaml:"caFile" help:"PEM roots of the certificates of nodes, by which what they register is believed; read again when it changes"`
 	RootsFile      string `yaml:"rootsFile" help:"PEM public root keys of the configuration; without it the control plane keeps a root of its own below dataDir"`
 	KeysFile       string `yaml:"keysFile" help:"what the roots signed with \"hedgerow root delegate\"; read again when it changes"`
 	SigningKeyFile string `yaml:"signingKeyFile" help:"PEM private key that signs; made on the first start, 0600, with the public half beside it"`

@@ -119,10 +119,15 @@ func newPlane(base *Base, vault *Vault, node, role string, deps Deps) (*plane, e
 	if p.client, err = registry.Open(base.Redis, trust, log, p.reg); err != nil {
 		return nil, err
 	}
-	if p.lease, err = registry.NewLease(p.client, node, role); err != nil {
-		return nil, errors.Join(err, p.client.Close())
+	id, err := mesh.NodeID(base.TrustDomain, node)
+	if err != nil {
+		return nil, p.abandon(err)
 	}
-	p.watcher = registry.NewWatcher(p.client, registry.WatcherOptions{
+	self := p.source(id) // signs what the process registers, and brings the mesh's roots
+	if p.lease, err = registry.NewLease(p.client, node, role, self); err != nil {
+		return nil, p.abandon(err)
+	}
+	p.watcher = registry.NewWatcher(p.client, self.Bundle, registry.WatcherOptions{
 		File:       filepath.Join(base.DataDir, "snapshot-"+strings.ToLower(role)+".json"),
 		OnSnapshot: p.snapshot, OnReject: p.rejected,
 	})

@@ -142,7 +142,7 @@ func (u *upper) start(ctx context.Context) error {
 		return fmt.Errorf("up: data directory: %w", err)
 	}
 	var err error
-	if u.ca, err = localca.Open(filepath.Join(u.opt.Data, "ca"), localca.Config{TrustDomain: trustDomain}); err != nil {
+	if u.ca, err = localca.Open(filepath.Join(u.opt.Data, caDir), localca.Config{TrustDomain: trustDomain}); err != nil {
 		return err
 	}
 	redis, err := embedded.Start(u.opt.Redis, "")
@@ -252,6 +252,9 @@ func (u *upper) base(node string) role.Base {
 	}
 }
 
+// caDir is where, below the data directory, the CA is.
+const caDir = "ca"
+
 const drain = 10 * time.Second
 
 func (u *upper) startControl(ctx context.Context) error {
@@ -259,7 +262,8 @@ func (u *upper) startControl(ctx context.Context) error {
 	cfg.Address = u.opt.Control
 	cfg.DataDir = u.opt.Data
 	cfg.Redis = registry.Config{Addresses: []string{u.opt.Redis}, Mesh: meshName}
-	cfg.Mesh = meshName
+	cfg.Mesh, cfg.TrustDomain = meshName, trustDomain
+	cfg.Trust.CAFile = filepath.Join(u.opt.Data, caDir, localca.CertFile)
 	cfg.Log = role.Log{Level: u.opt.LogLevel}
 	objects, err := demo.Objects(u.opt.Demo)
 	if err != nil {
