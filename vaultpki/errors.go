@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -18,15 +19,15 @@ const hintSealed = "unseal Vault; certificates in use stay good until they expir
 const maxMessage = 300
 
 // measure counts and times one request to Vault.
-func (c *Client) measure(operation string, request func() error) error {
+func (v *Vault) measure(operation string, request func() error) error {
 	begin := time.Now()
 	err := request()
 	result := "ok"
 	if err != nil {
 		result = classify(err).kind.String()
 	}
-	c.metrics.requests.WithLabelValues(operation, result).Inc()
-	c.metrics.seconds.WithLabelValues(operation).Observe(time.Since(begin).Seconds())
+	v.metrics.requests.WithLabelValues(operation, result).Inc()
+	v.metrics.seconds.WithLabelValues(operation).Observe(time.Since(begin).Seconds())
 	return err
 }
 
@@ -43,9 +44,12 @@ func classify(err error) cause {
 	if !errors.As(err, &refused) {
 		// No answer at all, or one that is not Vault's: the network, TLS,
 		// a timeout. The same request may succeed later.
-		hint := "check address and caFile, and that Vault is up"
+		hint := "check addresses and caFile, and that Vault is up"
 		if errors.Is(err, context.Canceled) {
 			hint = ""
+		}
+		if u := (*url.Error)(nil); errors.As(err, &u) {
+			err = u.Err // its address is anyNode
 		}
 		return cause{mesh.Unavailable, oneLine(err.Error()), hint}
 	}
@@ -77,9 +81,18 @@ func classify(err error) cause {
 	}
 }
 
-// wrap makes the error that callers see, about this client's role.
-func (c *Client) wrap(op string, err error) error {
-	return wrapCause(op, c.cfg.Role, err)
+// wrap makes the error that callers see, about whoever logs in.
+func (v *Vault) wrap(op string, err error) error {
+	return wrapCause(op, v.name, err)
+}
+
+// wrapCertLogin wraps the refusal of a certificate.
+func wrapCertLogin(name string, err error) error {
+	wrapped := wrapCause(opLogin, name, err)
+	if refused := (*api.ResponseError)(nil); errors.As(err, &refused) && (refused.StatusCode == http.StatusBadRequest || refused.StatusCode == http.StatusForbidden) {
+		wrapped.Kind, wrapped.Hint = mesh.Unauthentic, "the node was withdrawn, or its certificate has expired or is of another mesh: enrol it again"
+	}
+	return wrapped
 }
 
 // wrapSign wraps the refusal of a signature, whose 403 is about one path, and whose
@@ -88,7 +101,7 @@ func wrapSign(err error, path, name, allow string) error {
 	wrapped := wrapCause("vaultpki.Sign", name, err)
 	switch {
 	case forbidden(err):
-		wrapped.Hint = "a new token is refused too: let the AppRole's policy update " + path
+		wrapped.Hint = "a new token is refused too: let the policy of the login update " + path
 	case wrapped.Kind == mesh.Denied:
 		wrapped.Hint = allow
 	}

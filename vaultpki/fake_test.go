@@ -163,9 +163,12 @@ func (f *fake) config(t *testing.T) Config {
 	}
 	return Config{
 		// A loaded machine is slow; TestSilentVaultTimesOut sets its own.
-		Timeout: time.Minute,
-		Address: f.URL, Mount: "pki_mesh", Role: "edge7",
-		AppRole: AppRole{RoleIDFile: filepath.Join(dir, "role-id"), SecretIDFile: filepath.Join(dir, "secret-id")},
+		Access: Access{
+			Timeout:   time.Minute,
+			Addresses: []string{f.URL},
+			AppRole:   AppRole{RoleIDFile: filepath.Join(dir, "role-id"), SecretIDFile: filepath.Join(dir, "secret-id")},
+		},
+		Mount: "pki_mesh", Role: "edge7",
 	}
 }
 

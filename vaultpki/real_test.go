@@ -24,9 +24,12 @@ func realConfig(v *servers.VaultServer) Config {
 	pki := v.SetUpPKI(td, servers.PKINode{Name: "edge7", IDs: []string{ordersID}})
 	node := pki.Nodes["edge7"]
 	return Config{
-		Timeout: time.Minute, // a loaded machine is slow
-		Address: v.Address, CAFile: v.CAFile, Mount: pki.Mount, Role: node.Role,
-		AppRole: AppRole{RoleIDFile: node.RoleIDFile, SecretIDFile: node.SecretIDFile},
+		Access: Access{
+			Timeout:   time.Minute, // a loaded machine is slow
+			Addresses: []string{v.Address}, CAFile: v.CAFile,
+			AppRole: AppRole{RoleIDFile: node.RoleIDFile, SecretIDFile: node.SecretIDFile},
+		},
+		Mount: pki.Mount, Role: node.Role,
 	}
 }
 

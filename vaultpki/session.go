@@ -3,16 +3,9 @@ package vaultpki
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
-	"os"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/api"
-	"github.com/hashicorp/vault/api/auth/approle"
-
-	"github.com/hedgerow-mesh/hedgerow/mesh"
 )
 
 // session is one token's life. It is immutable.
@@ -31,97 +24,68 @@ const expiryMargin = 5 * time.Second
 // current one renewed when half of its life is over, or that of a new login.
 // refused is a session whose token Vault just refused, or nil. Of concurrent
 // callers one does the work and the others take its result.
-func (c *Client) openSession(ctx context.Context, refused *session) (*session, error) {
+func (v *Vault) openSession(ctx context.Context, refused *session) (*session, error) {
 	usable := func(s *session) bool {
 		return s != nil && s != refused && (s.expires.IsZero() || time.Now().Round(0).Before(s.renewAt))
 	}
-	if s := c.session.Load(); usable(s) {
+	if s := v.session.Load(); usable(s) {
 		return s, nil
 	}
 	select {
-	case c.loginSlot <- struct{}{}:
-		defer func() { <-c.loginSlot }()
+	case v.loginSlot <- struct{}{}:
+		defer func() { <-v.loginSlot }()
 	case <-ctx.Done():
-		return nil, c.wrap("vaultpki.Login", ctx.Err())
+		return nil, v.wrap("vaultpki.Login", ctx.Err())
 	}
-	s := c.session.Load()
+	s := v.session.Load()
 	if usable(s) {
 		return s, nil
 	}
 	// Renewing is preferred to logging in: it does not use up a secret_id.
 	if s != nil && s != refused && s.renewable && time.Now().Round(0).Before(s.expires) {
-		renewed, err := c.renew(ctx, s)
+		renewed, err := v.renew(ctx, s)
 		if err == nil {
-			c.session.Store(renewed)
+			v.session.Store(renewed)
 			return renewed, nil
 		}
 		// Counted as operation renew; a login makes up for it.
-		c.log.Info().Err(err).Msg("token not renewed, logging in again")
+		v.log.Info().Err(err).Msg("token not renewed, logging in again")
 	}
-	s, err := c.login(ctx)
+	next, err := v.login(ctx)
 	if err != nil {
+		if s != nil && s != refused && time.Now().Round(0).Before(s.expires) {
+			v.log.Info().Err(err).Msg("not logged in again, the token of before lives yet")
+			return s, nil
+		}
 		return nil, err
 	}
-	c.session.Store(s)
-	return s, nil
-}
-
-// login trades role_id and secret_id for a token, over a client that carries
-// none. Who cannot log in is Unauthentic, which a Rotator reports but retries:
-// the files may be put right while it runs.
-func (c *Client) login(ctx context.Context) (*session, error) {
-	const op = "vaultpki.Login"
-	roleID, err := readSecret(c.cfg.AppRole.RoleIDFile)
-	if err == nil {
-		_, err = readSecret(c.cfg.AppRole.SecretIDFile) // approle reads it again
-	}
-	if err != nil {
-		return nil, mesh.Errorf(op, c.cfg.Role, mesh.Unauthentic, "%w", err).
-			WithHint("enrol the node again, or put role_id and secret_id where appRole.roleIdFile and secretIdFile say")
-	}
-	auth, err := approle.NewAppRoleAuth(roleID, &approle.SecretID{FromFile: c.cfg.AppRole.SecretIDFile})
-	if err != nil {
-		return nil, mesh.Errorf(op, c.cfg.Role, mesh.Unauthentic, "%w", err)
-	}
-	var secret *api.Secret
-	err = c.measure("login", func() (err error) {
-		secret, err = auth.Login(ctx, c.anon)
-		return err
-	})
-	if err != nil {
-		return nil, c.wrap(op, err)
-	}
-	s, err := c.newSession(secret)
-	if err != nil {
-		return nil, mesh.Errorf(op, c.cfg.Role, mesh.Unavailable, "%w", err)
-	}
-	c.log.Info().Time("token_expires", s.expires).Bool("renewable", s.renewable).Msg("logged in to Vault")
-	return s, nil
+	v.session.Store(next)
+	return next, nil
 }
 
 // renew extends the life of a token. Vault decides by how much: near the role's
 // token_max_ttl it grants less and less, and in the end a login follows.
-func (c *Client) renew(ctx context.Context, old *session) (*session, error) {
+func (v *Vault) renew(ctx context.Context, old *session) (*session, error) {
 	var secret *api.Secret
-	err := c.measure("renew", func() (err error) {
+	err := v.measure("renew", func() (err error) {
 		secret, err = old.client.Auth().Token().RenewSelfWithContext(ctx, 0)
 		return err
 	})
 	if err != nil {
-		return nil, c.wrap("vaultpki.RenewToken", err)
+		return nil, v.wrap("vaultpki.RenewToken", err)
 	}
-	return c.newSession(secret)
+	return v.newSession(secret)
 }
 
 // newSession reads Vault's answer to a login or a renewal. Its times are wall
 // clock, because monotonic time stands still while a machine is suspended.
-func (c *Client) newSession(secret *api.Secret) (*session, error) {
+func (v *Vault) newSession(secret *api.Secret) (*session, error) {
 	if secret == nil || secret.Auth == nil || secret.Auth.ClientToken == "" {
 		return nil, errors.New("Vault's answer holds no token")
 	}
 	// A client of its own per token: the api package's SetToken would change
 	// requests of others that are under way.
-	client, err := c.newAPI(secret.Auth.ClientToken)
+	client, err := v.newAPI(v.http, secret.Auth.ClientToken)
 	if err != nil {
 		return nil, err
 	}
@@ -134,24 +98,9 @@ func (c *Client) newSession(secret *api.Secret) (*session, error) {
 		if s.renewable {
 			s.renewAt = now.Add(ttl / 2)
 		}
+		// Vault renews a certificate's token only over a connection with that
+		// certificate, which may have been replaced. To log in costs no more.
+		s.renewable = s.renewable && v.access.Certificate.zero()
 	}
 	return s, nil
-}
-
-// readSecret reads a file of one short line.
-func readSecret(file string) (string, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = f.Close() }()
-	data, err := io.ReadAll(io.LimitReader(f, 1000))
-	if err != nil {
-		return "", err
-	}
-	secret := strings.TrimSpace(string(data))
-	if secret == "" {
-		return "", fmt.Errorf("%s is empty", file)
-	}
-	return secret, nil
 }

@@ -59,27 +59,6 @@ func (c *Client) Bundle(ctx context.Context, trustDomain string) (*identity.Bund
 	return identity.NewBundle(trustDomain, roots...)
 }
 
-// Probe reports whether Vault is there, initialized and unsealed. A standby
-// forwards requests and counts as there.
-func (c *Client) Probe(ctx context.Context) error {
-	const op = "vaultpki.Probe"
-	defer c.http.CloseIdleConnections()
-	var health *api.HealthResponse
-	err := c.measure("health", func() (err error) {
-		health, err = c.anon.Sys().HealthWithContext(ctx)
-		return err
-	})
-	switch {
-	case err != nil:
-		return c.wrap(op, err)
-	case !health.Initialized:
-		return mesh.Errorf(op, c.cfg.Address, mesh.Unavailable, "Vault is not initialized")
-	case health.Sealed:
-		return mesh.Errorf(op, c.cfg.Address, mesh.Unavailable, "Vault is sealed").WithHint(hintSealed)
-	}
-	return nil
-}
-
 // sign posts a CSR to path, in data, about name. Vault checks the names in it against
 // the role, takes names and key from it and everything else from the role; the data
 // say the names again for roles that do not read them from CSRs
@@ -90,29 +69,19 @@ func (c *Client) sign(ctx context.Context, path, name, allow string, data map[st
 	if ttl > 0 {
 		data["ttl"] = fmt.Sprintf("%ds", max(1, int64(ttl/time.Second)))
 	}
-	s, err := c.openSession(ctx, nil)
-	if err != nil {
-		return nil, err
-	}
-	secret, err := c.post(ctx, s, path, data)
-	if forbidden(err) {
-		if s, err = c.openSession(ctx, s); err != nil {
-			return nil, err
-		}
-		secret, err = c.post(ctx, s, path, data)
+	var secret *api.Secret
+	err := c.do(ctx, "sign", func(v *api.Client) (err error) {
+		secret, err = v.Logical().WriteWithContext(ctx, path, data)
+		return err
+	})
+	var known *mesh.Error
+	if errors.As(err, &known) {
+		return nil, known
 	}
 	if err != nil {
 		return nil, wrapSign(err, path, name, allow)
 	}
 	return secret, nil
-}
-
-func (c *Client) post(ctx context.Context, s *session, path string, data map[string]any) (secret *api.Secret, err error) {
-	err = c.measure("sign", func() (err error) {
-		secret, err = s.client.Logical().WriteWithContext(ctx, path, data)
-		return err
-	})
-	return secret, err
 }
 
 func encodeCSR(der []byte) string {

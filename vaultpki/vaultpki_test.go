@@ -2,6 +2,7 @@ package vaultpki
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
@@ -20,26 +21,41 @@ import (
 )
 
 func TestConfig(t *testing.T) {
-	good := Config{Address: "https://10.0.0.6:8200", Mount: "pki_mesh", Role: "edge7", AppRole: AppRole{RoleIDFile: "a", SecretIDFile: "b"}}
+	good := Config{
+		Access: Access{Addresses: []string{"https://10.0.0.6:8200"}, AppRole: AppRole{RoleIDFile: "a", SecretIDFile: "b"}},
+		Mount:  "pki_mesh", Role: "edge7",
+	}
+	byCert := func(c *Config) { c.AppRole, c.Certificate = AppRole{}, Certificate{CertFile: "a", KeyFile: "b"} }
 	for _, tt := range []struct {
 		name   string
 		change func(*Config)
 		want   string // "" if it is good
 	}{
 		{"https", func(*Config) {}, ""},
-		{"http on 127.0.0.1", func(c *Config) { c.Address = "http://127.0.0.1:8200" }, ""},
-		{"http on ::1", func(c *Config) { c.Address = "http://[::1]:8200" }, ""},
-		{"http on localhost", func(c *Config) { c.Address = "http://localhost:8200" }, ""},
+		{"http on 127.0.0.1", func(c *Config) { c.Addresses = []string{"http://127.0.0.1:8200"} }, ""},
+		{"http on ::1", func(c *Config) { c.Addresses = []string{"http://[::1]:8200"} }, ""},
+		{"http on localhost", func(c *Config) { c.Addresses = []string{"http://localhost:8200"} }, ""},
 		{"a mount of two segments", func(c *Config) { c.Mount = "site-3/pki" }, ""},
-		{"http elsewhere", func(c *Config) { c.Address = "http://10.0.0.6:8200" }, "use https"},
-		{"http on a name that begins with localhost", func(c *Config) { c.Address = "http://localhost.evil:8200" }, "use https"},
-		{"http on a name that begins with 127", func(c *Config) { c.Address = "http://127.0.0.1.evil:8200" }, "use https"},
-		{"no address", func(c *Config) { c.Address = "" }, "address:"},
-		{"no scheme", func(c *Config) { c.Address = "10.0.0.6:8200" }, "address:"},
-		{"a unix socket", func(c *Config) { c.Address = "unix:///run/vault.sock" }, "address:"},
-		{"a path", func(c *Config) { c.Address = "https://a/v1" }, "scheme, host and port"},
-		{"a user", func(c *Config) { c.Address = "https://u:secret@a" }, "scheme, host and port"},
-		{"a query", func(c *Config) { c.Address = "https://a?x=y" }, "scheme, host and port"},
+		{"http elsewhere", func(c *Config) { c.Addresses = []string{"http://10.0.0.6:8200"} }, "use https"},
+		{"http on a name that begins with localhost", func(c *Config) { c.Addresses = []string{"http://localhost.evil:8200"} }, "use https"},
+		{"http on a name that begins with 127", func(c *Config) { c.Addresses = []string{"http://127.0.0.1.evil:8200"} }, "use https"},
+		{"an empty address", func(c *Config) { c.Addresses = []string{""} }, "address:"},
+		{"no address", func(c *Config) { c.Addresses = nil }, "addresses: 0 of them"},
+		{"addresses without end", func(c *Config) { c.Addresses = make([]string, 17) }, "addresses: 17 of them"},
+		{"two addresses, the second over plain http", func(c *Config) { c.Addresses = append(c.Addresses, "http://10.0.0.7:8200") }, "use https"},
+		{"a certificate", byCert, ""},
+		{"a certificate that a function has", func(c *Config) {
+			c.AppRole, c.Certificate = AppRole{}, Certificate{Current: func() (*tls.Certificate, error) { return nil, nil }}
+		}, ""},
+		{"a certificate without a key", func(c *Config) { byCert(c); c.Certificate.KeyFile = "" }, "go together"},
+		{"a certificate over plain http", func(c *Config) { byCert(c); c.Addresses = []string{"http://127.0.0.1:8200"} }, "over https only"},
+		{"a certificate and an AppRole", func(c *Config) { c.Certificate = Certificate{CertFile: "a", KeyFile: "b"} }, "one login is needed, there are 2"},
+		{"no login", func(c *Config) { c.AppRole = AppRole{} }, "one login is needed, there are 0"},
+		{"no scheme", func(c *Config) { c.Addresses = []string{"10.0.0.6:8200"} }, "address:"},
+		{"a unix socket", func(c *Config) { c.Addresses = []string{"unix:///run/vault.sock"} }, "address:"},
+		{"a path", func(c *Config) { c.Addresses = []string{"https://a/v1"} }, "scheme, host and port"},
+		{"a user", func(c *Config) { c.Addresses = []string{"https://u:secret@a"} }, "scheme, host and port"},
+		{"a query", func(c *Config) { c.Addresses = []string{"https://a?x=y"} }, "scheme, host and port"},
 		{"no mount", func(c *Config) { c.Mount = "" }, "mount:"},
 		{"a mount that climbs", func(c *Config) { c.Mount = "../sys" }, "mount:"},
 		{"a mount with a slash too many", func(c *Config) { c.Mount = "pki/" }, "mount:"},
@@ -67,7 +83,7 @@ func TestConfig(t *testing.T) {
 		})
 	}
 	err := (&Config{}).Validate()
-	for _, want := range []string{"address", "mount", "role", "roleIdFile", "secretIdFile"} {
+	for _, want := range []string{"address", "mount", "role", "roleIdFile", "certFile"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("of an empty Config, %q is not reported", want)
 		}
@@ -308,7 +324,7 @@ func TestSilentVaultTimesOut(t *testing.T) {
 	defer silent.Close()
 	defer close(release)
 	cfg := newFake(t).config(t)
-	cfg.Address, cfg.Timeout = silent.URL, 50*time.Millisecond
+	cfg.Addresses, cfg.Timeout = []string{silent.URL}, 50*time.Millisecond
 	begin := time.Now()
 	_, err := issue(t, newClient(t, cfg), ordersID)
 	checkError(t, err, mesh.Unavailable, "", true)

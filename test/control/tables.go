@@ -57,6 +57,7 @@ func tables() []table {
 		{"signed registry", "mesh/registry", trustRegistry()},
 		{"registrations", "mesh/registry", registrations()},
 		{"signed writes", "controlapi", trustWrites()},
+		{"Vault", "vaultpki", trustVault()},
 
 		{"api roles", "controlapi", accessRoles()},
 	}

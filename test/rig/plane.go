@@ -157,8 +157,11 @@ func (m *Mesh) Certify(node string, ids ...mesh.ID) []*identity.Source {
 	login := m.login(node)
 	registerer := prometheus.NewRegistry()
 	vault, err := vaultpki.New(vaultpki.Config{
-		Address: m.Vault.Address, Mount: m.PKI.Mount, Role: login.Role,
-		AppRole: vaultpki.AppRole{RoleIDFile: login.RoleIDFile, SecretIDFile: login.SecretIDFile},
+		Access: vaultpki.Access{
+			Addresses: []string{m.Vault.Address},
+			AppRole:   vaultpki.AppRole{RoleIDFile: login.RoleIDFile, SecretIDFile: login.SecretIDFile},
+		},
+		Mount: m.PKI.Mount, Role: login.Role,
 	}, zerolog.Nop(), registerer)
 	if err != nil {
 		m.t.Fatal(err)

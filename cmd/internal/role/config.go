@@ -55,21 +55,6 @@ func (o *Observe) Validate() error {
 	return errors.Join(errs...)
 }
 
-// Vault is where certificates come from.
-type Vault struct {
-	Address string  `yaml:"address" help:"https://host:port of Vault (http only on loopback)"`
-	CAFile  string  `yaml:"caFile" help:"PEM file with the CA of Vault"`
-	Mount   string  `yaml:"mount" help:"mount of the PKI engine"`
-	Role    string  `yaml:"role" help:"PKI role that signs this node's certificates"`
-	AppRole AppRole `yaml:"appRole"`
-}
-
-// AppRole is how the role logs in to Vault.
-type AppRole struct {
-	RoleIDFile   string `yaml:"roleIdFile" help:"file with the AppRole's role_id"`
-	SecretIDFile string `yaml:"secretIdFile" help:"file with the AppRole's secret_id"`
-}
-
 // Log says what is logged, as JSON lines on standard error.
 type Log struct {
 	Level string `yaml:"level" help:"debug, info, warn or error"`
@@ -169,8 +154,6 @@ func defaultBase() Base {
 	}
 }
 
-func defaultVault() Vault { return Vault{Mount: "pki_mesh"} }
-
 // DefaultSidecar returns the defaults of `hedgerow sidecar`.
 func DefaultSidecar() Sidecar {
 	return Sidecar{
@@ -251,13 +234,6 @@ func (c *checks) base(b *Base) {
 	default:
 		*c = append(*c, fmt.Errorf("log.level: %q is none of debug, info, warn and error", b.Log.Level))
 	}
-}
-
-func (c *checks) vault(v *Vault) {
-	c.set("vault.address", v.Address)
-	c.set("vault.role", v.Role)
-	c.set("vault.appRole.roleIdFile", v.AppRole.RoleIDFile)
-	c.set("vault.appRole.secretIdFile", v.AppRole.SecretIDFile)
 }
 
 // Validate reports everything that is wrong with the configuration.

@@ -29,7 +29,8 @@ func TestValidateNamesEverythingThatIsWrong(t *testing.T) {
 }
 
 func TestValidateAcceptsWhatIsComplete(t *testing.T) {
-	vault := Vault{Address: "http://127.0.0.1:8200", Mount: "pki_mesh", Role: "n", AppRole: AppRole{RoleIDFile: "r", SecretIDFile: "s"}}
+	vault := Vault{Mount: "pki_mesh", Role: "n"}
+	vault.Address, vault.AppRole = "http://127.0.0.1:8200", AppRole{RoleIDFile: "r", SecretIDFile: "s"}
 	s, g, b := DefaultSidecar(), DefaultGateway(), DefaultBridge()
 	for _, base := range []*Base{&s.Base, &g.Base, &b.Base} {
 		base.Redis.Addresses = []string{"127.0.0.1:6379"}
@@ -42,6 +43,18 @@ func TestValidateAcceptsWhatIsComplete(t *testing.T) {
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	s.Vault.Address, s.Vault.Addresses = "", []string{"https://10.0.0.6:8200", "https://10.0.0.7:8200"}
+	s.Vault.AppRole, s.Vault.CertFile, s.Vault.KeyFile = AppRole{}, "node.pem", "node.key"
+	if err := s.Validate(); err != nil {
+		t.Errorf("a node's certificate, two addresses: %v", err)
+	}
+	if got := s.Vault.Access(); len(got.Addresses) != 2 || got.Certificate.CertFile != "node.pem" || got.Certificate.KeyFile != "node.key" {
+		t.Errorf("it makes %+v", got)
+	}
+	s.Vault.AppRole.RoleIDFile = "r"
+	if err := s.Validate(); err == nil || !strings.Contains(err.Error(), "vault.appRole.secretIdFile") || !strings.Contains(err.Error(), "there are 2") {
+		t.Errorf("two logins: %v", err)
 	}
 	g.Listeners[0].TLS.CertFile = "cert.pem"
 	if err := g.Validate(); err == nil || !strings.Contains(err.Error(), "listeners[0].tls") {

@@ -89,8 +89,11 @@ func newVaultEdge(t *testing.T, ttl time.Duration) *vaultEdge {
 	vaultMust(t, v, "auth/approle/role/gw", map[string]any{"token_policies": []string{"mesh-gw", "edge"}})
 	node := pki.Nodes["gw"]
 	client, err := vaultpki.New(vaultpki.Config{
-		Address: v.Address, Mount: pki.Mount, Role: node.Role, Timeout: time.Minute,
-		AppRole: vaultpki.AppRole{RoleIDFile: node.RoleIDFile, SecretIDFile: node.SecretIDFile},
+		Access: vaultpki.Access{
+			Addresses: []string{v.Address}, Timeout: time.Minute,
+			AppRole: vaultpki.AppRole{RoleIDFile: node.RoleIDFile, SecretIDFile: node.SecretIDFile},
+		},
+		Mount: pki.Mount, Role: node.Role,
 	}, zerolog.Nop(), prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
@@ -296,7 +299,7 @@ func TestGatewayCertificateOfACME(t *testing.T) {
 	if err := signing.WriteFile(cfg.Trust.RootsFile, public); err != nil {
 		t.Fatal(err)
 	}
-	cfg.Vault = Vault{Address: "http://" + away, Mount: "pki_mesh", Role: "gw", AppRole: AppRole{RoleIDFile: "none", SecretIDFile: "none"}}
+	cfg.Vault = Vault{Mount: "pki_mesh", Role: "gw", VaultLogin: VaultLogin{Address: "http://" + away, AppRole: AppRole{RoleIDFile: "none", SecretIDFile: "none"}}}
 	cfg.Admin.Address = fmt.Sprintf("127.0.0.1:%d", ports[2])
 	cfg.Log.Level = "error"
 	cfg.Listeners = []PublicListener{{Address: address, TLS: PublicTLS{ACME: &PublicACME{

@@ -150,10 +150,7 @@ func (p *plane) abandon(err error) error {
 }
 
 func newVault(v *Vault, log zerolog.Logger, reg prometheus.Registerer) (identity.Issuer, error) {
-	return vaultpki.New(vaultpki.Config{
-		Address: v.Address, CAFile: v.CAFile, Mount: v.Mount, Role: v.Role,
-		AppRole: vaultpki.AppRole{RoleIDFile: v.AppRole.RoleIDFile, SecretIDFile: v.AppRole.SecretIDFile},
-	}, log, reg)
+	return vaultpki.New(vaultpki.Config{Access: v.Access(), Mount: v.Mount, Role: v.Role}, log, reg)
 }
 
 // snapshot hands a new snapshot on. Like rejected and compiled it runs in the
