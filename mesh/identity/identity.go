@@ -2,7 +2,8 @@
 // peers: Bundle holds the trust roots, Source the current certificate, Rotator
 // renews it through an Issuer, ServerConfig and ClientConfig are the mTLS
 // configurations built on them, and VerifySVID is the only place that decides
-// whether a certificate is a peer.
+// whether a certificate is a peer. Node is the certificate of the machine itself, which is
+// for Vault and for signatures; VerifyNode decides whether a certificate is one.
 //
 // It does not decide what a peer may do (that is policy), does not know Vault
 // (package vaultpki) or files (package localca), and dials and listens nowhere.

@@ -48,7 +48,7 @@ func (s *Source) takeKept() error {
 	if s.deferred = s.clock.Check() != nil; s.deferred {
 		return nil
 	}
-	key, issued, received, err := s.readKept()
+	key, issued, received, err := readKept(s.file, s.id.TrustDomain())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -65,12 +65,12 @@ func (s *Source) takeKept() error {
 	return nil
 }
 
-// readKept reads the file.
-func (s *Source) readKept() (*ecdsa.PrivateKey, Issued, time.Time, error) {
+// readKept reads the file of a credential.
+func readKept(file, trustDomain string) (*ecdsa.PrivateKey, Issued, time.Time, error) {
 	fail := func(err error) (*ecdsa.PrivateKey, Issued, time.Time, error) {
 		return nil, Issued{}, time.Time{}, err
 	}
-	f, err := os.Open(s.file)
+	f, err := os.Open(file)
 	if err != nil {
 		return fail(err)
 	}
@@ -113,18 +113,24 @@ func (s *Source) readKept() (*ecdsa.PrivateKey, Issued, time.Time, error) {
 	if err != nil {
 		return fail(fmt.Errorf("its roots: %w", err))
 	}
-	bundle, err := NewBundle(s.id.TrustDomain(), roots...)
+	bundle, err := NewBundle(trustDomain, roots...)
 	if err != nil {
 		return fail(err)
 	}
 	return key, Issued{Chain: chain, Bundle: bundle}, k.Received, nil
 }
 
-// keep writes the file, as a whole or not at all.
+// keep writes the file, if the source has one.
 func (s *Source) keep(c *Credential) error {
 	if s.file == "" {
 		return nil
 	}
+	return writeKept(s.file, c)
+}
+
+// writeKept replaces the file of a credential (0600), as a whole or not at all, and returns
+// once it is on disk.
+func writeKept(file string, c *Credential) error {
 	der, err := x509.MarshalPKCS8PrivateKey(c.Certificate.PrivateKey)
 	if err != nil {
 		return err
@@ -138,18 +144,27 @@ func (s *Source) keep(c *Credential) error {
 	if err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(s.file), filepath.Base(s.file)+".*") // 0600
+	tmp, err := os.CreateTemp(filepath.Dir(file), filepath.Base(file)+".*") // 0600
 	if err != nil {
 		return err
 	}
 	_, err = tmp.Write(raw)
 	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err == nil {
-		err = os.Rename(tmp.Name(), s.file)
+		err = os.Rename(tmp.Name(), file)
 	}
 	if err != nil {
 		return errors.Join(err, os.Remove(tmp.Name()))
 	}
-	return nil
+	return syncDir(filepath.Dir(file))
+}
+
+// syncDir has a file that was renamed into dir survive a crash.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 func encodeCertificates(certs []*x509.Certificate) string {

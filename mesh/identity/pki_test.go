@@ -136,7 +136,9 @@ func mustBundle(t testing.TB, roots ...*x509.Certificate) *Bundle {
 func sourceOf(t testing.TB, root *pair, id string) *Source {
 	t.Helper()
 	src := NewSource(mustID(t, id), newMetrics(t))
-	leaf := root.sign(t, leafTemplate(t, id))
+	template := leafTemplate(t, id)
+	template.Subject.CommonName, _ = src.ID().Node()
+	leaf := root.sign(t, template)
 	issued := Issued{Chain: []*x509.Certificate{leaf.cert}, Bundle: mustBundle(t, root.cert)}
 	if err := src.Swap(leaf.key, issued); err != nil {
 		t.Fatal(err)

@@ -194,8 +194,15 @@ func (s *Source) Unkept() error {
 
 // verifyOwn reports why peers that trust b would not take chain for s.ID at a time. A
 // service both serves and dials with one certificate, so it must be good for both: a role
-// without server_flag fails here and not at peers.
+// without server_flag fails here and not at peers. A node is nobody's peer.
 func (s *Source) verifyOwn(chain []*x509.Certificate, b *Bundle, at time.Time) error {
+	if node, ok := s.id.Node(); ok {
+		name, err := VerifyNode(chain, b, at)
+		if err == nil && name != node {
+			err = mesh.Errorf(opVerify, s.id.String(), mesh.Invalid, "it is for the node %s", name)
+		}
+		return err
+	}
 	for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
 		id, err := VerifySVID(chain, b, usage, at)
 		if err != nil {

@@ -31,6 +31,23 @@ func VerifySVID(certs []*x509.Certificate, b *Bundle, usage x509.ExtKeyUsage, no
 	return id, nil
 }
 
+// VerifyNode verifies the certificate of a node, the leaf first, and returns which node's it
+// is. What holds for a peer's in VerifySVID holds here, with the identity /node/<node> and,
+// since Vault goes by it, the node as common name; it need not be good for a server.
+func VerifyNode(certs []*x509.Certificate, b *Bundle, now time.Time) (node string, err error) {
+	id, err := verifySVID(certs, b, x509.ExtKeyUsageClientAuth, now)
+	if err == nil {
+		var ok bool
+		if node, ok = id.Node(); !ok || certs[0].Subject.CommonName != node {
+			err = errors.New("the certificate is not a node's")
+		}
+	}
+	if err != nil {
+		return "", &mesh.Error{Op: "identity.VerifyNode", Name: id.String(), Kind: mesh.Unauthentic, Err: err}
+	}
+	return node, nil
+}
+
 func verifySVID(certs []*x509.Certificate, b *Bundle, usage x509.ExtKeyUsage, now time.Time) (mesh.ID, error) {
 	if len(certs) == 0 {
 		return mesh.ID{}, errors.New("the peer sent no certificate")

@@ -52,6 +52,7 @@ func tables() []table {
 		{"kept identities", "mesh/identity", trustKept()},
 		{"peers' certificates", "mesh/identity", peersCertificates()},
 		{"rotation", "mesh/identity", rotation()},
+		{"nodes", "mesh/identity", enrolNodes()},
 		{"signing", "mesh/signing", trustSigning()},
 		{"digests", "mesh", trustDigests()},
 		{"signed registry", "mesh/registry", trustRegistry()},

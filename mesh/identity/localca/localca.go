@@ -119,9 +119,11 @@ func (ca *CA) Issue(ctx context.Context, r identity.Request) (identity.Issued, e
 	if notAfter.After(ca.root.NotAfter) {
 		notAfter = ca.root.NotAfter
 	}
-	// The template, not the request, says what the leaf may do: no subject,
+	// The template, not the request, says what the leaf may do: no subject but a node's,
 	// no CA, no other name.
+	node, _ := r.ID.Node()
 	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		Subject:               pkix.Name{CommonName: node},
 		NotBefore:             now.Add(-backdate),
 		NotAfter:              notAfter,
 		URIs:                  []*url.URL{uri},

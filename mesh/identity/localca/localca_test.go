@@ -248,6 +248,10 @@ func TestIssueRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	node, err := mesh.NodeID(td, "edge7")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, request := range map[string]identity.Request{
 		"nothing":                   {ID: want},
 		"garbage":                   {ID: want, CSR: []byte("garbage")},
@@ -258,6 +262,8 @@ func TestIssueRefuses(t *testing.T) {
 		"a DNS name besides":        {ID: want, CSR: csr(&x509.CertificateRequest{URIs: good.URIs, DNSNames: []string{"x.example"}}, p256)},
 		"an IP address besides":     {ID: want, CSR: csr(&x509.CertificateRequest{URIs: good.URIs, IPAddresses: []net.IP{{127, 0, 0, 1}}}, p256)},
 		"a common name":             {ID: want, CSR: csr(&x509.CertificateRequest{URIs: good.URIs, Subject: pkix.Name{CommonName: "x"}}, p256)},
+		"a node without its name":   {ID: node, CSR: csr(&x509.CertificateRequest{URIs: []*url.URL{uri(node.String())}}, p256)},
+		"another node's name":       {ID: node, CSR: csr(&x509.CertificateRequest{URIs: []*url.URL{uri(node.String())}, Subject: pkix.Name{CommonName: "edge9"}}, p256)},
 		"a P-384 key":               {ID: want, CSR: csr(good, p384)},
 		"an RSA key":                {ID: want, CSR: csr(good, rsaKey)},
 		"a negative lifetime":       {ID: want, CSR: csr(good, p256), TTL: -1},
@@ -271,6 +277,17 @@ func TestIssueRefuses(t *testing.T) {
 	}
 	if _, err := ca.Issue(t.Context(), identity.Request{ID: want, CSR: csr(good, p256)}); err != nil {
 		t.Errorf("the request they all vary is refused itself: %v", err)
+	}
+	_, request, err := identity.NewRequest(node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	issued, err := ca.Issue(t.Context(), request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := identity.VerifyNode(issued.Chain, issued.Bundle, time.Now()); err != nil || got != "edge7" {
+		t.Errorf("a node's certificate is %q, %v", got, err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
