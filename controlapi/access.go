@@ -63,6 +63,9 @@ func permissions() map[string]permission {
 		"GetInstance": {viewer, true},
 
 		"ListInstances": {viewer, true},
+
+		// Who may change a token may become anyone.
+		"GetToken": {admin, false}, "ListTokens": {admin, false}, "PutToken": {admin, false}, "DeleteToken": {admin, false},
 	}
 	for _, kind := range []string{"Service", "Route", "TopicRule", "Node"} {
 		all["List"+kind+"s"] = permission{viewer, true}

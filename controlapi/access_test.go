@@ -18,15 +18,15 @@ import (
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 )
 
-// callers lets principals call by their names as bearer tokens, beside the test's own.
-func callers(known ...principal) func(*Options) {
+// known lets principals call by their names as bearer tokens, beside the test's own.
+func known(all ...principal) func(*Options) {
 	return func(o *Options) {
 		o.identify = func(r *http.Request) caller {
 			name := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
 			if name == testToken {
 				return caller{principal: principal{name: "root", role: admin, bearer: true}}
 			}
-			for _, p := range known {
+			for _, p := range all {
 				if p.name == name {
 					return caller{principal: p}
 				}
@@ -62,7 +62,7 @@ func TestEveryRPCSaysWhoMayCallIt(t *testing.T) {
 // Both faces ask the same table: strangers are 401, too low a role 403, and neither who
 // may call.
 func TestRolesOfEveryRPC(t *testing.T) {
-	a := newAPI(t, callers(principal{name: "viewer", role: viewer, bearer: true}, principal{name: "editor", role: editor, bearer: true},
+	a := newAPI(t, known(principal{name: "viewer", role: viewer, bearer: true}, principal{name: "editor", role: editor, bearer: true},
 		principal{name: "admin", role: admin, bearer: true}))
 	conn, err := grpc.NewClient(a.addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -137,7 +137,7 @@ const (
 // world has objects of two teams, and callers who are limited.
 func scopedWorld(t *testing.T) *api {
 	team := mesh.Labels{"team": "shop"}
-	a := newAPI(t, callers(
+	a := newAPI(t, known(
 		principal{name: "routes-only", role: editor, bearer: true, scopes: []scope{{collections: []mesh.Collection{mesh.Routes}}}},
 		principal{name: "shop", role: editor, bearer: true, scopes: []scope{{labels: team}}},
 		principal{name: "shop-admin", role: admin, bearer: true, scopes: []scope{{labels: team}}},
@@ -242,7 +242,7 @@ func TestListsHaveWhatMayBeRead(t *testing.T) {
 }
 
 func TestInstancesAreScoped(t *testing.T) {
-	a := newAPI(t, callers(principal{name: "v1", role: viewer, bearer: true, scopes: []scope{{labels: mesh.Labels{"version": "v1"}}}}), func(o *Options) {
+	a := newAPI(t, known(principal{name: "v1", role: viewer, bearer: true, scopes: []scope{{labels: mesh.Labels{"version": "v1"}}}}), func(o *Options) {
 		o.Observed = fakeObserved{{Node: "n", Role: "SIDECAR", Instances: []*mesh.Instance{
 			{Meta: mesh.Meta{Name: "instances/n-1", Labels: mesh.Labels{"version": "v1"}}},
 			{Meta: mesh.Meta{Name: "instances/n-2", Labels: mesh.Labels{"version": "v2"}}},
@@ -260,7 +260,7 @@ func TestInstancesAreScoped(t *testing.T) {
 
 // Who has no bearer token could be a browser, which sends forms on its own.
 func TestWithoutABearerTokenJSONSaysThatItIs(t *testing.T) {
-	a := newAPI(t, callers(principal{name: "card", role: admin}))
+	a := newAPI(t, known(principal{name: "card", role: admin}))
 	for contentType, want := range map[string]int{
 		"": 415, "text/plain": 415, "application/x-www-form-urlencoded": 415, "multipart/form-data; boundary=x": 415, "application/jsonp": 415,
 		"application/json": 200, "application/json; charset=utf-8": 200,

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 )
@@ -20,9 +21,9 @@ const (
 	maxTokenBytes = 1024
 )
 
-// tokens are the hashes of the tokens that may be presented. Nothing else of
+// tokens are the hashes of the tokens of a file. Nothing else of
 // them is kept in memory.
-type tokens [][sha256.Size]byte
+type tokens []hash
 
 // loadTokens reads a token file; see Options.TokenFile.
 func loadTokens(file string) (tokens, error) {
@@ -69,36 +70,58 @@ func parseToken(line string) (hash [sha256.Size]byte, ok bool) {
 	return sha256.Sum256([]byte(line)), true
 }
 
-// authenticate returns who presents the Authorization header. Hashes are
-// compared, all of them and each in constant time, so that the time taken says
-// nothing about a token.
-func (t tokens) authenticate(authorization string) (principal, error) {
+// has reports whether h is of one of t. Hashes are compared, all of them and each
+// in constant time, so that the time taken says nothing about a token.
+func (t tokens) has(h hash) bool {
+	found := 0
+	for _, known := range t {
+		found |= subtle.ConstantTimeCompare(h[:], known[:])
+	}
+	return found == 1
+}
+
+// callers knows who may call.
+type callers struct {
+	file   tokens  // of an admin, whatever the log says
+	writer *writer // whose state has the others
+	now    func() time.Time
+	used   *lastUse
+}
+
+// authenticate returns who presents the Authorization header.
+func (c *callers) authenticate(authorization string) (principal, error) {
+	const op = "controlapi.authenticate"
 	scheme, presented, _ := strings.Cut(authorization, " ")
 	presented = strings.TrimSpace(presented)
 	if !strings.EqualFold(scheme, "Bearer") || presented == "" {
-		return principal{}, mesh.Errorf("controlapi.authenticate", "", mesh.Unauthentic, "a bearer token is needed").
+		return principal{}, mesh.Errorf(op, "", mesh.Unauthentic, "a bearer token is needed").
 			WithHint("send \"Authorization: Bearer TOKEN\"; hedgerow up writes the token to admin.token, and a curl -K file to curlrc, in its data directory")
 	}
-	hash := sha256.Sum256([]byte(presented))
-	found := 0
-	for _, known := range t {
-		found |= subtle.ConstantTimeCompare(hash[:], known[:])
+	h, now := sha256.Sum256([]byte(presented)), c.now()
+	if c.file.has(h) {
+		// Enough of the hash to tell tokens apart in the log of revisions.
+		return principal{name: "token:" + hex.EncodeToString(h[:4]), role: admin, bearer: true}, nil
 	}
-	if found != 1 {
-		return principal{}, mesh.Errorf("controlapi.authenticate", "", mesh.Unauthentic, "the bearer token is not known here").
-			WithHint("check that it is the token of this control plane")
+	t := c.writer.state.Load().tokens[h]
+	if t == nil {
+		return principal{}, mesh.Errorf(op, "", mesh.Unauthentic, "the bearer token is not known here").
+			WithHint("check that it is a token of this control plane, and was not deleted")
 	}
-	// Enough of the hash to tell tokens apart in the log of revisions.
-	return principal{name: "token:" + hex.EncodeToString(hash[:4]), role: admin, bearer: true}, nil
+	if t.ExpireTime == nil || !now.Before(*t.ExpireTime) {
+		return principal{}, mesh.Errorf(op, t.Name, mesh.Unauthentic, "the bearer token has expired").
+			WithHint("have an admin make another")
+	}
+	c.used.note(h, now)
+	return principalOf(t), nil
 }
 
 // identify returns who sent r.
-func (t tokens) identify(r *http.Request) caller {
-	c := caller{remote: r.RemoteAddr}
+func (c *callers) identify(r *http.Request) caller {
+	out := caller{remote: r.RemoteAddr}
 	authorization := ""
 	if v := r.Header.Values("Authorization"); len(v) == 1 {
 		authorization = v[0]
 	}
-	c.principal, c.err = t.authenticate(authorization)
-	return c
+	out.principal, out.err = c.authenticate(authorization)
+	return out
 }

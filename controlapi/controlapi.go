@@ -154,10 +154,6 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	identify := tokens.identify
-	if opts.identify != nil {
-		identify = opts.identify
-	}
 	m, err := newMetrics(opts.Metrics)
 	if err != nil {
 		return nil, &mesh.Error{Op: op, Kind: mesh.Internal, Err: err}
@@ -166,7 +162,12 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{writer: w, tls: opts.TLS, log: log, service: &service{writer: w, observed: opts.Observed}}
+	known := &callers{file: tokens, writer: w, now: opts.Now, used: new(lastUse)}
+	identify := known.identify
+	if opts.identify != nil {
+		identify = opts.identify
+	}
+	s := &Server{writer: w, tls: opts.TLS, log: log, service: &service{writer: w, observed: opts.Observed, used: known.used}}
 	s.grpc = newGRPC(s.service, log, m)
 	s.http, err = newHandler(handlerOptions{
 		service: s.service, grpc: s.grpc, identify: identify, hosts: opts.Hosts,
@@ -230,12 +231,12 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return err
 }
 
-// Source returns the newest stored revision and all of its records, which
-// nobody may change. It is what is published to a registry that comes back
+// Source returns the newest stored revision and all of its records that are
+// published, which nobody may change. It is what is published to a registry that comes back
 // empty (registry.Source).
 func (s *Server) Source(context.Context) (mesh.Head, mesh.Records, error) {
 	st := s.writer.state.Load()
-	return st.head, st.records, nil
+	return st.head, st.public, nil
 }
 
 // Apply writes the objects of batch, the JSON body of POST /v1:apply, as actor.

@@ -32,6 +32,8 @@ func newMessage(of mesh.Collection) proto.Message {
 		return new(hedgerowv1.Node)
 	case mesh.AllDefault:
 		return new(hedgerowv1.Defaults)
+	case mesh.Tokens:
+		return new(hedgerowv1.Token)
 	}
 	return nil
 }

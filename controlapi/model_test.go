@@ -25,6 +25,7 @@ func contractTypes() map[proto.Message]any {
 		new(hedgerowv1.Node):      new(mesh.Node),
 		new(hedgerowv1.Defaults):  new(mesh.Defaults),
 		new(hedgerowv1.Instance):  new(mesh.Instance),
+		new(hedgerowv1.Token):     new(mesh.Token),
 	}
 }
 

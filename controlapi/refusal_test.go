@@ -306,7 +306,7 @@ func TestTokenFiles(t *testing.T) {
 		"a line without end":   {strings.Repeat("x", 1<<20), false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			loaded, err := loadTokens(tokenFile(t, c.content))
+			file, err := loadTokens(tokenFile(t, c.content))
 			if (err == nil) != c.ok {
 				t.Fatal(err)
 			}
@@ -316,6 +316,8 @@ func TestTokenFiles(t *testing.T) {
 				}
 				return
 			}
+			loaded := &callers{file: file, writer: &writer{}, now: time.Now}
+			loaded.writer.state.Store(&state{})
 			if _, err := loaded.authenticate("bearer  " + testToken); err != nil {
 				t.Error(err)
 			}

@@ -94,6 +94,9 @@ func (p principal) writes(s *state, edits []edit) error {
 			return mesh.Errorf("controlapi.scope", e.name, mesh.Denied, "%s has the role %s, and to write it needs the role %s", p.name, p.role, needs).
 				WithHint("use other credentials, or have an admin give these the role")
 		}
+		if len(p.scopes) > 0 && mesh.Collection(of).Private() {
+			return p.outside(e.name, "could give more")
+		}
 		if stored := s.header(e.name); stored != nil && !p.mayHave(e.name, stored.Labels) {
 			return p.outside(e.name, "is stored and none of them")
 		}

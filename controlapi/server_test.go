@@ -47,7 +47,7 @@ func (l *memoryLog) Append(_ context.Context, c mesh.Change) error {
 		next = mesh.Records{}
 	}
 	next.Apply(c)
-	if next.Digest() != c.Head.Digest {
+	if next.Published().Digest() != c.Head.Digest {
 		return mesh.Errorf("log", "", mesh.Internal, "the digest is wrong")
 	}
 	l.head, l.records, l.changes = c.Head, next, append(l.changes, c)

@@ -22,6 +22,7 @@ type service struct {
 	hedgerowv1.UnsafeControlServer
 	writer   *writer
 	observed Observed // nil: nothing is observed
+	used     *lastUse // of tokens
 }
 
 var _ hedgerowv1.ControlServer = (*service)(nil)
@@ -55,8 +56,9 @@ func get[M proto.Message](ctx context.Context, s *service, of mesh.Collection, i
 	return fromJSON(raw, m)
 }
 
-// put stores m under its name and returns what is stored, or would be.
-func put[M proto.Message](ctx context.Context, s *service, of mesh.Collection, id string, m M, dry bool) (M, error) {
+// put stores m under its name and returns what is stored, or would be. more changes
+// the edit.
+func put[M proto.Message](ctx context.Context, s *service, of mesh.Collection, id string, m M, dry bool, more ...func(*edit)) (M, error) {
 	var none M
 	name := string(of) + "/" + id
 	if err := mesh.CheckName(name); err != nil {
@@ -68,6 +70,9 @@ func put[M proto.Message](ctx context.Context, s *service, of mesh.Collection, i
 	e, err := editOf(name, m)
 	if err != nil {
 		return none, err
+	}
+	for _, change := range more {
+		change(&e)
 	}
 	out, err := s.writer.write(ctx, []edit{e}, conditionsOf(ctx), dry)
 	if err != nil {

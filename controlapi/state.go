@@ -26,8 +26,10 @@ const (
 type state struct {
 	head    mesh.Head
 	records mesh.Records
-	leaves  mesh.Leaves // of records
+	public  mesh.Records // those of records that are published
+	leaves  mesh.Leaves  // of public
 	config  *mesh.Config
+	tokens  map[hash]*mesh.Token // of config
 	// broken has the references to what does not exist, by object. It is empty
 	// unless the log holds objects that this version does not accept.
 	broken map[string][]mesh.Violation
@@ -35,7 +37,11 @@ type state struct {
 
 func newState(head mesh.Head, records mesh.Records) (*state, []error) {
 	config, errs := mesh.DecodeRecords(head, records)
-	return &state{head: head, records: records, leaves: records.Leaves(), config: config, broken: config.CheckAll()}, errs
+	public := records.Published()
+	return &state{
+		head: head, records: records, public: public, leaves: public.Leaves(),
+		config: config, tokens: tokensByHash(config), broken: config.CheckAll(),
+	}, errs
 }
 
 // header returns the Meta of the stored object, or nil.
@@ -57,6 +63,7 @@ type edit struct {
 	object mesh.Object // nil deletes
 	etag   string      // as the body has it; "" for any version
 	field  string      // precedes fields in violations: "objects[3]."
+	hash   string      // of the secret, if it is a token that is created
 }
 
 // conditions are If-Match and If-None-Match of a request for one object.
@@ -96,9 +103,12 @@ func (s *state) plan(edits []edit, when conditions, now time.Time, by caller) (*
 		}
 		outputOnly(e.object)
 		mesh.Normalize(e.object)
+		if t, is := e.object.(*mesh.Token); is {
+			keepHash(t, e, s.config.Tokens[t.ID()])
+		}
 		config.Put(e.object)
 	}
-	if err := validate(edits, config); err != nil {
+	if err := s.validate(edits, config, now); err != nil {
 		return nil, err
 	}
 	if err := by.refersTo(edits, config); err != nil {
@@ -123,7 +133,7 @@ func (s *state) plan(edits []edit, when conditions, now time.Time, by caller) (*
 // to. That it does not exist, and is of this kind, is all that these say of a route.
 func mayBreak(e edit) bool {
 	switch e.object.(type) {
-	case *mesh.Route, *mesh.Policy, *mesh.TopicRule:
+	case *mesh.Route, *mesh.Policy, *mesh.TopicRule, *mesh.Token:
 		return false
 	}
 	return true
@@ -131,7 +141,7 @@ func mayBreak(e edit) bool {
 
 // validate reports everything that is wrong with the edited objects, also in
 // view of what the configuration would be.
-func validate(edits []edit, config *mesh.Config) error {
+func (s *state) validate(edits []edit, config *mesh.Config, now time.Time) error {
 	var found mesh.Violations
 	seen := map[string]bool{}
 	for _, e := range edits {
@@ -144,8 +154,11 @@ func validate(edits []edit, config *mesh.Config) error {
 		}
 		seen[e.name] = true
 		own = append(own, violationsOf(mesh.Validate(e.object))...)
-		if p, is := e.object.(*mesh.Policy); is {
-			own = append(own, violationsOf(proxy.CheckConditions(p))...)
+		switch o := e.object.(type) {
+		case *mesh.Policy:
+			own = append(own, violationsOf(proxy.CheckConditions(o))...)
+		case *mesh.Token:
+			own = append(own, checkToken(o, s.config.Tokens[o.ID()], len(config.Tokens), now)...)
 		}
 		own = merge(own, config.CheckReferences(e.object))
 		for _, v := range own {
@@ -222,10 +235,10 @@ func (s *state) stamp(edits []edit, config *mesh.Config, broken map[string][]mes
 	if err := checkSize(records); err != nil {
 		return nil, err
 	}
-	leaves := s.leaves.Next(p.change)
+	leaves := s.leaves.Next(p.change.Published())
 	head.Digest = leaves.Digest()
 	config.Head, p.change.Head = head, head
-	p.next = &state{head: head, records: records, leaves: leaves, config: config, broken: broken}
+	p.next = &state{head: head, records: records, public: records.Published(), leaves: leaves, config: config, tokens: tokensByHash(config), broken: broken}
 	return p, nil
 }
 
@@ -273,8 +286,11 @@ func sameContent(stored []byte, o mesh.Object) (bool, error) {
 func outputOnly(o mesh.Object) {
 	h := o.Header()
 	h.Etag, h.Revision, h.CreateTime, h.UpdateTime = "", 0, nil, nil
-	if n, ok := o.(*mesh.Node); ok {
-		n.State, n.AppliedRevision, n.LastSeenTime = "", 0, nil
+	switch o := o.(type) {
+	case *mesh.Node:
+		o.State, o.AppliedRevision, o.LastSeenTime = "", 0, nil
+	case *mesh.Token: // what becomes of its hash, see keepHash
+		o.Secret, o.LastUsedTime = "", nil
 	}
 }
 
@@ -299,7 +315,7 @@ func checkSize(records mesh.Records) error {
 func (s *state) cloneConfig() *mesh.Config {
 	c := *s.config
 	c.Services, c.Routes, c.Policies = maps.Clone(c.Services), maps.Clone(c.Routes), maps.Clone(c.Policies)
-	c.TopicRules, c.Nodes = maps.Clone(c.TopicRules), maps.Clone(c.Nodes)
+	c.TopicRules, c.Nodes, c.Tokens = maps.Clone(c.TopicRules), maps.Clone(c.Nodes), maps.Clone(c.Tokens)
 	return &c
 }
 
@@ -317,6 +333,8 @@ func remove(c *mesh.Config, name string) {
 		delete(c.TopicRules, id)
 	case mesh.Nodes:
 		delete(c.Nodes, id)
+	case mesh.Tokens:
+		delete(c.Tokens, id)
 	}
 }
 

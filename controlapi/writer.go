@@ -136,7 +136,7 @@ func (w *writer) store(ctx context.Context, p *plan) error {
 func (w *writer) publish(ctx context.Context, p *plan, base mesh.Head) bool {
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
-	result, err := w.publisher.Publish(ctx, p.change, base, p.next.records)
+	result, err := w.publisher.Publish(ctx, p.change.Published(), base, p.next.public)
 	if err == nil && result != registry.Newer {
 		return true
 	}

@@ -10,7 +10,7 @@ import (
 )
 
 // Head names one revision of the configuration. Digest is Records.Digest of
-// all records. Time is when it was signed, which is done again while it is the
+// all records that are published. Time is when it was signed, which is done again while it is the
 // newest; KeyID and Signature are of package signing.
 type Head struct {
 	Epoch     uint32    `json:"epoch"`
@@ -71,7 +71,8 @@ type Config struct {
 	Policies   map[string]*Policy
 	TopicRules map[string]*TopicRule
 	Nodes      map[string]*Node
-	Defaults   *Defaults // never nil; the zero mesh denies and dials nowhere
+	Tokens     map[string]*Token // empty but in a control plane
+	Defaults   *Defaults         // never nil; the zero mesh denies and dials nowhere
 
 	failed map[string]error // why records were not accepted, by name
 }
@@ -92,6 +93,7 @@ func NewConfig() *Config {
 		Policies:   map[string]*Policy{},
 		TopicRules: map[string]*TopicRule{},
 		Nodes:      map[string]*Node{},
+		Tokens:     map[string]*Token{},
 		Defaults:   &Defaults{Meta: Meta{Name: string(AllDefault) + "/" + DefaultsID}, Authorization: Deny},
 	}
 }
@@ -114,6 +116,7 @@ func (c *Config) Next(head Head, was, records Records) (*Config, []error) {
 		Policies:   make(map[string]*Policy, len(c.Policies)),
 		TopicRules: make(map[string]*TopicRule, len(c.TopicRules)),
 		Nodes:      make(map[string]*Node, len(c.Nodes)),
+		Tokens:     make(map[string]*Token, len(c.Tokens)),
 		Defaults:   NewConfig().Defaults,
 		failed:     map[string]error{},
 	}
@@ -150,6 +153,8 @@ func (c *Config) takeOver(old *Config, name string) {
 		c.TopicRules[id] = old.TopicRules[id]
 	case Nodes:
 		c.Nodes[id] = old.Nodes[id]
+	case Tokens:
+		c.Tokens[id] = old.Tokens[id]
 	case AllDefault:
 		c.Defaults = old.Defaults
 	}
@@ -195,6 +200,8 @@ func (c *Config) Put(o Object) {
 		c.TopicRules[id] = o
 	case *Node:
 		c.Nodes[id] = o
+	case *Token:
+		c.Tokens[id] = o
 	case *Defaults:
 		c.Defaults = o
 	}
@@ -214,6 +221,8 @@ func (c *Config) Objects(of Collection) []Object {
 		out = objects(c.TopicRules)
 	case Nodes:
 		out = objects(c.Nodes)
+	case Tokens:
+		out = objects(c.Tokens)
 	case AllDefault:
 		out = []Object{c.Defaults}
 	}

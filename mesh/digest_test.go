@@ -45,3 +45,20 @@ func TestLeavesFollowChanges(t *testing.T) {
 		}
 	}
 }
+
+// Data planes digest what they are given: a private record that somebody slips into the
+// registry is one too many.
+func TestPublishedRecords(t *testing.T) {
+	all := Records{"services/a": []byte("1"), "tokens/ci": []byte("2"), "tokensx/a": []byte("3")}
+	public := all.Published()
+	if len(public) != 2 || public["tokens/ci"] != nil || all.Digest() == public.Digest() {
+		t.Errorf("%v", public)
+	}
+	if len(all) != 3 {
+		t.Error("it took from the records")
+	}
+	c := Change{Puts: all, Deletes: []string{"tokens/b", "routes/b"}}
+	if p := c.Published(); len(p.Puts) != 2 || len(p.Deletes) != 1 || p.Deletes[0] != "routes/b" || c.Deletes[0] != "tokens/b" {
+		t.Errorf("%v of %v", p, c)
+	}
+}

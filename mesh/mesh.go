@@ -28,6 +28,7 @@ const (
 	TopicRules Collection = "topicRules"
 	Nodes      Collection = "nodes"
 	AllDefault Collection = "defaults" // a singleton: defaults/mesh
+	Tokens     Collection = "tokens"   // private
 )
 
 // DefaultsID is the id of the only Defaults object.
@@ -54,7 +55,7 @@ func (m *Meta) ID() string {
 }
 
 // Object is one stored object of any kind but Instance. *Service, *Route,
-// *Policy, *TopicRule, *Node and *Defaults are the implementations.
+// *Policy, *TopicRule, *Node, *Defaults and *Token are the implementations.
 type Object interface {
 	// Header returns the object's Meta, to read and, before it is
 	// published, to set.

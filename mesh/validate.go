@@ -80,6 +80,8 @@ func NewObject(of Collection) Object {
 		return &Node{}
 	case AllDefault:
 		return &Defaults{}
+	case Tokens:
+		return &Token{}
 	}
 	return nil
 }
@@ -87,7 +89,7 @@ func NewObject(of Collection) Object {
 // Collections lists the collections that can be written, in the order in which
 // an apply of everything reads best.
 func Collections() []Collection {
-	return []Collection{AllDefault, Nodes, Services, Routes, Policies, TopicRules}
+	return []Collection{AllDefault, Nodes, Services, Routes, Policies, TopicRules, Tokens}
 }
 
 // CheckName reports whether name is "<collection>/<id>" of a collection that

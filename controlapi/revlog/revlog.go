@@ -7,7 +7,7 @@
 // second opener of the same file is refused.
 //
 // Invariant: when Append returns nil the change is on disk, and the stored
-// records have the digest that the stored head names.
+// records that are published have the digest that the stored head names.
 package revlog
 
 import (
@@ -62,7 +62,7 @@ type Log struct {
 	path string
 
 	mu     sync.Mutex  // guards what follows
-	leaves mesh.Leaves // of the stored records, if their head has this digest:
+	leaves mesh.Leaves // of the stored records that are published, if their head has this digest:
 	digest string
 }
 
@@ -117,7 +117,7 @@ func (l *Log) prepare(op string) error {
 		return err
 	}
 	head, records, err := l.Load(context.Background())
-	l.leaves, l.digest = records.Leaves(), head.Digest
+	l.leaves, l.digest = records.Published().Leaves(), head.Digest
 	return err
 }
 
@@ -161,12 +161,12 @@ func (l *Log) Append(ctx context.Context, c mesh.Change) error {
 		}
 		// A change whose storing failed at the last step may be there all the same.
 		if leaves = l.leaves; stored.Digest != l.digest {
-			leaves = readRecords(tx).Leaves()
+			leaves = readRecords(tx).Published().Leaves()
 		}
 		if err := applyRecords(tx, c); err != nil {
 			return err
 		}
-		leaves = leaves.Next(c)
+		leaves = leaves.Next(c.Published())
 		if got := leaves.Digest(); got != c.Head.Digest {
 			return mesh.Errorf(op, l.path, mesh.Internal, "revision %d leads to digest %.16s, its head says %.16s", c.Head.Revision, got, c.Head.Digest)
 		}
@@ -207,7 +207,7 @@ func (l *Log) Load(ctx context.Context) (mesh.Head, mesh.Records, error) {
 	if head.Revision == 0 && len(records) == 0 {
 		return head, records, nil
 	}
-	if got := records.Digest(); got != head.Digest {
+	if got := records.Published().Digest(); got != head.Digest {
 		return mesh.Head{}, nil, damaged(op, l.path, fmt.Errorf("the records have digest %.16s, head %d says %.16s", got, head.Revision, head.Digest))
 	}
 	return head, records, nil

@@ -23,3 +23,25 @@ func accessRoles() []control {
 		without("a form is no JSON", "http.go", "if err == nil {\n\t\t\terr = checkContentType(r)\n\t\t}\n", "", "TestWithoutABearerTokenJSONSaysThatItIs"),
 	}
 }
+
+// accessTokens is what a token of the API is worth, and where it is known.
+func accessTokens() []control {
+	const once, refused, private = "TestATokenMayDoWhatItsRoleAndScopesSay", "TestTokensThatAreRefused", "TestPrivateObjectsAreNotPublished"
+	return []control{
+		without("an expired token is none", "auth.go", "if t.ExpireTime == nil || !now.Before(*t.ExpireTime) {", "if t.ExpireTime == nil && now.IsZero() {", "TestTokensAreRefusedAtOnce"),
+		without("a deleted token is none", "state.go", "leaves: leaves, config: config, tokens: tokensByHash(config),", "leaves: leaves, config: config, tokens: both(s.tokens, tokensByHash(config)),", "TestTokensAreRefusedAtOnce").
+			and("func checkSize(", "func both(a, b map[hash]*mesh.Token) map[hash]*mesh.Token {\n\tmaps.Copy(a, b)\n\treturn a\n}\n\nfunc checkSize("),
+		without("a token has a role", "tokens.go", "role: viewer, bearer: true}\n\tswitch", "role: admin, bearer: true}\n\tswitch", once),
+		without("a token has scopes", "tokens.go", "p.scopes = append(p.scopes, own)", "_ = own", once),
+		without("tokens are an admin's", "access.go", "\"GetToken\": {admin, false}, \"ListTokens\": {admin, false}", "\"GetToken\": {viewer, false}, \"ListTokens\": {viewer, false}", once),
+		without("who is limited makes no token", "access.go", "\"PutToken\": {admin, false}, \"DeleteToken\": {admin, false}", "\"PutToken\": {admin, true}, \"DeleteToken\": {admin, true}", "TestTokensAreForAdminsWithoutScopes").
+			and("\"GetToken\": {admin, false}, \"ListTokens\": {admin, false}", "\"GetToken\": {admin, true}, \"ListTokens\": {admin, true}"),
+		without("nor by a batch", "scope.go", "if len(p.scopes) > 0 && mesh.Collection(of).Private() {", "if false {", "TestTokensAreForAdminsWithoutScopes"),
+		without("nobody chooses a hash", "tokens.go", "if t.Hash = e.hash; stored != nil {", "if t.Hash == \"\" && stored != nil {", "TestASecretIsAnsweredOnceAndStoredNowhere"),
+		without("a token is not for years", "tokens.go", "case left > maxTokenLife:", "case false:", refused),
+		without("a token is not over", "tokens.go", "case left <= 0:", "case false:", refused),
+		without("no batch makes a token", "tokens.go", "if t.Hash == \"\" {", "if false {", refused),
+		without("what is private is not published", "writer.go", "p.change.Published()", "p.change", private),
+		without("what is private is not published again", "controlapi.go", "return st.head, st.public, nil", "return st.head, st.records, nil", private),
+	}
+}

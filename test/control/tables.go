@@ -61,5 +61,6 @@ func tables() []table {
 		{"Vault", "vaultpki", trustVault()},
 
 		{"api roles", "controlapi", accessRoles()},
+		{"api tokens", "controlapi", accessTokens()},
 	}
 }

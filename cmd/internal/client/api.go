@@ -190,8 +190,8 @@ type problem struct {
 func (p *problem) Error() string { return fmt.Sprintf("%d %s: %s", p.Status, p.Code, p.Detail) }
 
 // call sends one request, with body as JSON if it is not nil, and returns the
-// body of a 2xx answer. Any other answer is a *problem.
-func (a *api) call(ctx context.Context, method, path string, query url.Values, body []byte) ([]byte, error) {
+// body of a 2xx answer. headers are names and values in turn. Any other answer is a *problem.
+func (a *api) call(ctx context.Context, method, path string, query url.Values, body []byte, headers ...string) ([]byte, error) {
 	u := *a.base
 	u.Path, u.RawQuery = path, query.Encode()
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
@@ -201,6 +201,9 @@ func (a *api) call(ctx context.Context, method, path string, query url.Values, b
 	req.Header.Set("Accept", "application/json, application/problem+json")
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
+	}
+	for i := 0; i+1 < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
 	}
 	if a.token != "" {
 		req.Header.Set("Authorization", "Bearer "+a.token)

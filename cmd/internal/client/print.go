@@ -124,6 +124,8 @@ func viewFor(of mesh.Collection) view {
 		return viewOf(func(n *mesh.Node) []string {
 			return []string{strings.Join(n.Roles, ","), strings.Join(append(slices.Clone(n.Services), n.Gateways...), ","), n.Locality}
 		}, "ROLES", "RUNS", "LOCALITY")
+	case mesh.Tokens:
+		return viewOf(func(t *mesh.Token) []string { return []string{t.Role, scopes(t), expiry(t)} }, "ROLE", "SCOPES", "EXPIRES")
 	case mesh.Instances:
 		return viewOf(func(i *mesh.Instance) []string {
 			return []string{i.Service, i.Node, i.Address, i.Health, labels(i.Labels)}

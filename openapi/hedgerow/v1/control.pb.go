@@ -72,7 +72,7 @@ func (x Change_Action) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Change_Action.Descriptor instead.
 func (Change_Action) EnumDescriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{33, 0}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{38, 0}
 }
 
 // GetServiceRequest names a service.
@@ -1470,6 +1470,285 @@ func (x *DeleteNodeRequest) GetEtag() string {
 	return ""
 }
 
+// GetTokenRequest names a token.
+type GetTokenRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetTokenRequest) Reset() {
+	*x = GetTokenRequest{}
+	mi := &file_hedgerow_v1_control_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetTokenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetTokenRequest) ProtoMessage() {}
+
+func (x *GetTokenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hedgerow_v1_control_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetTokenRequest.ProtoReflect.Descriptor instead.
+func (*GetTokenRequest) Descriptor() ([]byte, []int) {
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *GetTokenRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// ListTokensRequest asks for one page.
+type ListTokensRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most this many; 100 if absent, 1000 at most.
+	PageSize uint32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The nextPageToken of the page before; absent for the first.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTokensRequest) Reset() {
+	*x = ListTokensRequest{}
+	mi := &file_hedgerow_v1_control_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTokensRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTokensRequest) ProtoMessage() {}
+
+func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hedgerow_v1_control_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTokensRequest.ProtoReflect.Descriptor instead.
+func (*ListTokensRequest) Descriptor() ([]byte, []int) {
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ListTokensRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListTokensRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListTokensResponse is one page.
+type ListTokensResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Tokens []*Token               `protobuf:"bytes,1,rep,name=tokens,proto3" json:"tokens,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTokensResponse) Reset() {
+	*x = ListTokensResponse{}
+	mi := &file_hedgerow_v1_control_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTokensResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTokensResponse) ProtoMessage() {}
+
+func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hedgerow_v1_control_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTokensResponse.ProtoReflect.Descriptor instead.
+func (*ListTokensResponse) Descriptor() ([]byte, []int) {
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ListTokensResponse) GetTokens() []*Token {
+	if x != nil {
+		return x.Tokens
+	}
+	return nil
+}
+
+func (x *ListTokensResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// PutTokenRequest creates or replaces a token.
+type PutTokenRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Token *Token                 `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
+	// Answers what would be stored, and stores nothing. There is no secret then.
+	ValidateOnly  bool `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutTokenRequest) Reset() {
+	*x = PutTokenRequest{}
+	mi := &file_hedgerow_v1_control_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutTokenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutTokenRequest) ProtoMessage() {}
+
+func (x *PutTokenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hedgerow_v1_control_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutTokenRequest.ProtoReflect.Descriptor instead.
+func (*PutTokenRequest) Descriptor() ([]byte, []int) {
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *PutTokenRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *PutTokenRequest) GetToken() *Token {
+	if x != nil {
+		return x.Token
+	}
+	return nil
+}
+
+func (x *PutTokenRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// DeleteTokenRequest names a token.
+type DeleteTokenRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Says whether it could be deleted, and deletes nothing.
+	ValidateOnly bool `protobuf:"varint,2,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// Deletes only this version: 412 when the object has changed meanwhile.
+	Etag          string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteTokenRequest) Reset() {
+	*x = DeleteTokenRequest{}
+	mi := &file_hedgerow_v1_control_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteTokenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteTokenRequest) ProtoMessage() {}
+
+func (x *DeleteTokenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hedgerow_v1_control_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteTokenRequest.ProtoReflect.Descriptor instead.
+func (*DeleteTokenRequest) Descriptor() ([]byte, []int) {
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *DeleteTokenRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *DeleteTokenRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *DeleteTokenRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
 // GetInstanceRequest names an instance.
 type GetInstanceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1480,7 +1759,7 @@ type GetInstanceRequest struct {
 
 func (x *GetInstanceRequest) Reset() {
 	*x = GetInstanceRequest{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[25]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1492,7 +1771,7 @@ func (x *GetInstanceRequest) String() string {
 func (*GetInstanceRequest) ProtoMessage() {}
 
 func (x *GetInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[25]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1505,7 +1784,7 @@ func (x *GetInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetInstanceRequest.ProtoReflect.Descriptor instead.
 func (*GetInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{25}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GetInstanceRequest) GetId() string {
@@ -1528,7 +1807,7 @@ type ListInstancesRequest struct {
 
 func (x *ListInstancesRequest) Reset() {
 	*x = ListInstancesRequest{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[26]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1540,7 +1819,7 @@ func (x *ListInstancesRequest) String() string {
 func (*ListInstancesRequest) ProtoMessage() {}
 
 func (x *ListInstancesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[26]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1553,7 +1832,7 @@ func (x *ListInstancesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesRequest.ProtoReflect.Descriptor instead.
 func (*ListInstancesRequest) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{26}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListInstancesRequest) GetPageSize() uint32 {
@@ -1582,7 +1861,7 @@ type ListInstancesResponse struct {
 
 func (x *ListInstancesResponse) Reset() {
 	*x = ListInstancesResponse{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[27]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1594,7 +1873,7 @@ func (x *ListInstancesResponse) String() string {
 func (*ListInstancesResponse) ProtoMessage() {}
 
 func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[27]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1607,7 +1886,7 @@ func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ListInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{27}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListInstancesResponse) GetInstances() []*Instance {
@@ -1633,7 +1912,7 @@ type GetDefaultsRequest struct {
 
 func (x *GetDefaultsRequest) Reset() {
 	*x = GetDefaultsRequest{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[28]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1645,7 +1924,7 @@ func (x *GetDefaultsRequest) String() string {
 func (*GetDefaultsRequest) ProtoMessage() {}
 
 func (x *GetDefaultsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[28]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1658,7 +1937,7 @@ func (x *GetDefaultsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDefaultsRequest.ProtoReflect.Descriptor instead.
 func (*GetDefaultsRequest) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{28}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{33}
 }
 
 // PutDefaultsRequest replaces the mesh's defaults.
@@ -1673,7 +1952,7 @@ type PutDefaultsRequest struct {
 
 func (x *PutDefaultsRequest) Reset() {
 	*x = PutDefaultsRequest{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[29]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1685,7 +1964,7 @@ func (x *PutDefaultsRequest) String() string {
 func (*PutDefaultsRequest) ProtoMessage() {}
 
 func (x *PutDefaultsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[29]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1698,7 +1977,7 @@ func (x *PutDefaultsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutDefaultsRequest.ProtoReflect.Descriptor instead.
 func (*PutDefaultsRequest) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{29}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PutDefaultsRequest) GetDefaults() *Defaults {
@@ -1727,7 +2006,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[30]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1739,7 +2018,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[30]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1752,7 +2031,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{30}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ApplyRequest) GetBatch() *Batch {
@@ -1781,7 +2060,7 @@ type Batch struct {
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[31]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1793,7 +2072,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[31]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1806,7 +2085,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{31}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Batch) GetObjects() []*structpb.Struct {
@@ -1831,7 +2110,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[32]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1843,7 +2122,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[32]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1856,7 +2135,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{32}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ApplyResponse) GetRevision() uint32 {
@@ -1894,7 +2173,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[33]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1906,7 +2185,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[33]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1919,7 +2198,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{33}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Change) GetName() string {
@@ -1947,7 +2226,7 @@ var File_hedgerow_v1_control_proto protoreflect.FileDescriptor
 
 const file_hedgerow_v1_control_proto_rawDesc = "" +
 	"\n" +
-	"\x19hedgerow/v1/control.proto\x12\vhedgerow.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1ahedgerow/v1/defaults.proto\x1a\x1ahedgerow/v1/instance.proto\x1a\x16hedgerow/v1/node.proto\x1a\x18hedgerow/v1/policy.proto\x1a\x17hedgerow/v1/route.proto\x1a\x19hedgerow/v1/service.proto\x1a\x1chedgerow/v1/topic_rule.proto\"#\n" +
+	"\x19hedgerow/v1/control.proto\x12\vhedgerow.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1ahedgerow/v1/defaults.proto\x1a\x1ahedgerow/v1/instance.proto\x1a\x16hedgerow/v1/node.proto\x1a\x18hedgerow/v1/policy.proto\x1a\x17hedgerow/v1/route.proto\x1a\x19hedgerow/v1/service.proto\x1a\x17hedgerow/v1/token.proto\x1a\x1chedgerow/v1/topic_rule.proto\"#\n" +
 	"\x11GetServiceRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"Q\n" +
 	"\x13ListServicesRequest\x12\x1b\n" +
@@ -2034,6 +2313,23 @@ const file_hedgerow_v1_control_proto_rawDesc = "" +
 	"\x11DeleteNodeRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12#\n" +
 	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\tR\x04etag\"!\n" +
+	"\x0fGetTokenRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"O\n" +
+	"\x11ListTokensRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"h\n" +
+	"\x12ListTokensResponse\x12*\n" +
+	"\x06tokens\x18\x01 \x03(\v2\x12.hedgerow.v1.TokenR\x06tokens\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"p\n" +
+	"\x0fPutTokenRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12(\n" +
+	"\x05token\x18\x02 \x01(\v2\x12.hedgerow.v1.TokenR\x05token\x12#\n" +
+	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\"]\n" +
+	"\x12DeleteTokenRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12#\n" +
+	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\x12\x12\n" +
 	"\x04etag\x18\x03 \x01(\tR\x04etag\"$\n" +
 	"\x12GetInstanceRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"R\n" +
@@ -2065,7 +2361,7 @@ const file_hedgerow_v1_control_proto_rawDesc = "" +
 	"\tUNCHANGED\x10\x00\x12\v\n" +
 	"\aCREATED\x10\x01\x12\v\n" +
 	"\aUPDATED\x10\x02B\t\n" +
-	"\a_action2\xc8\x13\n" +
+	"\a_action2\xc1\x16\n" +
 	"\aControl\x12]\n" +
 	"\n" +
 	"GetService\x12\x1e.hedgerow.v1.GetServiceRequest\x1a\x14.hedgerow.v1.Service\"\x19\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/services/{id}\x12i\n" +
@@ -2092,7 +2388,13 @@ const file_hedgerow_v1_control_proto_rawDesc = "" +
 	"\tListNodes\x12\x1d.hedgerow.v1.ListNodesRequest\x1a\x1e.hedgerow.v1.ListNodesResponse\"\x11\x82\xd3\xe4\x93\x02\v\x12\t/v1/nodes\x12W\n" +
 	"\aPutNode\x12\x1b.hedgerow.v1.PutNodeRequest\x1a\x11.hedgerow.v1.Node\"\x1c\x82\xd3\xe4\x93\x02\x16:\x04node\x1a\x0e/v1/nodes/{id}\x12\\\n" +
 	"\n" +
-	"DeleteNode\x12\x1e.hedgerow.v1.DeleteNodeRequest\x1a\x16.google.protobuf.Empty\"\x16\x82\xd3\xe4\x93\x02\x10*\x0e/v1/nodes/{id}\x12`\n" +
+	"DeleteNode\x12\x1e.hedgerow.v1.DeleteNodeRequest\x1a\x16.google.protobuf.Empty\"\x16\x82\xd3\xe4\x93\x02\x10*\x0e/v1/nodes/{id}\x12U\n" +
+	"\bGetToken\x12\x1c.hedgerow.v1.GetTokenRequest\x1a\x12.hedgerow.v1.Token\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/tokens/{id}\x12a\n" +
+	"\n" +
+	"ListTokens\x12\x1e.hedgerow.v1.ListTokensRequest\x1a\x1f.hedgerow.v1.ListTokensResponse\"\x12\x82\xd3\xe4\x93\x02\f\x12\n" +
+	"/v1/tokens\x12\\\n" +
+	"\bPutToken\x12\x1c.hedgerow.v1.PutTokenRequest\x1a\x12.hedgerow.v1.Token\"\x1e\x82\xd3\xe4\x93\x02\x18:\x05token\x1a\x0f/v1/tokens/{id}\x12_\n" +
+	"\vDeleteToken\x12\x1f.hedgerow.v1.DeleteTokenRequest\x1a\x16.google.protobuf.Empty\"\x17\x82\xd3\xe4\x93\x02\x11*\x0f/v1/tokens/{id}\x12`\n" +
 	"\vGetDefaults\x12\x1f.hedgerow.v1.GetDefaultsRequest\x1a\x15.hedgerow.v1.Defaults\"\x19\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/defaults/mesh\x12j\n" +
 	"\vPutDefaults\x12\x1f.hedgerow.v1.PutDefaultsRequest\x1a\x15.hedgerow.v1.Defaults\"#\x82\xd3\xe4\x93\x02\x1d:\bdefaults\x1a\x11/v1/defaults/mesh\x12a\n" +
 	"\vGetInstance\x12\x1f.hedgerow.v1.GetInstanceRequest\x1a\x15.hedgerow.v1.Instance\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/instances/{id}\x12m\n" +
@@ -2112,7 +2414,7 @@ func file_hedgerow_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_hedgerow_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_hedgerow_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_hedgerow_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_hedgerow_v1_control_proto_goTypes = []any{
 	(Change_Action)(0),             // 0: hedgerow.v1.Change.Action
 	(*GetServiceRequest)(nil),      // 1: hedgerow.v1.GetServiceRequest
@@ -2140,97 +2442,113 @@ var file_hedgerow_v1_control_proto_goTypes = []any{
 	(*ListNodesResponse)(nil),      // 23: hedgerow.v1.ListNodesResponse
 	(*PutNodeRequest)(nil),         // 24: hedgerow.v1.PutNodeRequest
 	(*DeleteNodeRequest)(nil),      // 25: hedgerow.v1.DeleteNodeRequest
-	(*GetInstanceRequest)(nil),     // 26: hedgerow.v1.GetInstanceRequest
-	(*ListInstancesRequest)(nil),   // 27: hedgerow.v1.ListInstancesRequest
-	(*ListInstancesResponse)(nil),  // 28: hedgerow.v1.ListInstancesResponse
-	(*GetDefaultsRequest)(nil),     // 29: hedgerow.v1.GetDefaultsRequest
-	(*PutDefaultsRequest)(nil),     // 30: hedgerow.v1.PutDefaultsRequest
-	(*ApplyRequest)(nil),           // 31: hedgerow.v1.ApplyRequest
-	(*Batch)(nil),                  // 32: hedgerow.v1.Batch
-	(*ApplyResponse)(nil),          // 33: hedgerow.v1.ApplyResponse
-	(*Change)(nil),                 // 34: hedgerow.v1.Change
-	(*Service)(nil),                // 35: hedgerow.v1.Service
-	(*Route)(nil),                  // 36: hedgerow.v1.Route
-	(*Policy)(nil),                 // 37: hedgerow.v1.Policy
-	(*TopicRule)(nil),              // 38: hedgerow.v1.TopicRule
-	(*Node)(nil),                   // 39: hedgerow.v1.Node
-	(*Instance)(nil),               // 40: hedgerow.v1.Instance
-	(*Defaults)(nil),               // 41: hedgerow.v1.Defaults
-	(*structpb.Struct)(nil),        // 42: google.protobuf.Struct
-	(*emptypb.Empty)(nil),          // 43: google.protobuf.Empty
+	(*GetTokenRequest)(nil),        // 26: hedgerow.v1.GetTokenRequest
+	(*ListTokensRequest)(nil),      // 27: hedgerow.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),     // 28: hedgerow.v1.ListTokensResponse
+	(*PutTokenRequest)(nil),        // 29: hedgerow.v1.PutTokenRequest
+	(*DeleteTokenRequest)(nil),     // 30: hedgerow.v1.DeleteTokenRequest
+	(*GetInstanceRequest)(nil),     // 31: hedgerow.v1.GetInstanceRequest
+	(*ListInstancesRequest)(nil),   // 32: hedgerow.v1.ListInstancesRequest
+	(*ListInstancesResponse)(nil),  // 33: hedgerow.v1.ListInstancesResponse
+	(*GetDefaultsRequest)(nil),     // 34: hedgerow.v1.GetDefaultsRequest
+	(*PutDefaultsRequest)(nil),     // 35: hedgerow.v1.PutDefaultsRequest
+	(*ApplyRequest)(nil),           // 36: hedgerow.v1.ApplyRequest
+	(*Batch)(nil),                  // 37: hedgerow.v1.Batch
+	(*ApplyResponse)(nil),          // 38: hedgerow.v1.ApplyResponse
+	(*Change)(nil),                 // 39: hedgerow.v1.Change
+	(*Service)(nil),                // 40: hedgerow.v1.Service
+	(*Route)(nil),                  // 41: hedgerow.v1.Route
+	(*Policy)(nil),                 // 42: hedgerow.v1.Policy
+	(*TopicRule)(nil),              // 43: hedgerow.v1.TopicRule
+	(*Node)(nil),                   // 44: hedgerow.v1.Node
+	(*Token)(nil),                  // 45: hedgerow.v1.Token
+	(*Instance)(nil),               // 46: hedgerow.v1.Instance
+	(*Defaults)(nil),               // 47: hedgerow.v1.Defaults
+	(*structpb.Struct)(nil),        // 48: google.protobuf.Struct
+	(*emptypb.Empty)(nil),          // 49: google.protobuf.Empty
 }
 var file_hedgerow_v1_control_proto_depIdxs = []int32{
-	35, // 0: hedgerow.v1.ListServicesResponse.services:type_name -> hedgerow.v1.Service
-	35, // 1: hedgerow.v1.PutServiceRequest.service:type_name -> hedgerow.v1.Service
-	36, // 2: hedgerow.v1.ListRoutesResponse.routes:type_name -> hedgerow.v1.Route
-	36, // 3: hedgerow.v1.PutRouteRequest.route:type_name -> hedgerow.v1.Route
-	37, // 4: hedgerow.v1.ListPoliciesResponse.policies:type_name -> hedgerow.v1.Policy
-	37, // 5: hedgerow.v1.PutPolicyRequest.policy:type_name -> hedgerow.v1.Policy
-	38, // 6: hedgerow.v1.ListTopicRulesResponse.topic_rules:type_name -> hedgerow.v1.TopicRule
-	38, // 7: hedgerow.v1.PutTopicRuleRequest.topic_rule:type_name -> hedgerow.v1.TopicRule
-	39, // 8: hedgerow.v1.ListNodesResponse.nodes:type_name -> hedgerow.v1.Node
-	39, // 9: hedgerow.v1.PutNodeRequest.node:type_name -> hedgerow.v1.Node
-	40, // 10: hedgerow.v1.ListInstancesResponse.instances:type_name -> hedgerow.v1.Instance
-	41, // 11: hedgerow.v1.PutDefaultsRequest.defaults:type_name -> hedgerow.v1.Defaults
-	32, // 12: hedgerow.v1.ApplyRequest.batch:type_name -> hedgerow.v1.Batch
-	42, // 13: hedgerow.v1.Batch.objects:type_name -> google.protobuf.Struct
-	34, // 14: hedgerow.v1.ApplyResponse.changes:type_name -> hedgerow.v1.Change
-	0,  // 15: hedgerow.v1.Change.action:type_name -> hedgerow.v1.Change.Action
-	1,  // 16: hedgerow.v1.Control.GetService:input_type -> hedgerow.v1.GetServiceRequest
-	2,  // 17: hedgerow.v1.Control.ListServices:input_type -> hedgerow.v1.ListServicesRequest
-	4,  // 18: hedgerow.v1.Control.PutService:input_type -> hedgerow.v1.PutServiceRequest
-	5,  // 19: hedgerow.v1.Control.DeleteService:input_type -> hedgerow.v1.DeleteServiceRequest
-	6,  // 20: hedgerow.v1.Control.GetRoute:input_type -> hedgerow.v1.GetRouteRequest
-	7,  // 21: hedgerow.v1.Control.ListRoutes:input_type -> hedgerow.v1.ListRoutesRequest
-	9,  // 22: hedgerow.v1.Control.PutRoute:input_type -> hedgerow.v1.PutRouteRequest
-	10, // 23: hedgerow.v1.Control.DeleteRoute:input_type -> hedgerow.v1.DeleteRouteRequest
-	11, // 24: hedgerow.v1.Control.GetPolicy:input_type -> hedgerow.v1.GetPolicyRequest
-	12, // 25: hedgerow.v1.Control.ListPolicies:input_type -> hedgerow.v1.ListPoliciesRequest
-	14, // 26: hedgerow.v1.Control.PutPolicy:input_type -> hedgerow.v1.PutPolicyRequest
-	15, // 27: hedgerow.v1.Control.DeletePolicy:input_type -> hedgerow.v1.DeletePolicyRequest
-	16, // 28: hedgerow.v1.Control.GetTopicRule:input_type -> hedgerow.v1.GetTopicRuleRequest
-	17, // 29: hedgerow.v1.Control.ListTopicRules:input_type -> hedgerow.v1.ListTopicRulesRequest
-	19, // 30: hedgerow.v1.Control.PutTopicRule:input_type -> hedgerow.v1.PutTopicRuleRequest
-	20, // 31: hedgerow.v1.Control.DeleteTopicRule:input_type -> hedgerow.v1.DeleteTopicRuleRequest
-	21, // 32: hedgerow.v1.Control.GetNode:input_type -> hedgerow.v1.GetNodeRequest
-	22, // 33: hedgerow.v1.Control.ListNodes:input_type -> hedgerow.v1.ListNodesRequest
-	24, // 34: hedgerow.v1.Control.PutNode:input_type -> hedgerow.v1.PutNodeRequest
-	25, // 35: hedgerow.v1.Control.DeleteNode:input_type -> hedgerow.v1.DeleteNodeRequest
-	29, // 36: hedgerow.v1.Control.GetDefaults:input_type -> hedgerow.v1.GetDefaultsRequest
-	30, // 37: hedgerow.v1.Control.PutDefaults:input_type -> hedgerow.v1.PutDefaultsRequest
-	26, // 38: hedgerow.v1.Control.GetInstance:input_type -> hedgerow.v1.GetInstanceRequest
-	27, // 39: hedgerow.v1.Control.ListInstances:input_type -> hedgerow.v1.ListInstancesRequest
-	31, // 40: hedgerow.v1.Control.Apply:input_type -> hedgerow.v1.ApplyRequest
-	35, // 41: hedgerow.v1.Control.GetService:output_type -> hedgerow.v1.Service
-	3,  // 42: hedgerow.v1.Control.ListServices:output_type -> hedgerow.v1.ListServicesResponse
-	35, // 43: hedgerow.v1.Control.PutService:output_type -> hedgerow.v1.Service
-	43, // 44: hedgerow.v1.Control.DeleteService:output_type -> google.protobuf.Empty
-	36, // 45: hedgerow.v1.Control.GetRoute:output_type -> hedgerow.v1.Route
-	8,  // 46: hedgerow.v1.Control.ListRoutes:output_type -> hedgerow.v1.ListRoutesResponse
-	36, // 47: hedgerow.v1.Control.PutRoute:output_type -> hedgerow.v1.Route
-	43, // 48: hedgerow.v1.Control.DeleteRoute:output_type -> google.protobuf.Empty
-	37, // 49: hedgerow.v1.Control.GetPolicy:output_type -> hedgerow.v1.Policy
-	13, // 50: hedgerow.v1.Control.ListPolicies:output_type -> hedgerow.v1.ListPoliciesResponse
-	37, // 51: hedgerow.v1.Control.PutPolicy:output_type -> hedgerow.v1.Policy
-	43, // 52: hedgerow.v1.Control.DeletePolicy:output_type -> google.protobuf.Empty
-	38, // 53: hedgerow.v1.Control.GetTopicRule:output_type -> hedgerow.v1.TopicRule
-	18, // 54: hedgerow.v1.Control.ListTopicRules:output_type -> hedgerow.v1.ListTopicRulesResponse
-	38, // 55: hedgerow.v1.Control.PutTopicRule:output_type -> hedgerow.v1.TopicRule
-	43, // 56: hedgerow.v1.Control.DeleteTopicRule:output_type -> google.protobuf.Empty
-	39, // 57: hedgerow.v1.Control.GetNode:output_type -> hedgerow.v1.Node
-	23, // 58: hedgerow.v1.Control.ListNodes:output_type -> hedgerow.v1.ListNodesResponse
-	39, // 59: hedgerow.v1.Control.PutNode:output_type -> hedgerow.v1.Node
-	43, // 60: hedgerow.v1.Control.DeleteNode:output_type -> google.protobuf.Empty
-	41, // 61: hedgerow.v1.Control.GetDefaults:output_type -> hedgerow.v1.Defaults
-	41, // 62: hedgerow.v1.Control.PutDefaults:output_type -> hedgerow.v1.Defaults
-	40, // 63: hedgerow.v1.Control.GetInstance:output_type -> hedgerow.v1.Instance
-	28, // 64: hedgerow.v1.Control.ListInstances:output_type -> hedgerow.v1.ListInstancesResponse
-	33, // 65: hedgerow.v1.Control.Apply:output_type -> hedgerow.v1.ApplyResponse
-	41, // [41:66] is the sub-list for method output_type
-	16, // [16:41] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	40, // 0: hedgerow.v1.ListServicesResponse.services:type_name -> hedgerow.v1.Service
+	40, // 1: hedgerow.v1.PutServiceRequest.service:type_name -> hedgerow.v1.Service
+	41, // 2: hedgerow.v1.ListRoutesResponse.routes:type_name -> hedgerow.v1.Route
+	41, // 3: hedgerow.v1.PutRouteRequest.route:type_name -> hedgerow.v1.Route
+	42, // 4: hedgerow.v1.ListPoliciesResponse.policies:type_name -> hedgerow.v1.Policy
+	42, // 5: hedgerow.v1.PutPolicyRequest.policy:type_name -> hedgerow.v1.Policy
+	43, // 6: hedgerow.v1.ListTopicRulesResponse.topic_rules:type_name -> hedgerow.v1.TopicRule
+	43, // 7: hedgerow.v1.PutTopicRuleRequest.topic_rule:type_name -> hedgerow.v1.TopicRule
+	44, // 8: hedgerow.v1.ListNodesResponse.nodes:type_name -> hedgerow.v1.Node
+	44, // 9: hedgerow.v1.PutNodeRequest.node:type_name -> hedgerow.v1.Node
+	45, // 10: hedgerow.v1.ListTokensResponse.tokens:type_name -> hedgerow.v1.Token
+	45, // 11: hedgerow.v1.PutTokenRequest.token:type_name -> hedgerow.v1.Token
+	46, // 12: hedgerow.v1.ListInstancesResponse.instances:type_name -> hedgerow.v1.Instance
+	47, // 13: hedgerow.v1.PutDefaultsRequest.defaults:type_name -> hedgerow.v1.Defaults
+	37, // 14: hedgerow.v1.ApplyRequest.batch:type_name -> hedgerow.v1.Batch
+	48, // 15: hedgerow.v1.Batch.objects:type_name -> google.protobuf.Struct
+	39, // 16: hedgerow.v1.ApplyResponse.changes:type_name -> hedgerow.v1.Change
+	0,  // 17: hedgerow.v1.Change.action:type_name -> hedgerow.v1.Change.Action
+	1,  // 18: hedgerow.v1.Control.GetService:input_type -> hedgerow.v1.GetServiceRequest
+	2,  // 19: hedgerow.v1.Control.ListServices:input_type -> hedgerow.v1.ListServicesRequest
+	4,  // 20: hedgerow.v1.Control.PutService:input_type -> hedgerow.v1.PutServiceRequest
+	5,  // 21: hedgerow.v1.Control.DeleteService:input_type -> hedgerow.v1.DeleteServiceRequest
+	6,  // 22: hedgerow.v1.Control.GetRoute:input_type -> hedgerow.v1.GetRouteRequest
+	7,  // 23: hedgerow.v1.Control.ListRoutes:input_type -> hedgerow.v1.ListRoutesRequest
+	9,  // 24: hedgerow.v1.Control.PutRoute:input_type -> hedgerow.v1.PutRouteRequest
+	10, // 25: hedgerow.v1.Control.DeleteRoute:input_type -> hedgerow.v1.DeleteRouteRequest
+	11, // 26: hedgerow.v1.Control.GetPolicy:input_type -> hedgerow.v1.GetPolicyRequest
+	12, // 27: hedgerow.v1.Control.ListPolicies:input_type -> hedgerow.v1.ListPoliciesRequest
+	14, // 28: hedgerow.v1.Control.PutPolicy:input_type -> hedgerow.v1.PutPolicyRequest
+	15, // 29: hedgerow.v1.Control.DeletePolicy:input_type -> hedgerow.v1.DeletePolicyRequest
+	16, // 30: hedgerow.v1.Control.GetTopicRule:input_type -> hedgerow.v1.GetTopicRuleRequest
+	17, // 31: hedgerow.v1.Control.ListTopicRules:input_type -> hedgerow.v1.ListTopicRulesRequest
+	19, // 32: hedgerow.v1.Control.PutTopicRule:input_type -> hedgerow.v1.PutTopicRuleRequest
+	20, // 33: hedgerow.v1.Control.DeleteTopicRule:input_type -> hedgerow.v1.DeleteTopicRuleRequest
+	21, // 34: hedgerow.v1.Control.GetNode:input_type -> hedgerow.v1.GetNodeRequest
+	22, // 35: hedgerow.v1.Control.ListNodes:input_type -> hedgerow.v1.ListNodesRequest
+	24, // 36: hedgerow.v1.Control.PutNode:input_type -> hedgerow.v1.PutNodeRequest
+	25, // 37: hedgerow.v1.Control.DeleteNode:input_type -> hedgerow.v1.DeleteNodeRequest
+	26, // 38: hedgerow.v1.Control.GetToken:input_type -> hedgerow.v1.GetTokenRequest
+	27, // 39: hedgerow.v1.Control.ListTokens:input_type -> hedgerow.v1.ListTokensRequest
+	29, // 40: hedgerow.v1.Control.PutToken:input_type -> hedgerow.v1.PutTokenRequest
+	30, // 41: hedgerow.v1.Control.DeleteToken:input_type -> hedgerow.v1.DeleteTokenRequest
+	34, // 42: hedgerow.v1.Control.GetDefaults:input_type -> hedgerow.v1.GetDefaultsRequest
+	35, // 43: hedgerow.v1.Control.PutDefaults:input_type -> hedgerow.v1.PutDefaultsRequest
+	31, // 44: hedgerow.v1.Control.GetInstance:input_type -> hedgerow.v1.GetInstanceRequest
+	32, // 45: hedgerow.v1.Control.ListInstances:input_type -> hedgerow.v1.ListInstancesRequest
+	36, // 46: hedgerow.v1.Control.Apply:input_type -> hedgerow.v1.ApplyRequest
+	40, // 47: hedgerow.v1.Control.GetService:output_type -> hedgerow.v1.Service
+	3,  // 48: hedgerow.v1.Control.ListServices:output_type -> hedgerow.v1.ListServicesResponse
+	40, // 49: hedgerow.v1.Control.PutService:output_type -> hedgerow.v1.Service
+	49, // 50: hedgerow.v1.Control.DeleteService:output_type -> google.protobuf.Empty
+	41, // 51: hedgerow.v1.Control.GetRoute:output_type -> hedgerow.v1.Route
+	8,  // 52: hedgerow.v1.Control.ListRoutes:output_type -> hedgerow.v1.ListRoutesResponse
+	41, // 53: hedgerow.v1.Control.PutRoute:output_type -> hedgerow.v1.Route
+	49, // 54: hedgerow.v1.Control.DeleteRoute:output_type -> google.protobuf.Empty
+	42, // 55: hedgerow.v1.Control.GetPolicy:output_type -> hedgerow.v1.Policy
+	13, // 56: hedgerow.v1.Control.ListPolicies:output_type -> hedgerow.v1.ListPoliciesResponse
+	42, // 57: hedgerow.v1.Control.PutPolicy:output_type -> hedgerow.v1.Policy
+	49, // 58: hedgerow.v1.Control.DeletePolicy:output_type -> google.protobuf.Empty
+	43, // 59: hedgerow.v1.Control.GetTopicRule:output_type -> hedgerow.v1.TopicRule
+	18, // 60: hedgerow.v1.Control.ListTopicRules:output_type -> hedgerow.v1.ListTopicRulesResponse
+	43, // 61: hedgerow.v1.Control.PutTopicRule:output_type -> hedgerow.v1.TopicRule
+	49, // 62: hedgerow.v1.Control.DeleteTopicRule:output_type -> google.protobuf.Empty
+	44, // 63: hedgerow.v1.Control.GetNode:output_type -> hedgerow.v1.Node
+	23, // 64: hedgerow.v1.Control.ListNodes:output_type -> hedgerow.v1.ListNodesResponse
+	44, // 65: hedgerow.v1.Control.PutNode:output_type -> hedgerow.v1.Node
+	49, // 66: hedgerow.v1.Control.DeleteNode:output_type -> google.protobuf.Empty
+	45, // 67: hedgerow.v1.Control.GetToken:output_type -> hedgerow.v1.Token
+	28, // 68: hedgerow.v1.Control.ListTokens:output_type -> hedgerow.v1.ListTokensResponse
+	45, // 69: hedgerow.v1.Control.PutToken:output_type -> hedgerow.v1.Token
+	49, // 70: hedgerow.v1.Control.DeleteToken:output_type -> google.protobuf.Empty
+	47, // 71: hedgerow.v1.Control.GetDefaults:output_type -> hedgerow.v1.Defaults
+	47, // 72: hedgerow.v1.Control.PutDefaults:output_type -> hedgerow.v1.Defaults
+	46, // 73: hedgerow.v1.Control.GetInstance:output_type -> hedgerow.v1.Instance
+	33, // 74: hedgerow.v1.Control.ListInstances:output_type -> hedgerow.v1.ListInstancesResponse
+	38, // 75: hedgerow.v1.Control.Apply:output_type -> hedgerow.v1.ApplyResponse
+	47, // [47:76] is the sub-list for method output_type
+	18, // [18:47] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_hedgerow_v1_control_proto_init() }
@@ -2244,15 +2562,16 @@ func file_hedgerow_v1_control_proto_init() {
 	file_hedgerow_v1_policy_proto_init()
 	file_hedgerow_v1_route_proto_init()
 	file_hedgerow_v1_service_proto_init()
+	file_hedgerow_v1_token_proto_init()
 	file_hedgerow_v1_topic_rule_proto_init()
-	file_hedgerow_v1_control_proto_msgTypes[33].OneofWrappers = []any{}
+	file_hedgerow_v1_control_proto_msgTypes[38].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hedgerow_v1_control_proto_rawDesc), len(file_hedgerow_v1_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   34,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -40,6 +40,10 @@ const (
 	Control_ListNodes_FullMethodName       = "/hedgerow.v1.Control/ListNodes"
 	Control_PutNode_FullMethodName         = "/hedgerow.v1.Control/PutNode"
 	Control_DeleteNode_FullMethodName      = "/hedgerow.v1.Control/DeleteNode"
+	Control_GetToken_FullMethodName        = "/hedgerow.v1.Control/GetToken"
+	Control_ListTokens_FullMethodName      = "/hedgerow.v1.Control/ListTokens"
+	Control_PutToken_FullMethodName        = "/hedgerow.v1.Control/PutToken"
+	Control_DeleteToken_FullMethodName     = "/hedgerow.v1.Control/DeleteToken"
 	Control_GetDefaults_FullMethodName     = "/hedgerow.v1.Control/GetDefaults"
 	Control_PutDefaults_FullMethodName     = "/hedgerow.v1.Control/PutDefaults"
 	Control_GetInstance_FullMethodName     = "/hedgerow.v1.Control/GetInstance"
@@ -94,6 +98,15 @@ type ControlClient interface {
 	PutNode(ctx context.Context, in *PutNodeRequest, opts ...grpc.CallOption) (*Node, error)
 	// Deletes a node. Refused while another object refers to it.
 	DeleteNode(ctx context.Context, in *DeleteNodeRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// Gets a token of the API. Its secret is not stored, and so not answered.
+	GetToken(ctx context.Context, in *GetTokenRequest, opts ...grpc.CallOption) (*Token, error)
+	// Lists the tokens of the API, sorted by name, without their secrets.
+	ListTokens(ctx context.Context, in *ListTokensRequest, opts ...grpc.CallOption) (*ListTokensResponse, error)
+	// Creates a token of the API, and answers its secret this once; or replaces
+	// one, which keeps its secret.
+	PutToken(ctx context.Context, in *PutTokenRequest, opts ...grpc.CallOption) (*Token, error)
+	// Deletes a token of the API: it is refused from then on.
+	DeleteToken(ctx context.Context, in *DeleteTokenRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
 	// Gets the mesh's defaults.
 	GetDefaults(ctx context.Context, in *GetDefaultsRequest, opts ...grpc.CallOption) (*Defaults, error)
 	// Replaces the mesh's defaults. Answers what is stored.
@@ -315,6 +328,46 @@ func (c *controlClient) DeleteNode(ctx context.Context, in *DeleteNodeRequest, o
 	return out, nil
 }
 
+func (c *controlClient) GetToken(ctx context.Context, in *GetTokenRequest, opts ...grpc.CallOption) (*Token, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Token)
+	err := c.cc.Invoke(ctx, Control_GetToken_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) ListTokens(ctx context.Context, in *ListTokensRequest, opts ...grpc.CallOption) (*ListTokensResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListTokensResponse)
+	err := c.cc.Invoke(ctx, Control_ListTokens_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) PutToken(ctx context.Context, in *PutTokenRequest, opts ...grpc.CallOption) (*Token, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Token)
+	err := c.cc.Invoke(ctx, Control_PutToken_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) DeleteToken(ctx context.Context, in *DeleteTokenRequest, opts ...grpc.CallOption) (*emptypb.Empty, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(emptypb.Empty)
+	err := c.cc.Invoke(ctx, Control_DeleteToken_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *controlClient) GetDefaults(ctx context.Context, in *GetDefaultsRequest, opts ...grpc.CallOption) (*Defaults, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Defaults)
@@ -412,6 +465,15 @@ type ControlServer interface {
 	PutNode(context.Context, *PutNodeRequest) (*Node, error)
 	// Deletes a node. Refused while another object refers to it.
 	DeleteNode(context.Context, *DeleteNodeRequest) (*emptypb.Empty, error)
+	// Gets a token of the API. Its secret is not stored, and so not answered.
+	GetToken(context.Context, *GetTokenRequest) (*Token, error)
+	// Lists the tokens of the API, sorted by name, without their secrets.
+	ListTokens(context.Context, *ListTokensRequest) (*ListTokensResponse, error)
+	// Creates a token of the API, and answers its secret this once; or replaces
+	// one, which keeps its secret.
+	PutToken(context.Context, *PutTokenRequest) (*Token, error)
+	// Deletes a token of the API: it is refused from then on.
+	DeleteToken(context.Context, *DeleteTokenRequest) (*emptypb.Empty, error)
 	// Gets the mesh's defaults.
 	GetDefaults(context.Context, *GetDefaultsRequest) (*Defaults, error)
 	// Replaces the mesh's defaults. Answers what is stored.
@@ -492,6 +554,18 @@ func (UnimplementedControlServer) PutNode(context.Context, *PutNodeRequest) (*No
 }
 func (UnimplementedControlServer) DeleteNode(context.Context, *DeleteNodeRequest) (*emptypb.Empty, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteNode not implemented")
+}
+func (UnimplementedControlServer) GetToken(context.Context, *GetTokenRequest) (*Token, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetToken not implemented")
+}
+func (UnimplementedControlServer) ListTokens(context.Context, *ListTokensRequest) (*ListTokensResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListTokens not implemented")
+}
+func (UnimplementedControlServer) PutToken(context.Context, *PutTokenRequest) (*Token, error) {
+	return nil, status.Error(codes.Unimplemented, "method PutToken not implemented")
+}
+func (UnimplementedControlServer) DeleteToken(context.Context, *DeleteTokenRequest) (*emptypb.Empty, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteToken not implemented")
 }
 func (UnimplementedControlServer) GetDefaults(context.Context, *GetDefaultsRequest) (*Defaults, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetDefaults not implemented")
@@ -889,6 +963,78 @@ func _Control_DeleteNode_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Control_GetToken_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetTokenRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).GetToken(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_GetToken_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).GetToken(ctx, req.(*GetTokenRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_ListTokens_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListTokensRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).ListTokens(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_ListTokens_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).ListTokens(ctx, req.(*ListTokensRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_PutToken_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PutTokenRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).PutToken(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_PutToken_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).PutToken(ctx, req.(*PutTokenRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_DeleteToken_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteTokenRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).DeleteToken(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_DeleteToken_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).DeleteToken(ctx, req.(*DeleteTokenRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Control_GetDefaults_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetDefaultsRequest)
 	if err := dec(in); err != nil {
@@ -1065,6 +1211,22 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteNode",
 			Handler:    _Control_DeleteNode_Handler,
+		},
+		{
+			MethodName: "GetToken",
+			Handler:    _Control_GetToken_Handler,
+		},
+		{
+			MethodName: "ListTokens",
+			Handler:    _Control_ListTokens_Handler,
+		},
+		{
+			MethodName: "PutToken",
+			Handler:    _Control_PutToken_Handler,
+		},
+		{
+			MethodName: "DeleteToken",
+			Handler:    _Control_DeleteToken_Handler,
 		},
 		{
 			MethodName: "GetDefaults",

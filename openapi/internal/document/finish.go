@@ -32,6 +32,7 @@ var tags = []struct{ name, prefix, description string }{
 	{"TopicRules", "/v1/topicRules", "Which MQTT messages become which requests."},
 	{"Nodes", "/v1/nodes", "The machines that run the data plane."},
 	{"Instances", "/v1/instances", "What runs now. Read-only."},
+	{"Tokens", "/v1/tokens", "Who may call this API. For admins."},
 	{"Defaults", "/v1/defaults", "What holds for the whole mesh."},
 	{"Process", "/", "The control plane itself."},
 }
