@@ -6,6 +6,7 @@ import (
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 	"github.com/hedgerow-mesh/hedgerow/mesh/registry"
+	"github.com/hedgerow-mesh/hedgerow/test/servers"
 )
 
 // ask is one ask about a bucket, answered.
@@ -118,4 +119,19 @@ func TestTokensAfterARestart(t *testing.T) {
 			t.Errorf("with Redis away: %v", err)
 		}
 	})
+}
+
+// A Redis that once knew no functions is not taken for one for ever: its nodes may have no right to
+// run scripts.
+func TestTokensAfterAnUpgrade(t *testing.T) {
+	s := servers.Redis(t)
+	c, l := open(t, s.Addr), newRevisions()
+	l.publish(t, c, world())
+	running(t, registry.NewRepublisher(c.Client, l.source).Run)
+	answered(t, c.Client)
+	registry.KnowNoFunctions(c.Client)
+	if err := raw(t, s.Addr).Do(t.Context(), "ACL", "SETUSER", "default", "-eval").Err(); err != nil {
+		t.Fatal(err)
+	}
+	answered(t, c.Client)
 }

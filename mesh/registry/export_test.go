@@ -34,3 +34,6 @@ func signed(t testing.TB, d *document, by Signer) []byte {
 	}
 	return raw
 }
+
+// KnowNoFunctions has c take Redis for one before functions.
+func KnowNoFunctions(c *Client) { c.scripts.Store(true) }

@@ -46,6 +46,7 @@ func (c *Client) Tokens(ctx context.Context, asks []mesh.TokenAsk) ([]mesh.Token
 		answers, err = c.askTokens(ctx, asks)
 	}
 	if err != nil {
+		c.scripts.Store(false) // it may be another Redis by now
 		return nil, wrap(op, "", err)
 	}
 	grants := make([]mesh.TokenGrant, len(answers))
