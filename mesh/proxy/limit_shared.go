@@ -90,9 +90,14 @@ func newSharedLimits(tokens Tokens, m *metrics) *sharedLimits {
 // take admits a request, or says after what time to come again. planes is among how many
 // the rate is shared.
 func (s *sharedLimits) take(l *rateLimit, value string, planes int, now time.Time) (after time.Duration) {
+	key := sharedKey{rule: l.rule}
+	if value != "" {
+		sum := sha256.Sum256([]byte(value))
+		copy(key.value[:], sum[:])
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b := s.bucket(l, value, now)
+	b := s.bucket(key, now)
 	b.limit, b.planes, b.used = l, planes, now
 	b.demand = min(b.demand+1, l.most())
 	if b.leased > 0 && now.Before(b.until) {
@@ -165,12 +170,7 @@ func (b *sharedBucket) alone(planes int, now time.Time) time.Duration {
 
 // bucket returns that of a key, which it makes if need be. As for rates of this data
 // plane alone, a rule whose keys take too much room has the rest share one.
-func (s *sharedLimits) bucket(l *rateLimit, value string, now time.Time) *sharedBucket {
-	key := sharedKey{rule: l.rule}
-	if value != "" {
-		sum := sha256.Sum256([]byte(value))
-		copy(key.value[:], sum[:])
-	}
+func (s *sharedLimits) bucket(key sharedKey, now time.Time) *sharedBucket {
 	b := s.buckets[key]
 	if b == nil && len(s.buckets) >= mostBuckets {
 		if s.sweep(now); len(s.buckets) >= mostBuckets && s.keys[key.rule] >= mostBuckets/max(len(s.keys), 1) {
@@ -186,14 +186,15 @@ func (s *sharedLimits) bucket(l *rateLimit, value string, now time.Time) *shared
 	return b
 }
 
-// sweep forgets buckets that are long full again. It looks once a second at most.
+// sweep forgets buckets that are full again, and so as if never seen: strangers may choose
+// what they are for. It looks once a second at most.
 func (s *sharedLimits) sweep(now time.Time) {
 	if now.Before(s.sweeps) {
 		return
 	}
 	s.sweeps = now.Add(time.Second)
 	maps.DeleteFunc(s.buckets, func(key sharedKey, b *sharedBucket) bool {
-		if b.queued || b.leased > 0 || b.full.After(now) || now.Sub(b.used) < max(2*b.limit.burst, leasedFor) {
+		if b.queued || b.leased > 0 || b.full.After(now) || now.Sub(b.used) < leasedFor {
 			return false
 		}
 		if s.keys[key.rule]--; s.keys[key.rule] == 0 {
@@ -281,9 +282,13 @@ func (s *sharedLimits) ask(ctx context.Context) bool {
 		s.failed = now
 		s.metrics.sharedFailures.Inc()
 		for i, b := range batch {
-			// It may not have been heard, and is told again; but what was given back
-			// may have been, and is not given twice.
-			if b.spent = min(b.spent+asks[i].Spent, b.limit.most()); b.spent > 0 {
+			// It may not have been heard, and is told again, as long as it matters: when
+			// the own part is full again, so is this of that of all. But what was given
+			// back may have been heard, and is not given twice.
+			if b.spent = min(b.spent+asks[i].Spent, b.limit.most()); !b.full.After(now) {
+				b.spent = 0
+			}
+			if b.spent > 0 {
 				s.queue(b)
 			}
 		}

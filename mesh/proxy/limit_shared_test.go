@@ -247,6 +247,27 @@ func TestSharedLimitsBoundTheirMemory(t *testing.T) {
 	}
 }
 
+// Strangers who choose many keys take the room of others for as long as it takes their buckets to be
+// full again, and no longer: not for a long burst, and not while nobody answers.
+func TestSharedLimitsForgetStrangers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &bank{full: map[string]time.Time{}, away: true}
+		s := fleetOf(t, b, 1)[0]
+		l := compileRateLimit("open", &mesh.RateLimit{Requests: 3600, Per: mesh.Seconds(3600), Burst: 3600, Scope: mesh.ScopeMesh})
+		for i := range mostBuckets {
+			s.take(l, fmt.Sprint(i), 1, time.Now())
+		}
+		took := mostBuckets / mostAsks * (askAgain + askEvery)
+		time.Sleep(took + 2*time.Second) // each was told of once, in vain
+		s.take(l, "later", 1, time.Now())
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if n := len(s.buckets); n > mostBuckets/10 {
+			t.Errorf("%d buckets after %v", n, took)
+		}
+	})
+}
+
 func mustMetrics(t *testing.T) *metrics {
 	t.Helper()
 	m, err := newMetrics(prometheus.NewRegistry())
