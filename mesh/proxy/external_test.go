@@ -220,21 +220,24 @@ func TestExternalServiceMirrored(t *testing.T) {
 	w.put(&mesh.Service{Meta: mesh.Meta{Name: "services/bank"}, External: o.external(t, "127.0.0.1")})
 	w.put(&mesh.Policy{Meta: mesh.Meta{Name: "policies/bank"}, Action: mesh.Deny, Target: &mesh.PolicyTarget{Service: "bank"}, Rules: []mesh.PolicyRule{{
 		To: []mesh.PolicyTo{{Paths: []string{"/secret"}}},
+	}, {
+		From: []mesh.PolicyFrom{{IPBlocks: []string{"127.0.0.0/8"}}}, To: []mesh.PolicyTo{{Paths: []string{"/from-here"}}},
 	}}})
 	w.sidecar("orders", "n1", w.workload(func(http.ResponseWriter, *http.Request) {}), nil)
 	w.route("orders", func(r *mesh.RouteRule) { r.Filters = []mesh.Filter{{Mirror: &mesh.Mirror{Service: "bank"}}} })
 	en := w.gateway(overH1)
 	w.publish()
 	en.get(t, "/secret")
+	en.get(t, "/from-here")
 	en.get(t, "/open")
-	eventually(t, "both were tried", func() bool {
-		return counted(t, en.registry, "hedgerow_mirrored_requests_total", nil) == 2
+	eventually(t, "all were tried", func() bool {
+		return counted(t, en.registry, "hedgerow_mirrored_requests_total", nil) == 3
 	})
 	if got := o.got.Load(); got == nil || got.URL.Path != "/open" || got.Host != strings.TrimPrefix(o.URL, "http://") {
 		t.Errorf("the service outside got %v", got)
 	}
-	if failed := counted(t, en.registry, "hedgerow_mirrored_requests_total", map[string]string{"outcome": "failed"}); failed != 1 {
-		t.Errorf("%v copies failed, want the one that was denied", failed)
+	if failed := counted(t, en.registry, "hedgerow_mirrored_requests_total", map[string]string{"outcome": "failed"}); failed != 2 {
+		t.Errorf("%v copies failed, want the two that were denied", failed)
 	}
 }
 

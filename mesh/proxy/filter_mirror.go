@@ -89,7 +89,7 @@ func (s *server) sendMirrored(x *exchange, service string, body []byte) bool {
 	c.parent = s.e.mirrors.ctx
 	c.caller = x.caller
 	c.decision = Decision{Service: service, Rule: &Rule{Timeout: mirrorTimeout}}
-	c.request.Peer = x.request.Peer
+	c.request.Peer, c.request.Remote = x.request.Peer, strings.Clone(x.request.Remote)
 	c.began = time.Now()
 	c.in.method = strings.Clone(x.out.method)
 	c.out = outgoing{
