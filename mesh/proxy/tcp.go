@@ -45,10 +45,7 @@ func (d *tcpDoor) serve(conn *net.TCPConn) {
 	var set *EndpointSet
 	var auth Authorization
 	if refusal == nil {
-		refusal, auth = d.mayLeave(src, addressOf(conn))
-	}
-	if refusal == nil {
-		upstream, endpoint, set, refusal = d.connect(src)
+		upstream, endpoint, set, auth, refusal = d.connect(src, addressOf(conn))
 	}
 	if refusal != nil {
 		d.e.refuseTCP(Outbound, d.service, callerName(src), refusal, auth)
@@ -69,38 +66,37 @@ func callerName(src *identity.Source) string {
 
 // mayLeave says by the policies of an external service whether src may connect. Those of
 // others are its sidecar's to ask.
-func (d *tcpDoor) mayLeave(src *identity.Source, remote string) (*Refusal, Authorization) {
-	state := d.e.state.Load()
-	if state == nil {
+func (d *tcpDoor) mayLeave(e *Endpoint, src *identity.Source, remote string) (*Refusal, Authorization) {
+	if e.external == nil {
 		return nil, Authorization{}
 	}
-	if s := state.table.Service(d.service); s == nil || s.External == nil {
-		return nil, Authorization{}
-	}
-	got := Decide(state.table, Face{Kind: Inbound, Service: d.service}, &Request{TCP: true, Remote: remote, Peer: src.ID()}, 0)
+	got := Decide(d.e.state.Load().table, Face{Kind: Inbound, Service: d.service}, &Request{TCP: true, Remote: remote, Peer: src.ID()}, 0)
 	got.Authorization.count()
 	return got.Refusal, got.Authorization
 }
 
-// connect connects to an instance. The caller gives the endpoint and its place among
-// the service's connections back.
-func (d *tcpDoor) connect(src *identity.Source) (halfCloser, *Endpoint, *EndpointSet, *Refusal) {
+// connect connects to an instance, or outside if src, which is at remote, may. The caller
+// gives the endpoint and its place among the service's connections back.
+func (d *tcpDoor) connect(src *identity.Source, remote string) (halfCloser, *Endpoint, *EndpointSet, Authorization, *Refusal) {
+	refused := func(auth Authorization, refusal *Refusal) (halfCloser, *Endpoint, *EndpointSet, Authorization, *Refusal) {
+		return nil, nil, nil, auth, refusal
+	}
 	state := d.e.state.Load()
 	if state == nil {
-		return nil, nil, nil, &Refusal{Code: CodeNotReady}
+		return refused(Authorization{}, &Refusal{Code: CodeNotReady})
 	}
 	if s := state.table.Service(d.service); s == nil || s.Protocol != mesh.ProtocolTCP {
-		return nil, nil, nil, noRoute()
+		return refused(Authorization{}, noRoute())
 	}
 	ctx, cancel := context.WithTimeout(d.e.peers.made.closing, d.e.opt.Limits.FirstUse+mostConnects*d.e.opt.Limits.ConnectTimeout)
 	defer cancel()
 	x := &exchange{parent: ctx}
 	set := d.e.endpoints(x, d.service)
 	if set == nil {
-		return nil, nil, nil, &Refusal{Code: CodeNoEndpoint}
+		return refused(Authorization{}, &Refusal{Code: CodeNoEndpoint})
 	}
 	if !set.breaker.connection() {
-		return nil, nil, nil, &Refusal{Code: CodeOverflow}
+		return refused(Authorization{}, &Refusal{Code: CodeOverflow})
 	}
 	var tried []*Endpoint
 	code := CodeNoEndpoint
@@ -110,23 +106,35 @@ func (d *tcpDoor) connect(src *identity.Source) (halfCloser, *Endpoint, *Endpoin
 			break
 		}
 		tried = append(tried, endpoint)
+		refusal, auth := d.mayLeave(endpoint, src, remote)
+		if refusal != nil {
+			set.breaker.connections.Add(-1)
+			return refused(auth, refusal)
+		}
 		conn, err := d.e.peers.dialTCP(ctx, peerKey{src, d.service, endpoint.Node, endpoint.Address, endpoint.external})
 		if err == nil {
 			set.ejections.good(endpoint)
 			endpoint.Acquire()
-			return conn, endpoint, set, nil
+			return conn, endpoint, set, auth, nil
 		}
-		var failed *connectError
-		if errors.As(err, &failed) {
-			code = failed.code
-		}
-		d.e.metrics.failures.WithLabelValues(d.service, string(failedConnect)).Inc()
-		if endpoint.external == nil && set.ejections.connectFailure(endpoint, time.Now()) {
-			d.e.ejected(endpoint)
-		}
+		code = d.failed(set, endpoint, err, code)
 	}
 	set.breaker.connections.Add(-1)
-	return nil, nil, nil, &Refusal{Code: code}
+	return refused(Authorization{}, &Refusal{Code: code})
+}
+
+// failed takes a connection that could not be made, and returns its code; before if it has
+// none.
+func (d *tcpDoor) failed(set *EndpointSet, endpoint *Endpoint, err error, before string) (code string) {
+	d.e.metrics.failures.WithLabelValues(d.service, string(failedConnect)).Inc()
+	if endpoint.external == nil && set.ejections.connectFailure(endpoint, time.Now()) {
+		d.e.ejected(endpoint)
+	}
+	var failed *connectError
+	if errors.As(err, &failed) {
+		return failed.code
+	}
+	return before
 }
 
 // dialTCP connects to an endpoint for one raw stream.
