@@ -119,6 +119,12 @@ func newPlane(base *Base, vault *Vault, node, role string, deps Deps) (*plane, e
 	if p.client, err = registry.Open(base.Redis, trust, log, p.reg); err != nil {
 		return nil, err
 	}
+	p.clock = identity.NewClock(builtAt(), func() time.Time {
+		if p.watcher == nil { // it is made with the first source, which asks for the time
+			return time.Time{}
+		}
+		return p.watcher.Status().Head.Time
+	})
 	id, err := mesh.NodeID(base.TrustDomain, node)
 	if err != nil {
 		return nil, p.abandon(err)
@@ -131,7 +137,6 @@ func newPlane(base *Base, vault *Vault, node, role string, deps Deps) (*plane, e
 		File:       filepath.Join(base.DataDir, "snapshot-"+strings.ToLower(role)+".json"),
 		OnSnapshot: p.snapshot, OnReject: p.rejected,
 	})
-	p.clock = identity.NewClock(builtAt(), func() time.Time { return p.watcher.Status().Head.Time })
 	return p, nil
 }
 
