@@ -55,6 +55,15 @@ chaos-proxy: build ## play the proxy's faults on real processes (ARGS=-short)
 	@go build -o bin/chaos ./test/chaos
 	@exec bin/chaos $(ARGS) f15 f18 f19 f21 f22 f23 f24 retries f25 f26 f27 f28
 
+# What certificates are worth while they are renewed, their CA changes, Vault is away and
+# clocks are wrong: on real processes, Redis and Vault. In full twenty minutes, in short five.
+.PHONY: e2e-identity
+e2e-identity: deps build ## rotate identities under load, change the CA, take Vault away (ARGS=-short)
+	@./test/chaos/deps
+	@go build -o bin/chaos ./test/chaos
+	@CGO_ENABLED=0 go build -tags clockhook -o bin/clockhook/ ./cmd/hedgerow-edge
+	@exec bin/chaos $(ARGS) f12 f13 f14 f15 f16 f17
+
 .PHONY: slow
 slow: build ## let slow clients loose on a gateway and a sidecar (ARGS=-short)
 	@./test/chaos/deps

@@ -12,18 +12,9 @@ import (
 
 	"golang.org/x/net/http2"
 
-	"github.com/hedgerow-mesh/hedgerow/mesh"
 	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/h1"
 	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/header"
 )
-
-// caller is what a connection tells of whoever made it, whatever it asks for.
-type callerInfo struct {
-	remote     string
-	secure     bool
-	peer       mesh.ID
-	clientCert string
-}
 
 // h1Client is a client's HTTP/1.1 connection, and the request on it.
 type h1Client struct {
@@ -43,6 +34,8 @@ type h1Client struct {
 	final bool         // nothing may follow this response
 	gone  atomic.Bool  // another protocol's now
 	leave *atomic.Bool // the listener drains: responses are the last
+	over  atomic.Bool  // likewise, as the peer's certificate has ended
+	life  *lifetime    // nil if it has none
 	head  bool         // the request is a HEAD
 	known bool         // that the client speaks HTTP/1
 	http2 bool         // it does not: what it sent is still to be read
@@ -88,7 +81,7 @@ func (c *h1Client) hangUp() {
 // next handles one request and reports whether another may follow.
 func (c *h1Client) next() bool {
 	c.idle.Store(true)
-	if c.leave.Load() { // what began to wait too late to be told so
+	if c.leave.Load() || c.over.Load() { // what began to wait too late to be told so
 		c.reads.idle = leaveGrace
 	}
 	c.reads.phase(phaseIdle)
@@ -277,7 +270,7 @@ func (c *h1Client) begin(head *responseHead, first []byte, end bool) error {
 		length = int64(len(first))
 	}
 	// A body that nobody reads has no next request behind it.
-	if c.x.uploaded == nil && !c.r.Ended() || c.leave.Load() || c.s.e.overload.closing() {
+	if c.x.uploaded == nil && !c.r.Ended() || c.leave.Load() || c.over.Load() || c.s.e.overload.closing() {
 		c.final = true
 	}
 	switch {
@@ -346,6 +339,15 @@ func (c *h1Client) interruptRead() { c.reads.interrupt() }
 // interruptWrite is a client's.
 func (c *h1Client) interruptWrite() {
 	_ = c.reads.deadlines.SetWriteDeadline(longAgo) // or it is closed already
+}
+
+// expire ends the connection with the certificates that it was made with: what is under
+// way is the last.
+func (c *h1Client) expire() {
+	c.over.Store(true)
+	if c.idle.Load() {
+		c.interruptRead()
+	}
 }
 
 // abort breaks the connection off without ending TLS, so that what is incomplete

@@ -50,6 +50,7 @@ type Engine struct {
 	denials     zerolog.Logger // bounded in lines a second
 	peers       *peers
 	toMesh      *toMesh
+	lives       *lifetimes
 	tunnels     tunnels
 	limits      *rateLimits
 	shared      *sharedLimits
@@ -127,7 +128,8 @@ func New(opt Options) (*Engine, error) {
 		tunnels: tunnels{open: map[*tunnel]struct{}{}},
 	}
 	e.limits, e.shared, e.mirrors = newRateLimits(), newSharedLimits(opt.Tokens, m), newMirrors()
-	e.peers = newPeers(&opt, m.conns, e.allowed, e.outside)
+	e.lives = newLifetimes()
+	e.peers = newPeers(&opt, m.conns, e.lives, e.allowed, e.outside)
 	e.toMesh = &toMesh{e}
 	e.slots = make(chan struct{}, connectionSlots())
 	for _, c := range []prometheus.Collector{newEndpointCollector(e), newPolicyCollector(e)} {
@@ -319,7 +321,7 @@ func (e *Engine) Outbound(caller CallerOf) Door {
 func (e *Engine) Inbound(workloads ...Workload) (Door, *tls.Config, error) {
 	in := &inbound{byName: map[string]*server{}, sources: map[string]*identity.Source{}}
 	for _, w := range workloads {
-		local, err := newWorkload(w, e.opt.Limits, e.metrics.conns)
+		local, err := newWorkload(w, e.opt.Limits, e.metrics.conns, e.lives)
 		if err != nil {
 			return nil, nil, mesh.Errorf("proxy.Inbound", "services/"+w.Service, mesh.Invalid, "%w", err)
 		}

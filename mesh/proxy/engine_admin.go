@@ -2,6 +2,8 @@ package proxy
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"maps"
 	"net"
@@ -146,7 +148,15 @@ type certInfo struct {
 	Serial    string     `json:"serial,omitempty"` // hex
 	NotBefore *time.Time `json:"notBefore,omitempty"`
 	NotAfter  *time.Time `json:"notAfter,omitempty"`
+	Issuer    string     `json:"issuer,omitempty"`
+	Roots     []rootInfo `json:"roots,omitempty"` // that peers are verified by
 	Problem   string     `json:"problem,omitempty"`
+}
+
+type rootInfo struct {
+	Subject  string    `json:"subject"`
+	SHA256   string    `json:"sha256"` // of the certificate, hex
+	NotAfter time.Time `json:"notAfter"`
 }
 
 func listCerts(sources []*identity.Source) []certInfo {
@@ -156,6 +166,11 @@ func listCerts(sources []*identity.Source) []certInfo {
 		if current := src.Current(); current != nil {
 			leaf := current.Certificate.Leaf
 			info.Serial, info.NotBefore, info.NotAfter = leaf.SerialNumber.Text(16), &leaf.NotBefore, &leaf.NotAfter
+			info.Issuer = leaf.Issuer.String()
+			for _, root := range current.Bundle.Roots() {
+				sum := sha256.Sum256(root.Raw)
+				info.Roots = append(info.Roots, rootInfo{root.Subject.String(), hex.EncodeToString(sum[:]), root.NotAfter})
+			}
 		}
 		if _, err := src.Certificate(); err != nil {
 			info.Problem = err.Error()

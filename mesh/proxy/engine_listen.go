@@ -54,8 +54,12 @@ func (e *Engine) Run(ctx context.Context, plan Plan) error {
 	var serving sync.WaitGroup
 	serving.Go(func() { e.overload.run(failed) })
 	serving.Go(func() { e.shared.run(failed) })
+	serving.Go(func() { e.lives.run(failed) })
 	start := func(s Site) running {
 		r := e.site(ctx, s)
+		if in, ok := s.Door.(*inbound); ok {
+			serving.Go(func() { e.checkSelf(failed, s.Listener.Addr(), in) })
+		}
 		serving.Go(func() {
 			if err := r.serve(); err != nil {
 				fail(mesh.Errorf("proxy.Run", s.Listener.Addr().String(), mesh.Internal, "%w", err))

@@ -99,7 +99,7 @@ func (ps *peers) newExternalPeer(e *mesh.External) (*peer, error) {
 	p.links.dial = func(forget func(*link.Conn)) (*link.Conn, error) {
 		return ps.dialLink(func(ctx context.Context) (net.Conn, error) { return ps.dialExternal(ctx, e, overH2) }, forget)
 	}
-	p.http1 = newPool(ps.limits, ps.open, func(ctx context.Context) (net.Conn, error) { return ps.dialExternal(ctx, e, overHTTP1) })
+	p.http1 = newPool(ps.limits, ps.open, ps.lives, func(ctx context.Context) (net.Conn, error) { return ps.dialExternal(ctx, e, overHTTP1) })
 	return p, nil
 }
 

@@ -35,7 +35,7 @@ func answeredConn(t *testing.T, p *connPool, bytes string) *upConn {
 func testPool(most int) *connPool {
 	l := MeshLimits()
 	l.UpstreamConns = most
-	return newPool(l, prometheus.NewGauge(prometheus.GaugeOpts{Name: "x"}), nil)
+	return newPool(l, prometheus.NewGauge(prometheus.GaugeOpts{Name: "x"}), newLifetimes(), nil)
 }
 
 const okAnswer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

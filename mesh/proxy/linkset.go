@@ -6,6 +6,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -15,18 +16,19 @@ import (
 // linkSet knows the links that were made from here, so that they can be waited for.
 type linkSet struct {
 	open    prometheus.Gauge // connections
-	closing context.Context  //nolint:containedctx // of links in the making: who waits for one may leave, and others stay
+	lives   *lifetimes
+	closing context.Context //nolint:containedctx // of links in the making: who waits for one may leave, and others stay
 	abandon context.CancelFunc
 	all     sync.WaitGroup // links, also those in the making
 
 	// mu guards what follows. Nothing is called under it that blocks.
 	mu     sync.Mutex
-	linked map[*link.Conn]struct{}
+	linked map[*link.Conn]*lifetime // which may be nil
 	closed bool
 }
 
-func newLinkSet(open prometheus.Gauge) *linkSet {
-	s := &linkSet{open: open, linked: map[*link.Conn]struct{}{}}
+func newLinkSet(open prometheus.Gauge, lives *lifetimes) *linkSet {
+	s := &linkSet{open: open, lives: lives, linked: map[*link.Conn]*lifetime{}}
 	s.closing, s.abandon = context.WithCancel(context.Background())
 	return s
 }
@@ -45,13 +47,16 @@ func (s *linkSet) begin() bool {
 // failed says that the link was not made.
 func (s *linkSet) failed() { s.all.Done() }
 
-// client makes a link over conn. forget is called when it has ended.
-func (s *linkSet) client(conn net.Conn, bounds link.Config, forget func(*link.Conn)) *link.Conn {
+// client makes a link over conn, which takes no new streams from a time on; the zero Time
+// is never. forget is called when it has ended.
+func (s *linkSet) client(conn net.Conn, bounds link.Config, until time.Time, forget func(*link.Conn)) *link.Conn {
 	bounds.Ended = func(c *link.Conn) {
 		forget(c)
 		s.mu.Lock()
+		life := s.linked[c]
 		delete(s.linked, c)
 		s.mu.Unlock()
+		s.lives.remove(life)
 		s.open.Dec()
 		s.all.Done()
 	}
@@ -60,7 +65,7 @@ func (s *linkSet) client(conn net.Conn, bounds link.Config, forget func(*link.Co
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	made := link.Client(conn, bounds)
-	s.linked[made] = struct{}{}
+	s.linked[made] = s.lives.add(until, made.Drain)
 	return made
 }
 

@@ -13,9 +13,19 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hedgerow-mesh/hedgerow/mesh"
 	"github.com/hedgerow-mesh/hedgerow/mesh/identity"
 	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/link"
 )
+
+// callerInfo is what a connection tells of whoever made it, whatever it asks for.
+type callerInfo struct {
+	remote     string
+	secure     bool
+	peer       mesh.ID
+	clientCert string
+	until      time.Time // when the certificates of the connection end; zero if it has none
+}
 
 // Door is where requests come in: Engine.Gateway, Outbound or Inbound.
 type Door interface {
@@ -73,6 +83,7 @@ func (in *inbound) enter(state *tls.ConnectionState, remote string) (*server, ca
 	}
 	info := callerOf(state, remote)
 	info.peer = peer
+	info.until = certifiedUntil(state, s.local.Current())
 	info.clientCert = newClientCert(s.local.ID().String(), peer.String(), state.PeerCertificates[0].Raw).String()
 	return s, info, true
 }
@@ -95,14 +106,14 @@ type listener struct {
 	// mu guards what follows. Nothing is called under it that blocks.
 	mu    sync.Mutex
 	open  map[*h1Client]struct{}
-	links map[*link.Conn]struct{}
+	links map[*link.Conn]*lifetime // which may be nil
 	cut   bool
 }
 
 func newListener(e *Engine, s Site) *listener {
 	return &listener{
 		e: e, site: s, door: s.Door, left: make(chan struct{}), slots: make(chan struct{}, e.opt.Limits.Connections),
-		open: map[*h1Client]struct{}{}, links: map[*link.Conn]struct{}{},
+		open: map[*h1Client]struct{}{}, links: map[*link.Conn]*lifetime{},
 	}
 }
 
@@ -267,7 +278,7 @@ func (l *listener) serveLink(conn net.Conn, state *tls.ConnectionState, from str
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	c := link.Server(conn, bounds)
-	l.links[c] = struct{}{}
+	l.links[c] = l.e.lives.add(info.until, c.Drain)
 	switch {
 	case l.cut:
 		_ = c.Close() // as above
@@ -285,8 +296,10 @@ func (l *listener) linkEnded(c *link.Conn) {
 		l.e.opt.Log.Debug().Err(broken).Msg("connection failed")
 	}
 	l.mu.Lock()
+	life := l.links[c]
 	delete(l.links, c)
 	l.mu.Unlock()
+	l.e.lives.remove(life)
 	l.release()
 	l.all.Done()
 }
@@ -306,6 +319,7 @@ func (l *listener) serveHTTP1(raw *net.TCPConn, conn halfCloser, deadlines deadl
 		_ = raw.Close()
 		return false
 	}
+	c.life = l.e.lives.add(info.until, c.expire)
 	return l.attend(c)
 }
 
@@ -339,6 +353,7 @@ func (l *listener) attend(c *h1Client) (goesOn bool) {
 }
 
 func (l *listener) forget(c *h1Client) {
+	l.e.lives.remove(c.life)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.open, c)

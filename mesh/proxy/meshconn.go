@@ -6,6 +6,7 @@ import (
 	"net"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // meshConn is a TLS connection between proxies, or of a gateway's client. crypto/tls
@@ -14,7 +15,8 @@ import (
 type meshConn struct {
 	*tls.Conn
 	under  *gathered
-	linked bool // gather was called
+	linked bool      // gather was called
+	until  time.Time // when who dialled ends it; zero is never
 }
 
 // newMeshConn makes raw ready for TLS, which the caller puts over under as Conn.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -34,6 +35,7 @@ type peers struct {
 	trustDomain string
 	limits      Limits
 	open        prometheus.Gauge // connections
+	lives       *lifetimes
 	// allowed is asked before each dial whether the instances of a node may be
 	// reached at an address.
 	allowed func(node string, addr netip.Addr) bool
@@ -49,10 +51,10 @@ type peers struct {
 }
 
 // newPeers makes a set of peers; open counts their connections.
-func newPeers(opt *Options, open prometheus.Gauge, allowed func(string, netip.Addr) bool, outside func(netip.Addr) bool) *peers {
+func newPeers(opt *Options, open prometheus.Gauge, lives *lifetimes, allowed func(string, netip.Addr) bool, outside func(netip.Addr) bool) *peers {
 	return &peers{
-		mesh: opt.Mesh, trustDomain: opt.TrustDomain, limits: opt.Limits, open: open, allowed: allowed, outside: outside,
-		made: newLinkSet(open), byKey: map[peerKey]*peer{},
+		mesh: opt.Mesh, trustDomain: opt.TrustDomain, limits: opt.Limits, open: open, lives: lives, allowed: allowed, outside: outside,
+		made: newLinkSet(open, lives), byKey: map[peerKey]*peer{},
 	}
 }
 
@@ -146,7 +148,7 @@ func (ps *peers) newPeer(key peerKey) (*peer, error) {
 		return ps.dialLink(func(ctx context.Context) (net.Conn, error) { return ps.dial(ctx, key, overH2) }, forget)
 	}
 	overHTTP1 := identity.ClientConfig(key.caller, want, serverName, identity.ProtocolHTTP1)
-	p.http1 = newPool(ps.limits, ps.open, func(ctx context.Context) (net.Conn, error) { return ps.dial(ctx, key, overHTTP1) })
+	p.http1 = newPool(ps.limits, ps.open, ps.lives, func(ctx context.Context) (net.Conn, error) { return ps.dial(ctx, key, overHTTP1) })
 	return p, nil
 }
 
@@ -167,14 +169,16 @@ func (ps *peers) dialLink(dial func(context.Context) (net.Conn, error), forget f
 	if err != nil {
 		return nil, err
 	}
+	var until time.Time
 	if over, ok := conn.(*meshConn); ok {
+		until = over.until
 		if got := over.ConnectionState().NegotiatedProtocol; got != identity.ProtocolH2 {
 			_ = conn.Close() // how closing went cannot matter any more
 			return nil, &connectError{CodeUnreachable, fmt.Errorf("the peer chose protocol %q, not h2", got)}
 		}
 		over.gather()
 	}
-	return ps.made.client(conn, ps.limits.link(ps.limits.UpstreamIdle), forget), nil
+	return ps.made.client(conn, ps.limits.link(ps.limits.UpstreamIdle), until, forget), nil
 }
 
 // dial connects and finishes the handshake, so that every failure up to here is
@@ -195,7 +199,14 @@ func (ps *peers) dial(ctx context.Context, key peerKey, config *tls.Config) (*me
 	if err != nil {
 		return nil, &connectError{CodeUnreachable, err}
 	}
-	return ps.handshake(ctx, raw, config)
+	own := key.caller.Current() // before the handshake: what is presented ends no sooner
+	conn, err := ps.handshake(ctx, raw, config)
+	if err != nil {
+		return nil, err
+	}
+	state := conn.ConnectionState()
+	conn.until = endEarly(time.Now().Round(0), certifiedUntil(&state, own))
+	return conn, nil
 }
 
 // handshake begins TLS over raw, which it closes if that fails.

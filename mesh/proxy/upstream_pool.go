@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -22,11 +23,12 @@ import (
 // sidecar. The one that was used last is used next, so that those that are not
 // needed become old and are closed.
 type connPool struct {
-	dial func(ctx context.Context) (net.Conn, error)
-	idle time.Duration // closes a connection that waited for so long
-	most int           // connections that wait
-	read h1.Limits
-	open prometheus.Gauge // connections, of all pools
+	dial  func(ctx context.Context) (net.Conn, error)
+	idle  time.Duration // closes a connection that waited for so long
+	most  int           // connections that wait
+	read  h1.Limits
+	open  prometheus.Gauge // connections, of all pools
+	lives *lifetimes
 
 	// mu guards what follows. Nothing is called under it that blocks.
 	mu      sync.Mutex
@@ -42,9 +44,9 @@ const (
 	reapEvery = 5 * time.Second
 )
 
-func newPool(l Limits, open prometheus.Gauge, dial func(ctx context.Context) (net.Conn, error)) *connPool {
+func newPool(l Limits, open prometheus.Gauge, lives *lifetimes, dial func(ctx context.Context) (net.Conn, error)) *connPool {
 	return &connPool{
-		dial: dial, idle: l.UpstreamIdle, most: l.UpstreamConns, open: open,
+		dial: dial, idle: l.UpstreamIdle, most: l.UpstreamConns, open: open, lives: lives,
 		read: h1.Limits{HeadBytes: 2 * l.HeaderBytes, TargetBytes: l.TargetBytes, Fields: 2 * l.HeaderCount},
 	}
 }
@@ -95,7 +97,7 @@ func (p *connPool) take(fresh bool) *upConn {
 		p.waiting[n-1] = nil
 		p.waiting = p.waiting[:n-1]
 		p.mu.Unlock()
-		if waited := time.Since(c.since); !fresh && (waited < restless || waited < p.idle && c.alive()) {
+		if waited := time.Since(c.since); !fresh && !c.over.Load() && (waited < restless || waited < p.idle && c.alive()) {
 			return c
 		}
 		p.discard(c)
@@ -112,6 +114,9 @@ func (p *connPool) add(conn net.Conn) (*upConn, error) {
 		return nil, errors.Join(&connectError{CodeUnreachable, errProxyClosed}, conn.Close())
 	}
 	p.open.Inc()
+	if over, ok := conn.(*meshConn); ok {
+		c.life = p.lives.add(over.until, c.expire)
+	}
 	return c, nil
 }
 
@@ -119,7 +124,7 @@ func (p *connPool) add(conn net.Conn) (*upConn, error) {
 func (p *connPool) put(c *upConn) {
 	c.since, c.used = time.Now(), true
 	p.mu.Lock()
-	keep := !p.closed && len(p.waiting) < p.most
+	keep := !p.closed && len(p.waiting) < p.most && !c.over.Load()
 	if keep {
 		p.waiting = append(p.waiting, c)
 		if p.reaper == nil {
@@ -136,12 +141,14 @@ func (p *connPool) put(c *upConn) {
 func (p *connPool) reap() {
 	now := time.Now()
 	p.mu.Lock()
-	old := 0
-	for old < len(p.waiting) && now.Sub(p.waiting[old].since) >= p.idle {
-		old++
-	}
-	closing := append([]*upConn(nil), p.waiting[:old]...)
-	p.waiting = append(p.waiting[:0], p.waiting[old:]...)
+	var closing []*upConn
+	p.waiting = slices.DeleteFunc(p.waiting, func(c *upConn) bool {
+		old := now.Sub(c.since) >= p.idle || c.over.Load()
+		if old {
+			closing = append(closing, c)
+		}
+		return old
+	})
 	for _, c := range p.waiting {
 		if now.Sub(c.since) >= restless {
 			c.r.Release()
@@ -162,6 +169,7 @@ func (p *connPool) reap() {
 // discard closes a connection. How closing went cannot matter to anybody.
 func (p *connPool) discard(c *upConn) {
 	p.open.Dec()
+	p.lives.remove(c.life)
 	_ = c.conn.Close()
 }
 
@@ -195,7 +203,13 @@ type upConn struct {
 	broken bool
 	cut    atomic.Bool // interrupted: its deadlines are in the past
 	gone   bool        // another protocol's now
+	over   atomic.Bool // its certificates are about to end: no more requests
+	life   *lifetime   // nil if it has none
 }
+
+// expire is the end of a connection's life. If it waits it is closed when it is looked at
+// next, in seconds.
+func (c *upConn) expire() { c.over.Store(true) }
 
 var _ answer = (*upConn)(nil)
 
@@ -334,6 +348,7 @@ func (c *upConn) tunnel() (halfCloser, []byte, error) {
 	}
 	c.gone = true
 	c.p.open.Dec()
+	c.p.lives.remove(c.life)
 	return conn, c.r.Tunnel(), nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -35,7 +36,7 @@ type workload struct {
 	adapt adaptive
 }
 
-func newWorkload(w Workload, l Limits, open prometheus.Gauge) (*workload, error) {
+func newWorkload(w Workload, l Limits, open prometheus.Gauge, lives *lifetimes) (*workload, error) {
 	if _, err := netip.ParseAddrPort(w.Address); err != nil {
 		return nil, fmt.Errorf("the workload address %.60q of %s is not an IP address and port", w.Address, w.Service)
 	}
@@ -47,7 +48,7 @@ func newWorkload(w Workload, l Limits, open prometheus.Gauge) (*workload, error)
 		}
 		return conn, nil
 	}
-	out := &workload{Workload: w, dial: dial, http1: newPool(l, open, dial), http2: links{scheme: "http"}, made: newLinkSet(open)}
+	out := &workload{Workload: w, dial: dial, http1: newPool(l, open, lives, dial), http2: links{scheme: "http"}, made: newLinkSet(open, lives)}
 	out.http2.dial = func(forget func(*link.Conn)) (*link.Conn, error) {
 		if !out.made.begin() {
 			return nil, &connectError{CodeWorkloadUnreachable, errProxyClosed}
@@ -57,7 +58,7 @@ func newWorkload(w Workload, l Limits, open prometheus.Gauge) (*workload, error)
 			out.made.failed()
 			return nil, err
 		}
-		return out.made.client(conn, l.link(l.UpstreamIdle), forget), nil
+		return out.made.client(conn, l.link(l.UpstreamIdle), time.Time{}, forget), nil
 	}
 	return out, nil
 }

@@ -35,13 +35,14 @@ const (
 // world is a mesh on real sockets: a CA, engines behind listeners, workloads,
 // and the configuration that publish hands to every engine.
 type world struct {
-	t         testing.TB
-	ca        *localca.CA
-	metrics   *identity.Metrics
-	config    *mesh.Config
-	instances map[string][]*mesh.Instance
-	nodes     []*node
-	logs      *syncBuffer
+	t          testing.TB
+	ca         *localca.CA
+	metrics    *identity.Metrics
+	identities *prometheus.Registry // where they are
+	config     *mesh.Config
+	instances  map[string][]*mesh.Instance
+	nodes      []*node
+	logs       *syncBuffer
 }
 
 // node is one running engine.
@@ -79,11 +80,12 @@ func newWorld(t testing.TB) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := identity.NewMetrics(prometheus.NewRegistry())
+	reg := prometheus.NewRegistry()
+	m, err := identity.NewMetrics(reg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, ca: ca, metrics: m, config: mesh.NewConfig(), instances: map[string][]*mesh.Instance{}, logs: &syncBuffer{}}
+	w := &world{t: t, ca: ca, metrics: m, identities: reg, config: mesh.NewConfig(), instances: map[string][]*mesh.Instance{}, logs: &syncBuffer{}}
 	w.config.Defaults.DialCidrs = []string{"127.0.0.0/8"}
 	w.config.Defaults.Authorization = mesh.Allow
 	t.Cleanup(w.stop)

@@ -56,6 +56,8 @@ func playRotation(t *stage.T, r *row, s settings) {
 	r.blame("a stream was cut", cuts...)
 	r.atLeast("rotations", fewest, max(1, int(rotationsLeast*length/rotationFor)))
 	r.atLeast("leaves_seen_by_dialling", len(leaves.seen), len(m.Shop)*max(2, int(rotationsLeast*length/rotationFor)/2))
+	r.atLeast("self_checks", int(sumOf(t, planes, "hedgerow_identity_self_checks_total", `result="ok"`)), len(planes)*fewest/2)
+	r.zero("self_checks_failed", int(sumOf(t, planes, "hedgerow_identity_self_checks_total", `result="failed"`)))
 	r.zero("handshakes_with_an_old_leaf", len(leaves.wrong))
 	r.blame("handshake", leaves.wrong...)
 }

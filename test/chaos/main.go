@@ -1,7 +1,7 @@
 // Command chaos plays the proxy's rows of the fault table on real processes, and
 // prints one line a row: what was measured against what is allowed.
 //
-//	chaos [flags] all | f15 | f18 | f19 | f21 | f22 | f23 | f24 | retries | f25 | f26 | f27 | f28 | slow
+//	chaos [flags] all | f12 | f13 | f14 | f15 | f16 | f17 | f18 | f19 | f21 | f22 | f23 | f24 | retries | f25 | f26 | f27 | f28 | slow
 //
 // It builds nothing and installs nothing: `make chaos-proxy` and test/chaos/deps
 // do. It skips nothing: a tool that is missing fails its row. It ends every
@@ -60,7 +60,12 @@ type act struct {
 // One subcommand may have several.
 func acts() []act {
 	return slices.Concat([]act{
+		{"f12", "F12", "Vault sealed", playSealed},
+		{"f13", "F13", "Vault down past expiry", playExpiry},
+		{"f14", "F14", "tokens revoked", playRevoked},
 		{"f15", "F15", "leaf rotation under load", playRotation},
+		{"f16", "F16", "the CA changes", playNewCA},
+		{"f17", "F17", "clocks that are wrong", playClock},
 		{"f18", "F18", "SIGKILL of a callee's sidecar", playKill},
 		{"f19", "F19", "SIGTERM of a callee's sidecar", playCalleeDrain},
 		{"f19", "F19", "SIGTERM of a gateway", playGatewayDrain},
@@ -91,7 +96,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	chosen, err := choose(acts(), flags.Args())
 	if err != nil || s.rate < 1 || s.rate > 5000 {
-		fmt.Fprintln(stderr, errors.Join(err, errors.New("usage: chaos [flags] all | f15 | f18 | f19 | f21 | f22 | f23 | f24 | retries | f25 | f26 | f27 | f28 | slow; -rate is 1 to 5000"))) //nolint:errcheck // nowhere else to say it
+		fmt.Fprintln(stderr, errors.Join(err, errors.New("usage: chaos [flags] all | f12 | f13 | f14 | f15 | f16 | f17 | f18 | f19 | f21 | f22 | f23 | f24 | retries | f25 | f26 | f27 | f28 | slow; -rate is 1 to 5000"))) //nolint:errcheck // nowhere else to say it
 		return 2
 	}
 	if s.binaries, err = programs(s.binaries); err != nil {

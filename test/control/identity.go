@@ -22,6 +22,24 @@ func peersCertificates() []control {
 	}
 }
 
+// connectionsEnd is how long a handshake is believed, and what is presented in one.
+func connectionsEnd() []control {
+	const moves, ends, self = "TestConnectionsEndBeforeTheirCertificates", "TestAPeerWhoseCertificateEnds", "TestSelfCheck"
+	return []control{
+		without("a link is left in time", "linkset.go", "s.lives.add(until, made.Drain)", "s.lives.add(time.Time{}, made.Drain)", moves),
+		without("a pooled connection is left in time", "upstream_pool.go", "func (c *upConn) expire() { c.over.Store(true) }", "func (c *upConn) expire() {}", moves),
+		without("the own certificate counts", "lifetime.go", "if src != nil && src.Certificate.Leaf.NotAfter.Before(until) {", "if false {", moves),
+		without("who dialled ends first", "lifetime.go", "return until.Add(-min(max(ahead, earlyLeast), left/2))", "return until.Add(0 * max(ahead, earlyLeast))", "TestEndEarly"),
+		without("a peer's link ends", "listener.go", "l.e.lives.add(info.until, c.Drain)", "nil", ends),
+		without("a peer's connection ends", "listener.go", "c.life = l.e.lives.add(info.until, c.expire)", "", ends),
+		without("what is under way is the last", "client_h1.go", "c.leave.Load() || c.over.Load() || c.s.e.overload", "c.leave.Load() || c.s.e.overload", ends),
+		without("wall clock", "engine_listen.go", "serving.Go(func() { e.lives.run(failed) })", "", moves),
+		without("a renewal is checked on the wire", "engine_listen.go", "serving.Go(func() { e.checkSelf(failed, s.Listener.Addr(), in) })", "_ = in", self),
+		without("serials are compared", "selfcheck.go", "!served.Equal(cert.Leaf)", "served == nil", self),
+		without("the server's verdict is waited for", "selfcheck.go", "!errors.Is(err, os.ErrDeadlineExceeded)", "errors.Is(err, os.ErrClosed)", self),
+	}
+}
+
 // rotation is when certificates and roots are renewed, and who is told if they are not.
 func rotation() []control {
 	const floor, roots, overdue = "TestClockFloor", "TestRootsAreReadBetweenRenewals", "TestOverdueIsAnAlarm"

@@ -53,6 +53,7 @@ func tables() []table {
 		{"peers' certificates", "mesh/identity", peersCertificates()},
 		{"rotation", "mesh/identity", rotation()},
 		{"nodes", "mesh/identity", enrolNodes()},
+		{"certified connections", engine, connectionsEnd()},
 		{"signing", "mesh/signing", trustSigning()},
 		{"digests", "mesh", trustDigests()},
 		{"signed registry", "mesh/registry", trustRegistry()},

@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -117,17 +118,28 @@ func series(line, metric string, labels []string) (float64, bool) {
 	return value, err == nil
 }
 
+// Cert is a certificate that a data plane holds.
+type Cert struct {
+	Identity, Serial, Issuer string
+	NotAfter                 time.Time
+	Roots                    []struct{ Subject string }
+}
+
+// Certs returns the certificate of each identity.
+func (a Admin) Certs(ctx context.Context) ([]Cert, error) {
+	var answer struct{ Certs []Cert }
+	err := a.get(ctx, "/certs", func(resp *http.Response) error { return json.NewDecoder(resp.Body).Decode(&answer) })
+	return answer.Certs, err
+}
+
 // Serials returns the serial number, in hex, of each identity's certificate.
 func (a Admin) Serials(ctx context.Context) (map[string]string, error) {
-	var answer struct {
-		Certs []struct{ Identity, Serial string }
-	}
-	err := a.get(ctx, "/certs", func(resp *http.Response) error { return json.NewDecoder(resp.Body).Decode(&answer) })
+	certs, err := a.Certs(ctx)
 	if err != nil {
 		return nil, err
 	}
 	out := map[string]string{}
-	for _, c := range answer.Certs {
+	for _, c := range certs {
 		out[c.Identity] = c.Serial
 	}
 	return out, nil
@@ -153,9 +165,29 @@ func (a Admin) Ready(ctx context.Context) error {
 	return a.get(ctx, "/ready", func(*http.Response) error { return nil })
 }
 
-// get asks for path on a connection of its own: a process that is being
-// restarted must not be asked on the old one's.
+// Readiness returns the status of /ready, and what it says.
+func (a Admin) Readiness(ctx context.Context) (status int, text string, err error) {
+	err = a.ask(ctx, "/ready", func(resp *http.Response) error {
+		body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+		status, text = resp.StatusCode, string(body)
+		return err
+	})
+	return status, text, err
+}
+
+// get is ask of what must be answered 200.
 func (a Admin) get(ctx context.Context, path string, use func(*http.Response) error) error {
+	return a.ask(ctx, path, func(resp *http.Response) error {
+		if resp.StatusCode != http.StatusOK {
+			return fmt.Errorf("GET %s%s: %s", a.Address, path, resp.Status)
+		}
+		return use(resp)
+	})
+}
+
+// ask asks for path on a connection of its own: a process that is being
+// restarted must not be asked on the old one's.
+func (a Admin) ask(ctx context.Context, path string, use func(*http.Response) error) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+a.Address+path, nil)
@@ -168,9 +200,6 @@ func (a Admin) get(ctx context.Context, path string, use func(*http.Response) er
 		return err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("GET %s%s: %s", a.Address, path, resp.Status)
-	}
 	return use(resp)
 }
 

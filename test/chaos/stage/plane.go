@@ -58,6 +58,16 @@ func (p *Plane) Start(limits Limits) {
 	p.ready()
 }
 
+// Launch starts the process with another program, in an environment, and does not wait
+// until it is ready.
+func (p *Plane) Launch(program string, env ...string) {
+	p.t.Helper()
+	was := p.command.Program
+	p.command.Program = program
+	p.launch(Limits{Env: env})
+	p.command.Program = was
+}
+
 func (p *Plane) launch(limits Limits) {
 	p.t.Helper()
 	p.Process = rig.Start(p.t, limits.apply(p.command))

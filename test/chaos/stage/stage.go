@@ -220,6 +220,12 @@ func (m *Mesh) Write(ctx context.Context, method, path string, body any) error {
 	return err
 }
 
+// Vault is what signs the mesh's certificates.
+func (m *Mesh) Vault() *servers.VaultServer { return m.rig.Vault }
+
+// Sidecars are the caller's and the service's.
+func (m *Mesh) Sidecars() []*Plane { return append([]*Plane{m.Caller}, m.Shop...) }
+
 // Control is the control plane's process.
 func (m *Mesh) Control() *rig.Process { return m.rig.Control }
 
