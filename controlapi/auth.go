@@ -5,13 +5,17 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"crypto/subtle"
+	"crypto/x509"
 	"encoding/hex"
 	"net/http"
 	"os"
 	"strings"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"github.com/hedgerow-mesh/hedgerow/mesh"
+	"github.com/hedgerow-mesh/hedgerow/mesh/jwt"
 )
 
 const (
@@ -86,6 +90,11 @@ type callers struct {
 	writer *writer // whose state has the others
 	now    func() time.Time
 	used   *lastUse
+	log    zerolog.Logger
+
+	certificates []grant[*x509.Certificate]
+	oidc         *OIDC // nil: no token of others is taken
+	claims       []grant[*jwt.Claims]
 }
 
 // authenticate returns who presents the Authorization header.
@@ -95,7 +104,7 @@ func (c *callers) authenticate(authorization string) (principal, error) {
 	presented = strings.TrimSpace(presented)
 	if !strings.EqualFold(scheme, "Bearer") || presented == "" {
 		return principal{}, mesh.Errorf(op, "", mesh.Unauthentic, "a bearer token is needed").
-			WithHint("send \"Authorization: Bearer TOKEN\"; hedgerow up writes the token to admin.token, and a curl -K file to curlrc, in its data directory")
+			WithHint("send \"Authorization: Bearer TOKEN\", or a client certificate where they are configured; hedgerow up writes the token to admin.token, and a curl -K file to curlrc, in its data directory")
 	}
 	h, now := sha256.Sum256([]byte(presented)), c.now()
 	if c.file.has(h) {
@@ -103,6 +112,9 @@ func (c *callers) authenticate(authorization string) (principal, error) {
 		return principal{name: "token:" + hex.EncodeToString(h[:4]), role: admin, bearer: true}, nil
 	}
 	t := c.writer.state.Load().tokens[h]
+	if t == nil && c.oidc != nil && strings.Count(presented, ".") == 2 {
+		return c.byClaims(presented)
+	}
 	if t == nil {
 		return principal{}, mesh.Errorf(op, "", mesh.Unauthentic, "the bearer token is not known here").
 			WithHint("check that it is a token of this control plane, and was not deleted")
@@ -119,7 +131,13 @@ func (c *callers) authenticate(authorization string) (principal, error) {
 func (c *callers) identify(r *http.Request) caller {
 	out := caller{remote: r.RemoteAddr}
 	authorization := ""
-	if v := r.Header.Values("Authorization"); len(v) == 1 {
+	switch v := r.Header.Values("Authorization"); len(v) {
+	case 0:
+		var ok bool
+		if out.principal, ok, out.err = c.byCertificate(r.TLS); ok {
+			return out
+		}
+	case 1:
 		authorization = v[0]
 	}
 	out.principal, out.err = c.authenticate(authorization)

@@ -77,6 +77,12 @@ type Options struct {
 	// token itself, or "sha256:" and the hash of it in hex. Empty lines and
 	// lines that begin with "#" are ignored. Needed.
 	TokenFile string
+	// Certificates says who presents a client certificate that TLS has verified; the
+	// first that matches counts. IDs are of TrustDomain.
+	Certificates []CertificateGrant
+	TrustDomain  string
+	// OIDC says whose signed tokens are taken for bearer tokens. May be nil.
+	OIDC *OIDC
 	// Hosts are names under which the API is reached, beside the loopback
 	// names and the address that the connection came to: "mesh.example".
 	Hosts []string
@@ -162,7 +168,13 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	known := &callers{file: tokens, writer: w, now: opts.Now, used: new(lastUse)}
+	known := &callers{file: tokens, writer: w, now: opts.Now, used: new(lastUse), log: log, oidc: opts.OIDC}
+	var certErr, claimErr error
+	known.certificates, certErr = certificateGrants(opts.Certificates, opts.TrustDomain)
+	known.claims, claimErr = claimGrants(opts.OIDC)
+	if err := errors.Join(certErr, claimErr); err != nil {
+		return nil, &mesh.Error{Op: op, Kind: mesh.Invalid, Err: err}
+	}
 	identify := known.identify
 	if opts.identify != nil {
 		identify = opts.identify

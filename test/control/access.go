@@ -45,3 +45,22 @@ func accessTokens() []control {
 		without("what is private is not published again", "controlapi.go", "return st.head, st.public, nil", "return st.head, st.records, nil", private),
 	}
 }
+
+// accessGrants is who else is known: by client certificates, and tokens of an issuer.
+func accessGrants() []control {
+	const certificates, oidc, refused = "TestClientCertificates", "TestBearerTokensOfOIDC", "TestGrantsThatAreRefused"
+	return []control{
+		without("a certificate is asked for again", "grant.go", "now.After(c.NotAfter) || now.Before(c.NotBefore)", "now.IsZero()", certificates),
+		without("a certificate has one identity", "grant.go", "if len(c.URIs) != 1 {", "if len(c.URIs) == 0 {", certificates),
+		without("an identity is of the trust domain", "grant.go", "err != nil || id.TrustDomain() != trustDomain", "err != nil", certificates),
+		without("an identity is an operator's", "grant.go", "ok && !strings.Contains(name, \"/\") && (who", "(who", certificates),
+		without("an identity is the one that was named", "grant.go", "(who == \"*\" || name == who)", "(who != \"\" || name == who)", certificates),
+		without("a workload's subject is nobody's", "grant.go", "len(c.URIs) == 0 && c.Subject", "c.Subject", certificates),
+		without("no grant is for workloads", "grant.go", "if !ok || strings.Contains(who, \"/\") {", "if false && ok {", refused),
+		without("a certificate may come from a form", "grant.go", "p.bearer = false", "p.bearer = true", certificates),
+		without("a wrong token is not forgiven for a certificate", "auth.go", "case 1:\n\t\tauthorization = v[0]", "case 1:\n\t\tauthorization = v[0]\n\t\tif p, ok, err := c.byCertificate(r.TLS); ok && err == nil {\n\t\t\tout.principal = p\n\t\t\treturn out\n\t\t}", certificates),
+		without("a token of the issuer is verified", "grant.go", "if no != nil {\n\t\tc.log", "if no != nil && claims != nil {\n\t\tc.log", oidc),
+		without("who is of no group may nothing", "grant.go", "p, ok := find(c.claims, claims)\n\tif !ok {", "p, ok := find(c.claims, claims)\n\tif p.role = max(p.role, viewer); false && !ok {", oidc),
+		without("a caller has a name", "grant.go", "if !ok || len(name) > maxNameBytes {", "if !ok && len(name) > maxNameBytes {", oidc),
+	}
+}

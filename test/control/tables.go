@@ -63,5 +63,6 @@ func tables() []table {
 
 		{"api roles", "controlapi", accessRoles()},
 		{"api tokens", "controlapi", accessTokens()},
+		{"api grants", "controlapi", accessGrants()},
 	}
 }

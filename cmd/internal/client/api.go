@@ -52,16 +52,18 @@ func (n *connection) open() (*api, error) {
 		return nil, err
 	}
 	a := &api{base: base}
-	if a.token, a.tokenFrom, err = n.readToken(); err != nil {
+	config, err := tlsConfig(env(n.caFile, "HEDGEROW_CA_FILE"), env(n.certFile, "HEDGEROW_CERT_FILE"), env(n.keyFile, "HEDGEROW_KEY_FILE"))
+	if err != nil {
 		return nil, err
+	}
+	if len(config.Certificates) == 0 || n.tokenFile != "" { // who presents one goes by it alone
+		if a.token, a.tokenFrom, err = n.readToken(); err != nil {
+			return nil, err
+		}
 	}
 	if base.Scheme == "http" && a.token != "" && !loopback(base.Hostname()) {
 		return nil, mesh.Errorf("open", server, mesh.Invalid, "refusing to send the token to %s over plain HTTP", base.Host).
 			WithHint("use https://, with --ca-file for a CA of your own")
-	}
-	config, err := tlsConfig(env(n.caFile, "HEDGEROW_CA_FILE"))
-	if err != nil {
-		return nil, err
 	}
 	a.http = &http.Client{
 		Transport: &http.Transport{
@@ -157,8 +159,15 @@ func readAtMost(r io.Reader, name string, limit int64) ([]byte, error) {
 	return raw, nil
 }
 
-func tlsConfig(caFile string) (*tls.Config, error) {
+func tlsConfig(caFile, certFile, keyFile string) (*tls.Config, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12}
+	if certFile != "" || keyFile != "" {
+		cert, err := tls.LoadX509KeyPair(certFile, keyFile)
+		if err != nil {
+			return nil, fmt.Errorf("client certificate: %w", err)
+		}
+		config.Certificates = []tls.Certificate{cert}
+	}
 	if caFile == "" {
 		return config, nil
 	}

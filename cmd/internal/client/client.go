@@ -47,6 +47,8 @@ type connection struct {
 	server    string
 	tokenFile string
 	caFile    string
+	certFile  string
+	keyFile   string
 	timeout   time.Duration
 }
 
@@ -57,6 +59,8 @@ func (n *connection) flags(c *cobra.Command) {
 	f.StringVar(&n.server, "server", "", "URL of the control plane; else $HEDGEROW_SERVER, else "+defaultServer)
 	f.StringVar(&n.tokenFile, "token-file", "", "file with the API token; else $HEDGEROW_TOKEN_FILE, else the token in $HEDGEROW_TOKEN, else "+defaultTokenFile)
 	f.StringVar(&n.caFile, "ca-file", "", "PEM file with the CA of an https server; else $HEDGEROW_CA_FILE, else the system's")
+	f.StringVar(&n.certFile, "cert-file", "", "PEM client certificate, presented instead of a token; else $HEDGEROW_CERT_FILE")
+	f.StringVar(&n.keyFile, "key-file", "", "its PEM private key; else $HEDGEROW_KEY_FILE")
 	f.DurationVar(&n.timeout, "timeout", 30*time.Second, "how long the whole command may take")
 }
 

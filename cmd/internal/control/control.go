@@ -7,7 +7,6 @@ package control
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -34,6 +33,7 @@ type Config struct {
 	TrustDomain string          `yaml:"trustDomain" help:"the SPIFFE trust domain of its nodes"`
 	DataDir     string          `yaml:"dataDir" help:"directory for the revision log, the token and keys, created 0700"`
 	Trust       Trust           `yaml:"trust"`
+	Access      Access          `yaml:"access"`
 	Redis       registry.Config `yaml:"redis"`
 	Log         role.Log        `yaml:"log"`
 }
@@ -42,6 +42,8 @@ type Config struct {
 type TLS struct {
 	CertFile string `yaml:"certFile" help:"PEM certificate chain"`
 	KeyFile  string `yaml:"keyFile" help:"PEM private key"`
+	// ClientCAFile is apart from the mesh's CA unless that one signs for operators too.
+	ClientCAFile string `yaml:"clientCaFile" help:"PEM CAs of client certificates; who presents one is whom access.certificates says"`
 }
 
 // Default returns the defaults of `hedgerow control`.
@@ -72,6 +74,7 @@ func (c *Config) Validate() error {
 	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
 		errs = append(errs, errors.New("tls: certFile and keyFile go together"))
 	}
+	errs = append(errs, c.Access.validate(c.TLS))
 	if (c.Trust.RootsFile == "") != (c.Trust.KeysFile == "") {
 		errs = append(errs, errors.New("trust: rootsFile and keysFile go together; without both the control plane keeps a root of its own"))
 	}
@@ -150,12 +153,9 @@ func Run(ctx context.Context, cfg *Config, deps Deps) (err error) {
 	if deps.Check != nil {
 		opts.Checks = append(opts.Checks, controlapi.Check{Name: "demo", Ready: deps.Check})
 	}
-	if cfg.TLS.CertFile != "" {
-		cert, err := tls.LoadX509KeyPair(cfg.TLS.CertFile, cfg.TLS.KeyFile)
-		if err != nil {
-			return fmt.Errorf("control: tls: %w", err)
-		}
-		opts.TLS = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}
+	keys, err := withAccess(&opts, cfg, log)
+	if err != nil {
+		return err
 	}
 	api, err := controlapi.New(ctx, opts)
 	if err != nil {
@@ -166,6 +166,9 @@ func Run(ctx context.Context, cfg *Config, deps Deps) (err error) {
 	group.Go("keys", trust.run)
 	group.Go("roots", roots.run)
 	group.Go("signing", api.RunSigning)
+	if keys != nil {
+		group.Go("keys of OIDC", keys)
+	}
 	return serve(ctx, cfg, deps, group, republisher, watcher, api)
 }
 
