@@ -282,7 +282,8 @@ type Defaults struct {
 	IdentityGrace *IdentityGrace `json:"identityGrace,omitempty"`
 }
 
-// IdentityGrace lets peers of one site accept a leaf that expired within Window.
+// IdentityGrace lets peers of one site (Node.Locality) accept a leaf that expired within
+// Window, for requests of Routes alone. Without a Window there is none.
 type IdentityGrace struct {
 	Window *Duration `json:"window,omitempty"`
 	Routes []string  `json:"routes,omitempty"`

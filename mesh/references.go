@@ -34,6 +34,14 @@ func (c *Config) CheckReferences(o Object) []Violation {
 		if o.To != nil {
 			c.checkService("to.service", o.To.Service, &v)
 		}
+	case *Defaults:
+		if o.IdentityGrace != nil {
+			for i, id := range o.IdentityGrace.Routes {
+				if c.Routes[id] == nil {
+					v.Add(at("identityGrace.routes", i), nearest(id, slices.Sorted(maps.Keys(c.Routes))), "route %q does not exist", id)
+				}
+			}
+		}
 	case *Node:
 		for i, s := range o.Services {
 			c.checkService(at("services", i), s, &v)

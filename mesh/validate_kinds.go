@@ -228,6 +228,9 @@ func (n *Node) validate(v *Violations) {
 	checkCIDRs("dialCidrs", n.DialCidrs, v)
 }
 
+// MaxIdentityGrace is the longest IdentityGrace.Window.
+const MaxIdentityGrace = 7 * 24 * time.Hour
+
 func (d *Defaults) normalize() {
 	if d.Authorization == "" {
 		d.Authorization = Deny
@@ -237,7 +240,19 @@ func (d *Defaults) normalize() {
 func (d *Defaults) validate(v *Violations) {
 	v.oneOf("authorization", d.Authorization, []string{Deny, Allow})
 	checkCIDRs("dialCidrs", d.DialCidrs, v)
-	v.unsupported(d.IdentityGrace != nil, "identityGrace")
+	if g := d.IdentityGrace; g != nil {
+		if window := g.Window.Or(0); window < 0 || window > MaxIdentityGrace {
+			v.Add("identityGrace.window", "e.g. \"86400s\"", "%v is not between 0 and 7 days", window)
+		}
+		if g.Window.Or(0) > 0 && len(g.Routes) == 0 {
+			v.Add("identityGrace.routes", "name the routes that a site cannot do without", "a window holds for the routes that are listed, and none is")
+		}
+		for i, id := range g.Routes {
+			if !ValidID(id) {
+				v.Add(at("identityGrace.routes", i), "", "%q is not the id of a route", id)
+			}
+		}
+	}
 }
 
 func checkCIDRs(field string, cidrs []string, v *Violations) {

@@ -118,7 +118,10 @@ func TestViolations(t *testing.T) {
 		{"unknown role", "nodes/a", `{"roles":["SIDECARS"]}`, "roles[0]", "SIDECAR", false},
 		{"address instead of a block", "nodes/a", `{"roles":["SIDECAR"],"dialCidrs":["10.0.0.1"]}`, "dialCidrs[0]", "/32", false},
 		{"block with host bits", "defaults/mesh", `{"dialCidrs":["10.0.0.1/8"]}`, "dialCidrs[0]", "10.0.0.0/8", false},
-		{"grace of a later version", "defaults/mesh", `{"identityGrace":{"window":"1s"}}`, "identityGrace", "", true},
+		{"grace for everything", "defaults/mesh", `{"identityGrace":{"window":"1s"}}`, "identityGrace.routes", "", false},
+		{"grace of more than a week", "defaults/mesh", `{"identityGrace":{"window":"604801s","routes":["shop"]}}`, "identityGrace.window", "", false},
+		{"grace into the past", "defaults/mesh", `{"identityGrace":{"window":"-1s","routes":["shop"]}}`, "identityGrace.window", "", false},
+		{"grace for what is no route", "defaults/mesh", `{"identityGrace":{"window":"1s","routes":["shop","a b"]}}`, "identityGrace.routes[1]", "", false},
 	} {
 		t.Run(tt.name, tt.check)
 	}
@@ -230,6 +233,7 @@ func TestCheckReferences(t *testing.T) {
 		{"topic to an unknown service", "topicRules/x", `{"to":{"service":"nope"}}`, "to.service", ""},
 		{"policy of an unknown node", "policies/x", `{"rules":[{"from":[{"nodes":["edge8"]}]}]}`, "rules[0].from[0].nodes[0]", `"edge7"`},
 		{"policy of a gateway's node", "policies/x", `{"rules":[{"from":[{"nodes":["edge7","gw"]}]}]}`, "rules[0].from[0].nodes[1]", "/gateway/demo"},
+		{"grace for an unknown route", "defaults/mesh", `{"identityGrace":{"window":"60s","routes":["demo","dem"]}}`, "identityGrace.routes[1]", `"demo"`},
 		{"node of an unknown service", "nodes/x", `{"services":["orders","nope"]}`, "services[1]", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -90,7 +90,7 @@ func (l *leaf) count(err error) {
 
 // Ready implements Renewable.
 func (l *leaf) Ready() error {
-	_, err := l.source.Certificate()
+	_, err := l.source.Lenient()
 	return err
 }
 

@@ -20,6 +20,7 @@ type Metrics struct {
 	roots    *prometheus.GaugeVec
 	bundles  *prometheus.CounterVec
 	clock    *prometheus.GaugeVec
+	graced   *prometheus.CounterVec
 }
 
 // NewMetrics registers the series with reg. It fails if they are there already.
@@ -41,9 +42,10 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 		checks:   counter("self_checks_total", "Handshakes with this process's own inbound after a renewal, by result: failed is that it presents another certificate than the current one, or cannot be reached.", "result"),
 		roots:    gauge("bundle_roots", "Trust roots by which peers are verified: one, and more while the CA changes."),
 		bundles:  counter("bundle_refreshes_total", "Reads of the trust roots between renewals, by result: same, changed or failed.", "result"),
+		graced:   counter("graced_handshakes_total", "Peers of this site that were taken though their certificate had expired, as defaults.identityGrace allows.", "side"),
 		clock:    gauge("clock_behind", "1 while this machine's clock is before a time that has certainly passed, so that no certificate is used."),
 	}
-	for _, c := range []prometheus.Collector{m.renewals, m.failures, m.notAfter, m.left, m.overdue, m.refused, m.unkept, m.checks, m.roots, m.bundles, m.clock} {
+	for _, c := range []prometheus.Collector{m.renewals, m.failures, m.notAfter, m.left, m.overdue, m.refused, m.unkept, m.checks, m.roots, m.bundles, m.clock, m.graced} {
 		if err := reg.Register(c); err != nil {
 			return nil, mesh.Errorf("identity.NewMetrics", "hedgerow_identity", mesh.Internal, "%w", err)
 		}

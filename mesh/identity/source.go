@@ -26,6 +26,7 @@ type Source struct {
 	unkept   atomic.Pointer[error]
 	failed   atomic.Pointer[error] // of the last attempt to renew
 	onWire   atomic.Pointer[error] // of the last self check
+	grace    atomic.Pointer[Grace] // nil is none
 }
 
 // Credential is a certificate and the bundle that came with it. It is immutable.
@@ -82,10 +83,10 @@ func (s *Source) Certificate() (*tls.Certificate, error) {
 	return c.Certificate, nil
 }
 
-// Ready returns nil while there is a certificate to present, or else why there is none
-// and why the last attempt to get one failed.
+// Ready returns nil while there is a certificate to present, in grace at least, or else
+// why there is none and why the last attempt to get one failed.
 func (s *Source) Ready() error {
-	_, err := s.Certificate()
+	_, err := s.Lenient()
 	if last := s.failed.Load(); err != nil && last != nil {
 		return mesh.Errorf("identity.Ready", "", mesh.Unavailable, "%v; the last attempt: %w", err, *last)
 	}
@@ -104,6 +105,10 @@ func (s *Source) Degraded() []error {
 		}
 		errs = append(errs, mesh.Errorf("identity.Renew", s.id.String(), mesh.Unavailable, "overdue, with %v left: %s",
 			c.Certificate.Leaf.NotAfter.Sub(now).Round(time.Second), reason))
+	}
+	if until, ok := s.InGrace(); ok {
+		_, err := s.Certificate()
+		errs = append(errs, mesh.Errorf("identity.Grace", s.id.String(), mesh.Unavailable, "in grace until %s, for some routes only: %w", until.UTC().Format(time.RFC3339), err))
 	}
 	if err := s.Unkept(); err != nil {
 		errs = append(errs, mesh.Errorf("identity.Keep", s.id.String(), mesh.Unavailable, "not written to disk: %w", err))

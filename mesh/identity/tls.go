@@ -48,7 +48,9 @@ func SplitServerName(serverName, meshName string) (service, node string, ok bool
 // handshake pick names the Source that answers for the server name (SNI) the
 // client sent; its error refuses the connection, so an unknown name must be
 // one. The client must present a certificate that VerifySVID accepts against
-// the Source's bundle of that moment.
+// the Source's bundle of that moment. One that has expired within the Source's Grace is
+// taken, and the Source's own presented: what such a connection may carry is for who
+// serves it to decide.
 //
 // TLS 1.3 only, ALPN h2 or http/1.1 and not without, no session tickets: every
 // connection is verified anew, so whoever is revoked does not resume.
@@ -76,12 +78,12 @@ func (s *Source) serverConfig() *tls.Config {
 		MinVersion:             tls.VersionTLS13,
 		NextProtos:             []string{ProtocolH2, ProtocolHTTP1, ProtocolTCP},
 		SessionTicketsDisabled: true,
-		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.Certificate() },
+		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.Lenient() },
 		// Any, because verification is VerifyConnection's, against the
 		// roots of now: ClientCAs could not be swapped.
 		ClientAuth: tls.RequireAnyClientCert,
 		VerifyConnection: func(state tls.ConnectionState) error {
-			_, err := s.verify(&state, x509.ExtKeyUsageClientAuth)
+			_, err := s.verify(&state, x509.ExtKeyUsageClientAuth, sideServer, true)
 			return s.count(sideServer, err)
 		},
 	}
@@ -96,6 +98,10 @@ func (s *Source) serverConfig() *tls.Config {
 // In TLS 1.3 a client's handshake ends before the server has judged the
 // client's certificate: a refusal shows at the first read.
 func ClientConfig(src *Source, want mesh.ID, serverName string, alpn ...string) *tls.Config {
+	return clientConfig(src, want, serverName, false, alpn...)
+}
+
+func clientConfig(src *Source, want mesh.ID, serverName string, lenient bool, alpn ...string) *tls.Config {
 	if len(alpn) == 0 {
 		alpn = []string{ProtocolH2, ProtocolHTTP1}
 	}
@@ -104,13 +110,16 @@ func ClientConfig(src *Source, want mesh.ID, serverName string, alpn ...string) 
 		ServerName: serverName,
 		NextProtos: slices.Clone(alpn),
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			if lenient {
+				return src.Lenient()
+			}
 			return src.Certificate()
 		},
 		// Not insecure: the standard verification wants a DNS name and
 		// fixed roots, VerifyConnection does the SPIFFE one in its place.
 		InsecureSkipVerify: true, //nolint:gosec // see above
 		VerifyConnection: func(state tls.ConnectionState) error {
-			id, err := src.verify(&state, x509.ExtKeyUsageServerAuth)
+			id, err := src.verify(&state, x509.ExtKeyUsageServerAuth, sideClient, lenient)
 			if err == nil && id != want {
 				err = mesh.Errorf(opVerify, want.String(), mesh.Denied, "the peer at this address is %s", id).
 					WithHint("the registry may hold a wrong or forged address")
@@ -121,7 +130,7 @@ func ClientConfig(src *Source, want mesh.ID, serverName string, alpn ...string) 
 }
 
 // verify checks one finished handshake against the bundle of now.
-func (s *Source) verify(state *tls.ConnectionState, usage x509.ExtKeyUsage) (mesh.ID, error) {
+func (s *Source) verify(state *tls.ConnectionState, usage x509.ExtKeyUsage, side string, lenient bool) (mesh.ID, error) {
 	if err := s.clock.Check(); err != nil {
 		return mesh.ID{}, err
 	}
@@ -137,6 +146,11 @@ func (s *Source) verify(state *tls.ConnectionState, usage x509.ExtKeyUsage) (mes
 		return mesh.ID{}, mesh.Errorf(opVerify, "", mesh.Invalid, "the peer speaks no ALPN protocol of the mesh")
 	}
 	id, err := VerifySVID(state.PeerCertificates, current.Bundle, usage, s.clock.Now())
+	if err != nil && lenient {
+		if of, ok := s.graced(state.PeerCertificates, current.Bundle, usage, side); ok {
+			id, err = of, nil
+		}
+	}
 	if err != nil {
 		return mesh.ID{}, err
 	}

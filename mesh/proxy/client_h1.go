@@ -157,7 +157,7 @@ func (c *h1Client) fill() {
 	*in = incoming{
 		method: c.req.Method, target: c.req.Target, host: c.req.Host, fields: c.req.Fields,
 		http1: true, minor: c.req.Minor, asks: c.req.Upgrade,
-		secure: c.info.secure, remote: c.info.remote, peer: c.info.peer, clientCert: c.info.clientCert,
+		secure: c.info.secure, remote: c.info.remote, peer: c.info.peer, clientCert: c.info.clientCert, graced: c.info.graced,
 	}
 	switch c.req.Framing {
 	case h1.Length:

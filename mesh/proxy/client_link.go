@@ -37,7 +37,7 @@ func (s *server) serveLink(stream *link.Stream, info *callerInfo) {
 	req := stream.Request()
 	x.in = incoming{
 		method: req.Method, target: req.Path, host: req.Authority, fields: req.Fields, length: stream.Length(),
-		secure: info.secure, remote: info.remote, peer: info.peer, clientCert: info.clientCert,
+		secure: info.secure, remote: info.remote, peer: info.peer, clientCert: info.clientCert, graced: info.graced,
 	}
 	c.bodyless = req.Method == http.MethodHead
 	if req.Method == http.MethodConnect && req.Protocol == "websocket" {

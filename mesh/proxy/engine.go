@@ -85,6 +85,7 @@ type state struct {
 	replaced  chan struct{}   // closed when there is a newer state
 	gateways  int             // that nodes may be
 	callers   int             // sidecars and bridges, which nodes may be too
+	grace     *grace          // nil if there is none
 }
 
 // enforcers returns among how many data planes l is in force: those of the configuration,
@@ -152,10 +153,11 @@ func (e *Engine) Update(s *mesh.Snapshot) {
 		next.known[service] = true
 	}
 	if old != nil && old.config == s.Config {
-		next.table, next.dial, next.gateways, next.callers = old.table, old.dial, old.gateways, old.callers
+		next.table, next.dial, next.gateways, next.callers, next.grace = old.table, old.dial, old.gateways, old.callers, old.grace
 		next.sameDial = true
 	} else {
 		next.count()
+		next.grace = newGrace(s.Config)
 		next.table, next.dial = e.compile(old, s.Config), newDialList(s.Config)
 		next.sameDial = old != nil && slices.Equal(old.dial.mesh, next.dial.mesh)
 	}
@@ -210,6 +212,9 @@ func (s *state) wants(key peerKey) bool {
 	if key.external != nil { // where a name led is not known any more
 		service := s.config.Services[key.service]
 		return s.sameDial && service != nil && service.External == key.external
+	}
+	if key.grace && s.grace == nil {
+		return false
 	}
 	addr, err := netip.ParseAddrPort(key.address)
 	return err == nil && s.dial.allows(key.node, addr.Addr()) &&

@@ -34,6 +34,7 @@ type incoming struct {
 	// X-Forwarded-Client-Cert that tells of it.
 	peer       mesh.ID
 	clientCert string
+	graced     bool // the connection is one of identity.Grace
 }
 
 // outgoing is a request as it is sent to an endpoint: cleaned and filtered.

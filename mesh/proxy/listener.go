@@ -25,6 +25,7 @@ type callerInfo struct {
 	peer       mesh.ID
 	clientCert string
 	until      time.Time // when the certificates of the connection end; zero if it has none
+	graced     bool      // one of them has ended already
 }
 
 // Door is where requests come in: Engine.Gateway, Outbound or Inbound.
@@ -83,7 +84,10 @@ func (in *inbound) enter(state *tls.ConnectionState, remote string) (*server, ca
 	}
 	info := callerOf(state, remote)
 	info.peer = peer
-	info.until = certifiedUntil(state, s.local.Current())
+	now := time.Now().Round(0)
+	if info.until = certifiedUntil(state, s.local.Current()); now.After(info.until) {
+		info.graced, info.until = true, now.Add(graceLife)
+	}
 	info.clientCert = newClientCert(s.local.ID().String(), peer.String(), state.PeerCertificates[0].Raw).String()
 	return s, info, true
 }

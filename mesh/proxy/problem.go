@@ -17,6 +17,9 @@ const (
 	// CodeIdentity: the endpoint did not prove the identity that the registry
 	// names for it; nothing was sent. 503.
 	CodeIdentity = "endpoint_identity"
+	// CodeExpired: the caller's proxy showed a certificate that has expired, for something
+	// that defaults.identityGrace does not list. 403.
+	CodeExpired = "identity_expired"
 	// CodeReset: the endpoint went away before it answered. 502.
 	CodeReset = "endpoint_reset"
 	// CodeNoCertificate: this proxy has no valid certificate to call with. 503.

@@ -336,6 +336,9 @@ func (s *server) peer(x *exchange) (mesh.ID, trust, *Refusal) {
 		if id == (mesh.ID{}) {
 			return mesh.ID{}, trust{}, &Refusal{http.StatusForbidden, CodeDenied, "the peer has no identity"}
 		}
+		if x.in.graced && !s.e.graces(s.face.Service) {
+			return mesh.ID{}, trust{}, expiredPeer()
+		}
 		_, gateway := id.Gateway()
 		service, _, _ := id.Service()
 		return id, trust{forwarded: gateway, own: service == bridgeService}, nil

@@ -111,7 +111,7 @@ func (d *tcpDoor) connect(src *identity.Source, remote string) (halfCloser, *End
 			set.breaker.connections.Add(-1)
 			return refused(auth, refusal)
 		}
-		conn, err := d.e.peers.dialTCP(ctx, peerKey{src, d.service, endpoint.Node, endpoint.Address, endpoint.external})
+		conn, err := d.e.peers.dialTCP(ctx, peerKey{caller: src, service: d.service, node: endpoint.Node, address: endpoint.Address, external: endpoint.external})
 		if err == nil {
 			set.ejections.good(endpoint)
 			endpoint.Acquire()
@@ -170,6 +170,9 @@ func (in *inbound) serveTCP(conn *meshConn, state *tls.ConnectionState, from str
 		return
 	}
 	refusal, auth := s.decideTCP(&info)
+	if info.graced { // which is for routes, and there are none here
+		refusal = expiredPeer()
+	}
 	var workload net.Conn
 	if refusal == nil {
 		var err error

@@ -223,6 +223,9 @@ func (f *toMesh) try(x *exchange, set *EndpointSet, endpoint *Endpoint) (answer,
 		}
 		key.caller, key.external = nil, endpoint.external
 	}
+	if state := f.e.state.Load(); state.grace != nil {
+		key.grace = state.grace.routes[x.decision.Route]
+	}
 	p, underWay, err := f.e.peers.acquire(key)
 	if err != nil {
 		return nil, x.classify(err)

@@ -27,6 +27,9 @@ type peerKey struct {
 	// external is nil for a sidecar. Otherwise there is no caller and no node, and
 	// the address may be a name.
 	external *mesh.External
+	// grace is of the connections that carry routes of defaults.identityGrace, and no
+	// others: a certificate that has expired will do for them.
+	grace bool
 }
 
 // peers holds the connections to other sidecars, by peerKey.
@@ -143,11 +146,15 @@ func (ps *peers) newPeer(key peerKey) (*peer, error) {
 	}
 	p := &peer{links: links{scheme: "https"}}
 	serverName := identity.ServerName(key.service, key.node, ps.mesh)
-	overH2 := identity.ClientConfig(key.caller, want, serverName, identity.ProtocolH2)
+	configure := identity.ClientConfig
+	if key.grace {
+		configure = identity.LenientConfig
+	}
+	overH2 := configure(key.caller, want, serverName, identity.ProtocolH2)
 	p.links.dial = func(forget func(*link.Conn)) (*link.Conn, error) {
 		return ps.dialLink(func(ctx context.Context) (net.Conn, error) { return ps.dial(ctx, key, overH2) }, forget)
 	}
-	overHTTP1 := identity.ClientConfig(key.caller, want, serverName, identity.ProtocolHTTP1)
+	overHTTP1 := configure(key.caller, want, serverName, identity.ProtocolHTTP1)
 	p.http1 = newPool(ps.limits, ps.open, ps.lives, func(ctx context.Context) (net.Conn, error) { return ps.dial(ctx, key, overHTTP1) })
 	return p, nil
 }
@@ -184,7 +191,11 @@ func (ps *peers) dialLink(dial func(context.Context) (net.Conn, error), forget f
 // dial connects and finishes the handshake, so that every failure up to here is
 // known to have sent nothing.
 func (ps *peers) dial(ctx context.Context, key peerKey, config *tls.Config) (*meshConn, error) {
-	if _, err := key.caller.Certificate(); err != nil {
+	certificate := key.caller.Certificate
+	if key.grace {
+		certificate = key.caller.Lenient
+	}
+	if _, err := certificate(); err != nil {
 		return nil, &connectError{CodeNoCertificate, err}
 	}
 	addr, err := netip.ParseAddrPort(key.address)
@@ -205,7 +216,10 @@ func (ps *peers) dial(ctx context.Context, key peerKey, config *tls.Config) (*me
 		return nil, err
 	}
 	state := conn.ConnectionState()
-	conn.until = endEarly(time.Now().Round(0), certifiedUntil(&state, own))
+	now, until := time.Now().Round(0), certifiedUntil(&state, own)
+	if conn.until = endEarly(now, until); key.grace && now.After(until) {
+		conn.until = now.Add(graceLife - clientsFirst)
+	}
 	return conn, nil
 }
 

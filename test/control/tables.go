@@ -54,6 +54,8 @@ func tables() []table {
 		{"rotation", "mesh/identity", rotation()},
 		{"nodes", "mesh/identity", enrolNodes()},
 		{"certified connections", engine, connectionsEnd()},
+		{"grace", "mesh/identity", graceOfIdentities()},
+		{"routes in grace", engine, graceOfRoutes()},
 		{"signing", "mesh/signing", trustSigning()},
 		{"digests", "mesh", trustDigests()},
 		{"signed registry", "mesh/registry", trustRegistry()},

@@ -161,6 +161,10 @@ func newVault(v *Vault, log zerolog.Logger, reg prometheus.Registerer) (identity
 // snapshot hands a new snapshot on. Like rejected and compiled it runs in the
 // watcher's goroutine.
 func (p *plane) snapshot(s *mesh.Snapshot) {
+	grace := proxy.GraceOf(s.Config, p.node)
+	for _, src := range p.sources {
+		src.SetGrace(grace)
+	}
 	p.face.Update(s)
 	if p.use != nil {
 		p.use(s)

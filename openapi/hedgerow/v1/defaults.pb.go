@@ -189,12 +189,14 @@ func (x *Defaults) GetIdentityGrace() *IdentityGrace {
 	return nil
 }
 
-// IdentityGrace lets peers of one site accept a certificate that expired
-// within the window.
+// IdentityGrace lets peers of one site (region/zone of their nodes) accept a
+// certificate that expired within the window, so that a site whose issuer is
+// away for long goes on serving what it cannot do without.
 type IdentityGrace struct {
-	state  protoimpl.MessageState `protogen:"open.v1"`
-	Window *durationpb.Duration   `protobuf:"bytes,1,opt,name=window,proto3" json:"window,omitempty"`
-	// Ids of the routes that it holds for; all if absent.
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Up to 7 days. Without one there is no grace.
+	Window *durationpb.Duration `protobuf:"bytes,1,opt,name=window,proto3" json:"window,omitempty"`
+	// Ids of the routes that it holds for, at least one.
 	Routes        []string `protobuf:"bytes,2,rep,name=routes,proto3" json:"routes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
