@@ -83,7 +83,8 @@ func (v *VaultServer) addNode(trustDomain string, node PKINode) AppRole {
 	}
 	v.must(http.MethodPost, PKIMount+"/roles/"+node.Name, map[string]any{
 		"allowed_uri_sans":    append([]string{"spiffe://" + trustDomain + "/node/" + node.Name}, node.IDs...),
-		"allowed_domains":     []string{},
+		"allowed_domains":     []string{node.Name}, // the common name of the node's own
+		"allow_bare_domains":  true,
 		"allow_any_name":      false,
 		"allow_ip_sans":       false,
 		"allow_localhost":     false,
