@@ -54,16 +54,20 @@ func playManyChanges(t *stage.T, r *row, s settings) {
 	for _, p := range planes {
 		pids = append(pids, p.Pid())
 	}
-	calm := bothWays(t, m, s, pick(s, time.Minute, 5*time.Second), nil)
+	l := open(t, m, byShop(m, "shop"), page{m.Gateway, "gateway", "routes/shop"})
+	quiet := bothWays(t, m, s, pick(s, time.Minute, 5*time.Second), nil)
 	peaks := proc.PeakRSS(pids...)
 	w := &writes{m: m, routes: n, faces: faces}
-	busy := bothWays(t, m, s, pick(s, time.Minute, 8*time.Second), w)
+	both := bothWays(t, m, s, pick(s, time.Minute, 8*time.Second), w)
+	calm, busy := quiet[0].And(quiet[1]), both[0].And(both[1])
 	peak, err := peaks()
 	if err != nil {
 		t.Fatalf("memory: %v", err)
 	}
 	r.note("routes", n)
 	r.load(busy)
+	r.zero("websockets_cut", cuts(calm.And(busy)))
+	l.close(r, 0, quiet[0].And(both[0]), quiet[1].And(both[1]))
 	r.note("p99_without_changes", short(calm.P99))
 	if added := max(busy.P99-calm.P99, 0); s.short { // too short to judge by
 		r.note("added_p99", short(added))
@@ -97,20 +101,17 @@ func oneOfMany(i, revision int) map[string]any {
 
 // bothWays sends half of the load through the gateway and half through the caller's
 // sidecar, while w writes, unless it is nil.
-func bothWays(t *stage.T, m *stage.Mesh, s settings, length time.Duration, w *writes) load.Report {
+func bothWays(t *stage.T, m *stage.Mesh, s settings, length time.Duration, w *writes) [2]load.Report {
 	runs := []*load.Run{
-		load.Start(t.Context(), load.Plan{Target: m.Out(), Rate: s.rate / 2}),
-		load.Start(t.Context(), load.Plan{Target: m.Edge(), Rate: s.rate / 2}),
+		load.Start(t.Context(), load.Plan{Target: m.Out(), Rate: s.rate / 2, Mixed: true}),
+		load.Start(t.Context(), load.Plan{Target: m.Edge(), Rate: s.rate / 2, Mixed: true}),
 	}
 	if w != nil {
 		w.run(t.Context(), length)
 	} else {
 		t.Pause(length)
 	}
-	a, b := runs[0].Stop(), runs[1].Stop()
-	a.Sent, a.Failed, a.Errors = a.Sent+b.Sent, a.Failed+b.Failed, append(a.Errors, b.Errors...)
-	a.P50, a.P99 = max(a.P50, b.P50), max(a.P99, b.P99)
-	return a
+	return [2]load.Report{runs[0].Stop(), runs[1].Stop()}
 }
 
 // writes are the changes of a run.

@@ -26,11 +26,12 @@ const (
 // playCrash kills one of three sidecars. Whoever may retry sees nothing of it.
 func playCrash(t *stage.T, r *row, s settings) {
 	m := stage.New(t, stage.Options{Binaries: s.binaries})
-	with := load.Start(t.Context(), load.Plan{Target: m.Out(), Rate: s.rate / 2})
-	without := load.Start(t.Context(), load.Plan{Target: load.Target{Address: m.Caller.Outbound, Host: plainHost}, Rate: s.rate / 2})
+	l := open(t, m, byShop(m, "shop"), byShop(m, "plain"))
+	with := load.Start(t.Context(), load.Plan{Target: m.Out(), Rate: s.rate / 2, Mixed: true})
+	without := load.Start(t.Context(), load.Plan{Target: load.Target{Address: m.Caller.Outbound, Host: plainHost}, Rate: s.rate / 2, Mixed: true})
 	t.Pause(pick(s, 5*time.Second, time.Second))
 	victim := m.Shop[0]
-	began := time.Now()
+	began, underWay := time.Now(), with.UnderWay()+without.UnderWay()
 	if err := victim.Kill(); err != nil {
 		t.Fatalf("%v", err)
 	}
@@ -55,16 +56,19 @@ func playCrash(t *stage.T, r *row, s settings) {
 		r.blame("a request without retries failed", plain.Errors...)
 	}
 	r.atMost("forgotten_after", forgotten, forgottenWithin)
+	r.atLeast("websockets_cut", cuts(report.And(plain)), 1)
+	l.close(r, underWay, report, plain)
 }
 
 // playHang stops one of three sidecars, which then takes connections and answers
 // nothing. Tries end in time, it is taken out, and the service is not asked much more.
 func playHang(t *stage.T, r *row, s settings) {
 	m := stage.New(t, stage.Options{Binaries: s.binaries})
-	before := m.Received()
-	run := load.Start(t.Context(), load.Plan{Target: load.Target{Address: m.Caller.Outbound, Host: impatientHost}, Rate: s.rate})
+	before, l := m.Received(), open(t, m, byShop(m, "impatient"))
+	run := load.Start(t.Context(), load.Plan{Target: load.Target{Address: m.Caller.Outbound, Host: impatientHost}, Rate: s.rate, Mixed: true})
 	t.Pause(pick(s, 5*time.Second, time.Second))
 	victim := m.Shop[0]
+	underWay := run.UnderWay()
 	if err := syscall.Kill(victim.Pid(), syscall.SIGSTOP); err != nil {
 		t.Fatalf("%v", err)
 	}
@@ -75,7 +79,18 @@ func playHang(t *stage.T, r *row, s settings) {
 	}
 	r.load(report)
 	r.atMost("p99", report.P99, perTry*11/10)
-	amplified(r, m.Received()-before, report.Sent)
+	r.atLeast("websockets_cut", cuts(report), 1)
+	l.close(r, underWay, report)
+	amplified(r, m.Received()-before, report.Requests())
+}
+
+// cuts is how many WebSockets were cut.
+func cuts(l load.Report) int {
+	n := 0
+	for _, of := range l.Cuts {
+		n += of
+	}
+	return n
 }
 
 // amplified adds how many tries a load became.
@@ -93,18 +108,33 @@ func playAllDown(t *stage.T, r *row, s settings) {
 		}
 	}
 	m.Caller.Until(time.Minute, "forgets the instances", func(ctx context.Context) error {
-		known, err := m.Caller.Admin.Endpoints(ctx, "shop")
-		if err == nil && len(known) > 0 {
-			err = fmt.Errorf("it knows %v", known)
+		for _, service := range []string{"shop", "shop-rpc"} {
+			known, err := m.Caller.Admin.Endpoints(ctx, service)
+			if err == nil && len(known) > 0 {
+				err = fmt.Errorf("it knows %v", known)
+			}
+			if err != nil {
+				return err
+			}
 		}
-		return err
+		return nil
 	})
+	const refusals = "hedgerow_refusals_total"
 	n := pick(s, 2000, 200)
+	counted := func() int {
+		sum, err := m.Caller.Admin.Sum(t.Context(), refusals, `face="outbound"`, `code="no_healthy_endpoint"`)
+		if err != nil {
+			t.Fatalf("read the metrics: %v", err)
+		}
+		return int(sum)
+	}
+	before := counted()
 	took, wrong := load.Refused(t.Context(), m.Out(), n, 503, "no_healthy_endpoint")
 	r.note("requests", n)
 	r.zero("answered_otherwise", len(wrong))
 	r.blame("an answer", wrong...)
 	r.atMost("p99", took, 5*time.Millisecond)
+	r.equal("counted_refusals", counted()-before, n)
 }
 
 // playAmplification has a service that answers 503, and a caller that would try each
@@ -112,13 +142,22 @@ func playAllDown(t *stage.T, r *row, s settings) {
 func playAmplification(t *stage.T, r *row, s settings) {
 	m := stage.New(t, stage.Options{Binaries: s.binaries})
 	t.Pause(budgetWindow) // so that what made sure of the mesh gives it no budget
-	before := m.Received()
+	counted := func() int {
+		sum, err := m.Caller.Admin.Sum(t.Context(), "hedgerow_retries_total", `reason="status"`)
+		if err != nil {
+			t.Fatalf("read the metrics: %v", err)
+		}
+		return int(sum)
+	}
+	before, retries := m.Received(), counted()
 	n := pick(s, 20_000, 4000)
 	_, wrong := load.Refused(t.Context(), load.Target{Address: m.Caller.Outbound, Host: "eager.mesh"}, n, 503, "")
 	r.note("requests", n)
 	r.zero("answered_otherwise", len(wrong))
 	r.blame("an answer", wrong...)
-	amplified(r, m.Received()-before, n)
+	received := m.Received() - before
+	amplified(r, received, n)
+	r.equal("counted_retries", counted()-retries, received-n)
 }
 
 const (
@@ -131,20 +170,26 @@ const (
 func playKill(t *stage.T, r *row, s settings) {
 	times := pick(s, 20, 3)
 	m := stage.New(t, stage.Options{Binaries: s.binaries})
-	run := load.Start(t.Context(), load.Plan{Target: m.Out(), Rate: s.rate})
+	l := open(t, m, byShop(m, "shop"))
+	run := load.Start(t.Context(), load.Plan{Target: m.Out(), Rate: s.rate, Mixed: true})
 	var longest time.Duration
+	underWay := 0
 	for i := range times {
 		victim := m.Shop[i%len(m.Shop)]
 		t.Pause(time.Second)
+		underWay += run.UnderWay()
 		if err := victim.Kill(); err != nil {
 			t.Fatalf("%v", err)
 		}
 		began := time.Now()
 		victim.Start(stage.Limits{})
 		longest = max(longest, time.Since(began))
-		m.Reached(m.Out())
+		m.Reached(load.Target{Address: m.Caller.Outbound, Host: plainHost})
 	}
-	r.load(run.Stop())
+	report := run.Stop()
+	r.load(report)
+	r.atLeast("websockets_cut", cuts(report), times)
+	l.close(r, underWay, report)
 	r.atLeast("kills", times, times)
 	r.atMost("longest_until_ready", longest, readyWithin)
 }

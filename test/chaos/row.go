@@ -34,6 +34,11 @@ func (r *row) atLeast(name string, n, least int) {
 	r.limit(name, fmt.Sprint(n), fmt.Sprintf(">=%d", least), n >= least)
 }
 
+// equal adds a count that must be want.
+func (r *row) equal(name string, n, want int) {
+	r.limit(name, fmt.Sprint(n), fmt.Sprint(want), n == want)
+}
+
 // atMost adds a time that is bounded.
 func (r *row) atMost(name string, d, most time.Duration) {
 	r.limit(name, short(d), "<="+short(most), d <= most)
@@ -70,6 +75,12 @@ func (r *row) load(l load.Report) {
 	r.note("sent", l.Sent)
 	r.zero("errors", l.Failed)
 	r.blame("a request failed", l.Errors...)
+	if l.Calls > 0 {
+		r.note("calls", l.Calls)
+		r.note("messages", l.Messages)
+		r.note("websockets", l.Dialled)
+		r.note("websockets_cut_by", l.Cuts)
+	}
 	r.note("p50", short(l.P50))
 	r.note("p99", short(l.P99))
 	if l.Sent == 0 {

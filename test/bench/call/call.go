@@ -9,7 +9,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"sync"
 	"time"
@@ -19,34 +18,8 @@ import (
 
 	"github.com/hedgerow-mesh/hedgerow/test/bench/loop"
 	"github.com/hedgerow-mesh/hedgerow/test/chaos/load"
+	"github.com/hedgerow-mesh/hedgerow/test/chaos/rpc"
 )
-
-const (
-	service = "bench.Echo"
-	method  = "/" + service + "/Unary"
-)
-
-// raw is a codec for messages that are *[]byte.
-type raw struct{}
-
-func (raw) Name() string { return "raw" }
-
-func (raw) Marshal(v any) ([]byte, error) {
-	b, ok := v.(*[]byte)
-	if !ok {
-		return nil, fmt.Errorf("%T is no bytes", v)
-	}
-	return *b, nil
-}
-
-func (raw) Unmarshal(data []byte, v any) error {
-	b, ok := v.(*[]byte)
-	if !ok {
-		return fmt.Errorf("%T is no bytes", v)
-	}
-	*b = bytes.Clone(data)
-	return nil
-}
 
 // Serve serves at address until ctx ends.
 func Serve(ctx context.Context, address string) error {
@@ -54,16 +27,7 @@ func Serve(ctx context.Context, address string) error {
 	if err != nil {
 		return err
 	}
-	s := grpc.NewServer(grpc.ForceServerCodec(raw{}))
-	s.RegisterService(&grpc.ServiceDesc{
-		ServiceName: service,
-		HandlerType: (*any)(nil),
-		Methods: []grpc.MethodDesc{{MethodName: "Unary", Handler: func(_ any, _ context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
-			var message []byte
-			err := decode(&message)
-			return &message, err
-		}}},
-	}, nil)
+	s := rpc.Server()
 	defer context.AfterFunc(ctx, s.Stop)()
 	return s.Serve(l)
 }
@@ -93,7 +57,7 @@ func (d *dialer) dial(_ context.Context, target load.Target, r loop.Request) (lo
 	s := d.last[target.Address]
 	if s == nil || s.made == d.each {
 		conn, err := grpc.NewClient("passthrough:///"+target.Address, grpc.WithTransportCredentials(insecure.NewCredentials()),
-			grpc.WithAuthority(target.Host), grpc.WithDefaultCallOptions(grpc.ForceCodec(raw{})), grpc.WithDisableServiceConfig())
+			grpc.WithAuthority(target.Host), grpc.WithDefaultCallOptions(grpc.ForceCodec(rpc.Codec{})), grpc.WithDisableServiceConfig())
 		if err != nil {
 			return nil, err
 		}
@@ -125,7 +89,7 @@ var errAnswer = errors.New("the answer is not what was sent")
 // Exchange implements loop.Exchanger.
 func (c *caller) Exchange() error {
 	var got []byte
-	if err := c.conn.Invoke(c.ctx, method, &c.request.Body, &got); err != nil {
+	if err := c.conn.Invoke(c.ctx, rpc.Unary, &c.request.Body, &got); err != nil {
 		return err
 	}
 	if !bytes.Equal(got, c.request.Want) {

@@ -7,7 +7,9 @@
 // that the server closed meanwhile (RFC 9110 section 9.2.2) is all.
 //
 // Every request is idempotent, GET or with an Idempotency-Key, so that each
-// failure counts.
+// failure counts. Of a mixed load a sixth each are calls of gRPC and messages on
+// WebSockets that stand: one of those that is cut is no failure, as nobody can take
+// it over, but that a new one does not connect at once is.
 package load
 
 import (
@@ -16,6 +18,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -81,17 +84,22 @@ type Plan struct {
 	// Fresh makes every so-manieth request use a connection of its own; 10 if
 	// 0, negative for none.
 	Fresh int
+	// Mixed has gRPC and WebSockets too.
+	Mixed bool
 }
 
 // Run is an open loop under way.
 type Run struct {
-	plan   Plan
-	cancel context.CancelFunc
-	done   chan struct{}
+	plan    Plan
+	cancel  context.CancelFunc
+	done    chan struct{}
+	calls   calls
+	sockets sockets
 
 	mu     sync.Mutex // guards what follows
 	report Report
 	took   []time.Duration
+	under  int // exchanges
 }
 
 // Report is what an open loop saw.
@@ -99,8 +107,43 @@ type Report struct {
 	Sent      int
 	Failed    int            // no answer, another status than 200, or another body
 	Errors    []string       // the first few of the failures
-	Instances map[string]int // answers by the instance that gave them
+	Instances map[string]int // answers by the instance that gave them, messages apart
 	P50, P99  time.Duration  // of the good answers, from the time a request was due
+
+	// Of a mixed load; Sent and Failed have them too.
+	Calls, Messages  int
+	Dialled, Refused int            // WebSockets that were asked for, and not got
+	Cuts             map[string]int // of WebSockets that stood, by how the client saw it
+}
+
+// Requests is how many requests went out: a WebSocket is one, whatever goes over it.
+func (r Report) Requests() int { return r.Sent - r.Messages + r.Dialled }
+
+// Answered is how many of them, WebSockets apart, had the answer that was due.
+func (r Report) Answered() int {
+	n := 0
+	for _, of := range r.Instances {
+		n += of
+	}
+	return n
+}
+
+// And is what r and other saw together; of latencies it is the higher.
+func (r Report) And(other Report) Report {
+	r.Sent, r.Failed, r.Errors = r.Sent+other.Sent, r.Failed+other.Failed, append(r.Errors, other.Errors...)
+	r.P50, r.P99 = max(r.P50, other.P50), max(r.P99, other.P99)
+	r.Calls, r.Messages = r.Calls+other.Calls, r.Messages+other.Messages
+	r.Dialled, r.Refused = r.Dialled+other.Dialled, r.Refused+other.Refused
+	r.Instances, r.Cuts = sum(r.Instances, other.Instances), sum(r.Cuts, other.Cuts)
+	return r
+}
+
+func sum(a, b map[string]int) map[string]int {
+	out := maps.Clone(a)
+	for k, n := range b {
+		out[k] += n
+	}
+	return out
 }
 
 // Start begins an open loop: requests go out at the plan's rate whether or not
@@ -117,7 +160,8 @@ func Start(ctx context.Context, plan Plan) *Run {
 		plan.Fresh = 10
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	r := &Run{plan: plan, cancel: cancel, done: make(chan struct{}), report: Report{Instances: map[string]int{}}}
+	r := &Run{plan: plan, cancel: cancel, done: make(chan struct{}), report: Report{Instances: map[string]int{}, Cuts: map[string]int{}}}
+	r.calls.target, r.sockets.target, r.sockets.note = plan.Target, plan.Target, r.noteSocket
 	go func() {
 		defer close(r.done)
 		r.loop(ctx)
@@ -138,13 +182,17 @@ func (r *Run) Report() Report {
 	defer r.mu.Unlock()
 	out := r.report
 	out.Errors = slices.Clone(r.report.Errors)
-	out.Instances = map[string]int{}
-	for k, v := range r.report.Instances {
-		out.Instances[k] = v
-	}
+	out.Instances, out.Cuts = maps.Clone(r.report.Instances), maps.Clone(r.report.Cuts)
 	sorted := slices.Sorted(slices.Values(r.took))
 	out.P50, out.P99 = percentile(sorted, 50), percentile(sorted, 99)
 	return out
+}
+
+// UnderWay is how many exchanges have begun and not ended, and WebSockets that stand.
+func (r *Run) UnderWay() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.under + r.sockets.standing()
 }
 
 // percentile returns the nearest-rank percentile p of sorted, 0 of nothing.
@@ -158,6 +206,8 @@ func percentile(sorted []time.Duration, p int) time.Duration {
 func (r *Run) loop(ctx context.Context) {
 	kept, fresh := r.plan.Target.Client(r.plan.Timeout, 512), r.plan.Target.Client(r.plan.Timeout, 0)
 	defer kept.CloseIdleConnections()
+	defer r.calls.close()
+	defer r.sockets.close()
 	var under sync.WaitGroup
 	defer under.Wait()
 	waiting := make(chan struct{}, maxWaiting)
@@ -168,19 +218,20 @@ func (r *Run) loop(ctx context.Context) {
 		// What a late tick missed is made up for: the rate is the promise.
 		for ; ctx.Err() == nil && time.Since(start) >= time.Duration(n)*gap; n++ {
 			client, number, due := kept, n, start.Add(time.Duration(n)*gap)
-			if r.plan.Fresh > 0 && n%r.plan.Fresh == 0 {
+			alone := r.plan.Fresh > 0 && n%r.plan.Fresh == 0
+			if alone {
 				client = fresh
 			}
 			select {
 			case waiting <- struct{}{}:
 			default:
-				r.add(due, "", fmt.Errorf("request %d not sent: %d wait for an answer", n, maxWaiting))
+				r.add(sent{due: due}, fmt.Errorf("request %d not sent: %d wait for an answer", n, maxWaiting))
 				continue
 			}
+			r.begin()
 			under.Go(func() {
 				// Without ctx: what was sent before Stop is still waited for.
-				instance, err := r.send(context.WithoutCancel(ctx), client, number)
-				r.add(due, instance, err)
+				r.one(context.WithoutCancel(ctx), client, number, alone, due)
 				<-waiting
 			})
 		}
@@ -192,11 +243,50 @@ func (r *Run) loop(ctx context.Context) {
 	}
 }
 
-func (r *Run) add(due time.Time, instance string, err error) {
-	took := time.Since(due)
+// sent is an exchange that has ended.
+type sent struct {
+	due      time.Time
+	kind     kind
+	instance string // that answered; "" is not known
+	cut      bool   // on a WebSocket that did not stand to its end: nothing of its time is told
+}
+
+// one carries out exchange n.
+func (r *Run) one(ctx context.Context, client *http.Client, n int, alone bool, due time.Time) {
+	s := sent{due: due, kind: r.plan.kind(n)}
+	var err error
+	switch s.kind {
+	case call:
+		s.instance, err = r.calls.send(ctx, r.plan, n, alone)
+	case message:
+		s.cut, err = r.sockets.send(ctx, n)
+	default:
+		s.instance, err = r.send(ctx, client, s.kind == post, n)
+	}
+	r.add(s, err)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.under--
+}
+
+func (r *Run) begin() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.under++
+}
+
+func (r *Run) add(s sent, err error) {
+	took := time.Since(s.due)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.report.Sent++
+	switch s.kind {
+	case call:
+		r.report.Calls++
+	case message:
+		r.report.Messages++
+	case get, post:
+	}
 	if err != nil {
 		r.report.Failed++
 		if len(r.report.Errors) < 5 {
@@ -204,15 +294,34 @@ func (r *Run) add(due time.Time, instance string, err error) {
 		}
 		return
 	}
-	r.report.Instances[instance]++
-	r.took = append(r.took, took)
+	if s.kind != message {
+		r.report.Instances[s.instance]++
+	}
+	if !s.cut {
+		r.took = append(r.took, took)
+	}
+}
+
+// noteSocket counts a WebSocket that was asked for, and one that was cut.
+func (r *Run) noteSocket(dialled, refused bool, cut string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if dialled {
+		r.report.Dialled++
+	}
+	if refused {
+		r.report.Refused++
+	}
+	if cut != "" {
+		r.report.Cuts[cut]++
+	}
 }
 
 // send sends request n and returns who answered it.
-func (r *Run) send(ctx context.Context, client *http.Client, n int) (instance string, err error) {
+func (r *Run) send(ctx context.Context, client *http.Client, posts bool, n int) (instance string, err error) {
 	method, path, want := http.MethodGet, fmt.Sprintf("/echo?i=%d", n), fmt.Appendf(nil, "i=%d\n", n)
 	var body io.Reader
-	if n%3 == 2 {
+	if posts {
 		method, path, want = http.MethodPost, "/echo", payload(n, r.plan.Body)
 		body = bytes.NewReader(want)
 	}

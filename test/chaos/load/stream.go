@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -112,17 +111,8 @@ func cause(ctx context.Context, err error) error {
 
 // talking sends a message every tickEvery and waits for each to come back.
 func talking(ctx context.Context, target Target) error {
-	d := websocket.Dialer{HandshakeTimeout: 10 * time.Second, NetDialContext: (&net.Dialer{}).DialContext}
-	scheme := "ws"
-	if target.TLS != nil {
-		scheme, d.TLSClientConfig = "wss", target.TLS.Clone()
-		d.TLSClientConfig.NextProtos = []string{"http/1.1"}
-	}
-	conn, resp, err := d.DialContext(ctx, scheme+"://"+target.Address+"/ws", http.Header{"Host": {target.Host}}) //nolint:bodyclose // the library has read what there is of it
+	conn, err := dialSocket(ctx, target, "/ws")
 	if err != nil {
-		if resp != nil {
-			return fmt.Errorf("%w: %d", err, resp.StatusCode)
-		}
 		return err
 	}
 	defer conn.Close()                                                    //nolint:errcheck // torn down anyway

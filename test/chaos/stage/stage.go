@@ -37,7 +37,10 @@ const apiMost = 30 * time.Second
 // Instances is how many sidecars the service has.
 const Instances = 3
 
-// Hosts of the services.
+// shop is what each of its instances is: one program that speaks HTTP/1.1, and gRPC.
+var shop = []string{"shop", "shop-rpc"}
+
+// Hosts of the services. What is gRPC at Shop's goes to the service shop-rpc.
 const (
 	Shop   = "shop.mesh"
 	Broken = "broken.mesh"
@@ -77,7 +80,7 @@ func New(t *T, opt Options) *Mesh {
 	m := &Mesh{t: t, opt: opt, api: http.Client{Timeout: apiMost}}
 	nodes := []servers.PKINode{rig.SidecarNode("caller", "client"), rig.SidecarNode("broken", "broken"), rig.GatewayNode("edge", "edge")}
 	for i := range Instances {
-		nodes = append(nodes, rig.SidecarNode(instance(i), "shop"))
+		nodes = append(nodes, rig.SidecarNode(instance(i), shop...))
 	}
 	m.rig = rig.New(t, rig.Options{Binaries: opt.Binaries, Objects: objects, Nodes: nodes})
 	if opt.TTL > 0 {
@@ -85,9 +88,9 @@ func New(t *T, opt Options) *Mesh {
 			m.shorten(servers.PKIMount + "/roles/" + node.Name)
 		}
 	}
-	m.Caller = m.sidecar("caller", "client", m.serve("client"), ", upstreams: [shop, broken]")
+	m.Caller = m.sidecar("caller", m.serve("client"), ", upstreams: [shop, shop-rpc, broken]", "client")
 	for i := range Instances {
-		m.Shop = append(m.Shop, m.sidecar(instance(i), "shop", m.serve(instance(i)), ""))
+		m.Shop = append(m.Shop, m.sidecar(instance(i), m.serve(instance(i)), "", shop...))
 	}
 	all := append([]*Plane{m.Caller}, m.Shop...)
 	if opt.Gateway {
@@ -104,10 +107,28 @@ func New(t *T, opt Options) *Mesh {
 		p.ready()
 	}
 	m.Reached(m.Out())
+	m.called(m.Out())
 	if opt.Gateway {
 		m.Reached(m.Edge())
+		m.called(m.Edge())
 	}
 	return m
+}
+
+// called waits until calls of gRPC are answered by every instance.
+func (m *Mesh) called(target load.Target) {
+	m.t.Helper()
+	seen := map[string]bool{}
+	m.Caller.Until(readyMost, "runs and calls at "+target.Address+" reach every instance", func(ctx context.Context) error {
+		by, err := load.Call(ctx, target)
+		if err != nil {
+			return err
+		}
+		if seen[by] = true; len(seen) < Instances {
+			return fmt.Errorf("only %d of %d have answered", len(seen), Instances)
+		}
+		return nil
+	})
 }
 
 // instance names the i-th instance of the service, its node and its workload.
@@ -240,7 +261,7 @@ func (m *Mesh) broken() *Plane {
 			m.t.Errorf("end the workload that breaks off: %v", err)
 		}
 	})
-	return m.sidecar("broken", "broken", m.Breaker.Addr, "")
+	return m.sidecar("broken", m.Breaker.Addr, "", "broken")
 }
 
 // shorten makes a PKI role sign for Options.TTL, and leaves the rest of it.
@@ -257,14 +278,18 @@ func (m *Mesh) shorten(path string) {
 	}
 }
 
-// sidecar prepares the sidecar of one service; more is what else its
+// sidecar prepares the sidecar of a workload, which is all of services; more is what else its
 // configuration has.
-func (m *Mesh) sidecar(node, service, address, more string) *Plane {
+func (m *Mesh) sidecar(node, address, more string, services ...string) *Plane {
 	m.t.Helper()
 	in, out, admin := m.rig.Address(), m.rig.Address(), m.rig.Address()
+	var of []string
+	for _, service := range services {
+		of = append(of, fmt.Sprintf("{service: %s, address: %q}", service, address))
+	}
 	p := m.plane(node, "hedgerow-edge", "sidecar", fmt.Sprintf(
-		"inbound: {address: %q}, outbound: {address: %q}, admin: {address: %q}, services: [{service: %s, address: %q}]%s",
-		in, out, admin, service, address, more))
+		"inbound: {address: %q}, outbound: {address: %q}, admin: {address: %q}, services: [%s]%s",
+		in, out, admin, strings.Join(of, ", "), more))
 	p.Inbound, p.Outbound, p.Admin = in, out, proc.Admin{Address: admin}
 	return p
 }

@@ -1,5 +1,6 @@
 // Package workload is the programs behind the sidecars of a fault test: plain
-// HTTP/1.1 servers that know nothing of the mesh. Serve answers properly, so
+// servers of HTTP/1.1, and of gRPC at the same address, that know nothing of the
+// mesh. Serve answers properly, so
 // that a client can verify every byte; Break answers and breaks off.
 //
 // It neither measures nor judges: that is the client's business, on the far
@@ -18,6 +19,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/hedgerow-mesh/hedgerow/test/chaos/rpc"
 )
 
 // InstanceHeader names the instance that answered.
@@ -35,7 +38,8 @@ type Server struct {
 	received atomic.Int64
 }
 
-// Received returns how many requests have come.
+// Received returns how many requests have come, calls of gRPC and handshakes of
+// WebSockets among them.
 func (s *Server) Received() int { return int(s.received.Load()) }
 
 // Serve starts the workload called instance on a free loopback port. Its paths:
@@ -44,8 +48,10 @@ func (s *Server) Received() int { return int(s.received.Load()) }
 //	/ticks?n=N&every=D  the lines "tick 0" to "tick N-1", one every D; endless without n
 //	/bytes?n=N&mib=R    N bytes with a Content-Length; with R, at R MiB a second
 //	/hold?for=D         reads the body, waits, answers
-//	/ws                 a WebSocket that echoes
+//	/ws, /talk          a WebSocket that echoes
 //	/status             503, always
+//
+// By HTTP/2 with prior knowledge it serves the methods of package rpc.
 func Serve(instance string) (*Server, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -55,7 +61,10 @@ func Serve(instance string) (*Server, error) {
 		Addr: l.Addr().String(),
 		done: make(chan error, 1),
 	}
-	s.srv = &http.Server{Handler: handler(instance, &s.received), ReadHeaderTimeout: time.Minute}
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	s.srv = &http.Server{Handler: handler(instance, &s.received), ReadHeaderTimeout: time.Minute, Protocols: &protocols}
 	go func() { s.done <- s.srv.Serve(l) }()
 	return s, nil
 }
@@ -76,10 +85,16 @@ func handler(instance string, received *atomic.Int64) http.Handler {
 	mux.HandleFunc("/bytes", zeros)
 	mux.HandleFunc("/hold", hold)
 	mux.HandleFunc("/ws", echoMessages)
+	mux.HandleFunc("/talk", echoMessages)
 	mux.HandleFunc("/status", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })
+	calls := rpc.Server()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		received.Add(1)
 		w.Header().Set(InstanceHeader, instance)
+		if r.ProtoMajor == 2 {
+			calls.ServeHTTP(w, r)
+			return
+		}
 		mux.ServeHTTP(w, r)
 	})
 }
