@@ -216,7 +216,17 @@ func (v *Vault) newAPI(over *http.Client, token string) (*api.Client, error) {
 	// NewClient takes token, namespace and headers from the environment.
 	client.SetHeaders(http.Header{api.RequestHeaderName: {"true"}})
 	client.SetToken(token)
+	client.SetWrappingLookupFunc(wrapping)
 	return client, nil
+}
+
+// wrapping says which answers Vault is to wrap: the secret_ids of nodes, which no control
+// plane sees.
+func wrapping(_, path string) string {
+	if strings.HasSuffix(path, "/secret-id") && !strings.HasSuffix(path, "/"+controlRole+"/secret-id") {
+		return invitationLife.String()
+	}
+	return ""
 }
 
 // do makes a request with a token: the current one and, if Vault refuses it, once more

@@ -79,6 +79,7 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		"/v1/pki_mesh/issuers":       "issuers",
 		"/v1/pki_mesh/issuer/1/json": "issuer",
 		"/v1/sys/health":             "health",
+		"/v1/transit/sign/hedgerow":  "transit",
 	}[r.URL.Path]
 	f.calls[operation]++
 	token := r.Header.Get("X-Vault-Token")

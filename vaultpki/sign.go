@@ -27,9 +27,11 @@ const maxIssuers = 32
 func (c *Client) Issue(ctx context.Context, r identity.Request) (identity.Issued, error) {
 	const op = "vaultpki.Sign"
 	defer c.http.CloseIdleConnections() // the next call is hours away
-	secret, err := c.sign(ctx, c.cfg.Mount+"/sign/"+c.cfg.Role, r.ID.String(), "add the identity to the role's allowed_uri_sans", map[string]any{
-		"csr": encodeCSR(r.CSR), "uri_sans": r.ID.String(), "exclude_cn_from_sans": true,
-	}, r.TTL)
+	data := map[string]any{"csr": encodeCSR(r.CSR), "uri_sans": r.ID.String(), "exclude_cn_from_sans": true}
+	if node, is := r.ID.Node(); is {
+		data["common_name"] = node // by which it logs in
+	}
+	secret, err := c.sign(ctx, c.cfg.Mount+"/sign/"+c.cfg.Role, r.ID.String(), "add the identity to the role's allowed_uri_sans", data, r.TTL)
 	if err != nil {
 		return identity.Issued{}, err
 	}
@@ -124,6 +126,23 @@ func parseSigned(secret *api.Secret) (chain, roots []*x509.Certificate, err erro
 // mountRoots returns the roots of every issuer of the mount. Vault answers both
 // calls to anybody, so no token is sent and no policy is needed.
 func (c *Client) mountRoots(ctx context.Context) ([]*x509.Certificate, error) {
+	keys, err := c.issuerKeys(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var roots []*x509.Certificate
+	for _, key := range keys {
+		above, err := c.readIssuer(ctx, key)
+		if err != nil {
+			return nil, err
+		}
+		roots = append(roots, rootsOf(above)...)
+	}
+	return roots, nil
+}
+
+// issuerKeys returns the names of the mount's issuers.
+func (c *Client) issuerKeys(ctx context.Context) ([]string, error) {
 	const op = "vaultpki.ReadIssuers"
 	var list *api.Secret
 	err := c.measure("issuers", func() (err error) {
@@ -140,16 +159,12 @@ func (c *Client) mountRoots(ctx context.Context) ([]*x509.Certificate, error) {
 	if len(keys) == 0 || len(keys) > maxIssuers {
 		return nil, mesh.Errorf(op, c.cfg.Mount, mesh.Unavailable, "the mount has %d issuers, want 1 to %d", len(keys), maxIssuers)
 	}
-	var roots []*x509.Certificate
+	names := make([]string, 0, len(keys))
 	for _, key := range keys {
-		id, _ := key.(string)
-		above, err := c.readIssuer(ctx, id)
-		if err != nil {
-			return nil, err
-		}
-		roots = append(roots, rootsOf(above)...)
+		name, _ := key.(string)
+		names = append(names, name)
 	}
-	return roots, nil
+	return names, nil
 }
 
 // readIssuer returns an issuer's certificate and those above it.

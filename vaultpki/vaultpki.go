@@ -1,5 +1,7 @@
 // Package vaultpki is the only code that knows Vault: elsewhere a Client is an
-// identity.Issuer, and a ServerRole a gateway's Signer.
+// identity.Issuer, a ServerRole a gateway's Signer, a Signer signs configuration, and a
+// Log keeps its revisions. Bootstrap sets a Vault up for all that, and an Admin makes and
+// withdraws nodes in it.
 //
 // It logs in by AppRole or by a node's certificate and uses `sign` on one role of
 // one mount, never `issue`, which would make the key on the server. It does not
@@ -101,7 +103,7 @@ func newMetrics(reg prometheus.Registerer) (metrics, error) {
 	m := metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "hedgerow_vaultpki_requests_total",
-			Help: "Requests to Vault by operation (login, renew, sign, issuers, health) and result: ok or the kind of error.",
+			Help: "Requests to Vault by operation (login, renew, sign, issuers, health, admin, secret, log, transit) and result: ok or the kind of error.",
 		}, []string{"operation", "result"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "hedgerow_vaultpki_request_seconds",

@@ -2,7 +2,9 @@ package vaultpki
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/tls"
+	"encoding/base64"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
@@ -408,4 +410,22 @@ func FuzzSigned(f *testing.F) {
 			t.Fatalf("%d certificates, %d roots and no error", len(chain), len(roots))
 		}
 	})
+}
+
+// What Vault answers is a signature of the key that was delegated to, or none.
+func TestSignerVerifies(t *testing.T) {
+	f := newFake(t)
+	f.answer = func(op string, w http.ResponseWriter) bool {
+		if op == "transit" {
+			reply(w, map[string]any{"data": map[string]any{"signature": "vault:v1:" + base64.StdEncoding.EncodeToString(make([]byte, ed25519.SignatureSize))}})
+		}
+		return op == "transit"
+	}
+	public, _, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Signer{v: newClient(t, f.config(t)).Vault, version: 1, public: public}
+	_, _, err = s.Sign(t.Context(), []byte("head"))
+	checkError(t, err, mesh.Unavailable, "not the key's signature", false)
 }

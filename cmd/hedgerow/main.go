@@ -14,6 +14,7 @@ import (
 	"github.com/hedgerow-mesh/hedgerow/cmd/internal/role"
 	"github.com/hedgerow-mesh/hedgerow/cmd/internal/root"
 	"github.com/hedgerow-mesh/hedgerow/cmd/internal/up"
+	"github.com/hedgerow-mesh/hedgerow/cmd/internal/vault"
 )
 
 func main() {
@@ -32,7 +33,7 @@ loopback, with something to try.`,
 		c.GroupID = "roles"
 		hedgerow.AddCommand(c)
 	}
-	for _, c := range append(client.New(os.Stdout, os.Stderr, role.Version()), root.Command()) {
+	for _, c := range append(client.New(os.Stdout, os.Stderr, role.Version()), root.Command(), vault.Command()) {
 		c.GroupID = "verbs"
 		hedgerow.AddCommand(c)
 	}

@@ -16,7 +16,8 @@ var parts = map[string][]string{
 	"sidecar":    {"mesh", "sidecar"},
 	"controlapi": {"mesh", "openapi", "controlapi"},
 	"mqttbridge": {"mesh", "mqttbridge"},
-	"vaultpki":   {"mesh", "vaultpki"},
+	"vaultpki":   {"mesh", "vaultpki", "deploy"},
+	"deploy":     {},
 	"cmd":        {"mesh", "openapi", "gateway", "sidecar", "controlapi", "mqttbridge", "vaultpki", "cmd"},
 	"test":       {"mesh", "openapi", "gateway", "sidecar", "controlapi", "mqttbridge", "vaultpki", "cmd", "test"},
 }

@@ -15,5 +15,16 @@ func trustVault() []control {
 		without("a token refused is replaced", "access.go", "if !forbidden(err) {", "if true {", "TestTokenLife"),
 		without("the entry of the certificate is named", "login.go", "if leaf.Subject.CommonName == \"\" {", "if false {", "TestRealVaultLoginByCertificate"),
 		without("a token that lives is not given up", "session.go", "if s != nil && s != refused && time.Now().Round(0).Before(s.expires) {\n\t\t\tv.log", "if false {\n\t\t\tv.log", "TestATokenOutlivesAFailedLogin"),
+		without("a dry run writes nothing", "bootstrap.go", "if b.DryRun {\n\t\tb.say(\"would write %s\", path)", "if false {\n\t\tb.say(\"would write %s\", path)", "TestRealVaultBootstrap"),
+		without("a Vault of another mesh is left alone", "bootstrap.go", "if data[\"mesh\"] != b.Mesh ||", "if false && data[\"mesh\"] != b.Mesh ||", "TestRealVaultBootstrap"),
+		without("a CA of leaves signs no CA", "bootstrap.go", "\"not_before_duration\": issuerBackdate, \"max_path_length\": 0,", "\"not_before_duration\": issuerBackdate,", "TestRealVaultBootstrap"),
+		without("a secret_id is wrapped", "access.go", "return invitationLife.String()", "return \"\"", "TestRealVaultInvitation"),
+		without("a wrap is of the node's login", "unwrap.go", "found.Data[\"creation_path\"] != want", "false", "TestRealVaultInvitation"),
+		without("an invitation voids those of before", "admin.go", "\tif err := a.v.remove(ctx, \"admin\", path); err != nil {\n\t\treturn nil, err\n\t}\n", "", "TestRealVaultInvitation"),
+		without("a token that was used is not pending", "admin.go", "return uses == \"1\", nil", "return uses != \"\", nil", "TestRealVaultInvitation"),
+		without("a withdrawn node's tokens end", "admin.go", "if err := a.disable(ctx, node); err != nil {", "if err := error(nil); err != nil {", "TestRealVaultNode").and("return a.v.remove(ctx, \"admin\", \"identity/entity/name/\"+node)", "return nil"),
+		without("a node's name is one", "admin.go", "if !mesh.ValidID(node) || node == controlRole {", "if false {", "TestRealVaultNode"),
+		without("a withdrawn node does not log in", "admin.go", "\"auth/cert/certs/\" + node, \"auth/approle", "\"auth/approle", "TestRealVaultNode"),
+		without("Vault's signature is verified", "transit.go", "!ed25519.Verify(s.public, message, signature)", "false", "TestSignerVerifies"),
 	}
 }
