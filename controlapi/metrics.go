@@ -12,6 +12,8 @@ type metrics struct {
 	unreadable  prometheus.Gauge
 	unpublished prometheus.Counter
 	unsigned    prometheus.Counter
+	races       prometheus.Counter
+	unfollowed  prometheus.Counter
 	panics      prometheus.Counter
 }
 
@@ -37,13 +39,21 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Name: "hedgerow_controlapi_unsigned_total",
 			Help: "Times that a head could not be signed: a write was refused, or data planes were not told that nothing is newer.",
 		}),
+		races: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "hedgerow_controlapi_races_total",
+			Help: "Tries to write that came after another control plane's, and were decided again on what it had written.",
+		}),
+		unfollowed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "hedgerow_controlapi_follow_failures_total",
+			Help: "Times that it could not be seen whether another control plane has written.",
+		}),
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "hedgerow_controlapi_panics_total",
 			Help: "Requests that ended in a panic. Any is a defect.",
 		}),
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.requests, m.revision, m.unreadable, m.unpublished, m.unsigned, m.panics} {
+	for _, c := range []prometheus.Collector{m.requests, m.revision, m.unreadable, m.unpublished, m.unsigned, m.races, m.unfollowed, m.panics} {
 		errs = append(errs, reg.Register(c))
 	}
 	return m, errors.Join(errs...)

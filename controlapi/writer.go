@@ -78,6 +78,22 @@ func (w *writer) write(ctx context.Context, edits []edit, when conditions, dry b
 	case <-ctx.Done():
 		return nil, mesh.Errorf(op, "", mesh.Unavailable, "other writes took too long: %w", ctx.Err())
 	}
+	// Another control plane may write the same log. Who loses to it decides again, on what
+	// it has written: conditions too.
+	for try := 1; ; try++ {
+		out, err := w.attempt(ctx, edits, when, dry)
+		if !errors.As(err, new(*lostRace)) || try == maxRaces {
+			return out, err
+		}
+		w.metrics.races.Inc()
+		if !pause(ctx, try) {
+			return nil, err
+		}
+	}
+}
+
+// attempt is one try of write, with the turn.
+func (w *writer) attempt(ctx context.Context, edits []edit, when conditions, dry bool) (*outcome, error) {
 	st := w.state.Load()
 	p, err := st.plan(edits, when, w.now(), callerOf(ctx))
 	if err != nil {
@@ -119,12 +135,18 @@ func (w *writer) ping(ctx context.Context) error {
 // write that failed at the last step is there.
 func (w *writer) store(ctx context.Context, p *plan) error {
 	if err := w.logStore.Append(ctx, p.change); err != nil {
-		kind := mesh.KindOf(err)
-		if kind == mesh.Stale { // not the caller's etag: another control plane
+		hint := mesh.HintOf(err)
+		if hint == "" {
+			hint = "try again"
+		}
+		kind, loaded := mesh.KindOf(err), w.load(ctx)
+		if kind == mesh.Stale && loaded == nil { // not the caller's etag: another control plane
+			err = &lostRace{err}
+		}
+		if kind != mesh.Internal { // whatever it is, it is not about what the caller sent
 			kind = mesh.Unavailable
 		}
-		failed := &mesh.Error{Op: "controlapi.write", Kind: kind, Err: err, Hint: "try again"}
-		return errors.Join(failed, w.load(ctx))
+		return errors.Join(&mesh.Error{Op: "controlapi.write", Kind: kind, Err: err, Hint: hint}, loaded)
 	}
 	w.state.Store(p.next)
 	w.metrics.revision.Set(float64(p.next.head.Revision))

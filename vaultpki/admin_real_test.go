@@ -365,6 +365,17 @@ func TestRealVaultNodeMayNothingElse(t *testing.T) {
 		"a cubbyhole":                   {post, "cubbyhole/x", body{"a": "b"}},
 		"take another node's login out": {del, "auth/cert/certs/edge9", nil},
 	})
+}
+
+// Certificates are worth what they say, as a login and to peers.
+func TestRealVaultCertificatesOfANode(t *testing.T) {
+	s := newMesh(t)
+	for _, name := range []string{"edge7", "edge9"} {
+		if err := s.control.Admin(td).Put(t.Context(), Node{Name: name, Services: []string{"orders"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	node := s.join(t, "edge7")
 
 	t.Run("a certificate does not log in as another node", func(t *testing.T) {
 		cert, err := node.access.Certificate.Current()

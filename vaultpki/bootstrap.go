@@ -2,6 +2,7 @@ package vaultpki
 
 import (
 	"context"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -49,7 +50,7 @@ type Bootstrap struct {
 	Mesh        string
 	TrustDomain string
 	// Credentials is the directory that gets role-id and secret-id of the control
-	// plane's AppRole, 0600.
+	// plane's AppRole, and the roots of the mesh in mesh-ca.pem, 0600.
 	Credentials string
 	// DryRun has nothing written, there or here.
 	DryRun bool
@@ -81,7 +82,7 @@ func (v *Vault) Bootstrap(ctx context.Context, cfg Bootstrap) (int, error) {
 	}
 	b := &bootstrap{Bootstrap: cfg, v: v}
 	for _, step := range []func(context.Context) error{
-		b.checkMesh, b.mounts, b.root, b.intermediates, b.transit, b.policies, b.marker, b.control,
+		b.checkMesh, b.mounts, b.root, b.intermediates, b.transit, b.policies, b.marker, b.control, b.roots,
 	} {
 		if err := step(ctx); err != nil {
 			return b.writes, err
@@ -338,6 +339,38 @@ func (b *bootstrap) control(ctx context.Context) error {
 		}
 		b.say("wrote %s", file)
 	}
+	return nil
+}
+
+// roots writes the roots of the mesh's certificates, by which a control plane knows nodes.
+func (b *bootstrap) roots(ctx context.Context) error {
+	file := filepath.Join(b.Credentials, "mesh-ca.pem")
+	if exists(file) {
+		return nil
+	}
+	b.writes++
+	if b.DryRun {
+		b.say("would write %s", file)
+		return nil
+	}
+	client, err := b.v.Client(MountMesh, "any")
+	if err != nil {
+		return err
+	}
+	bundle, err := client.Bundle(ctx, b.TrustDomain)
+	if err != nil {
+		return err
+	}
+	var text strings.Builder
+	for _, root := range bundle.Roots() {
+		if err := pem.Encode(&text, &pem.Block{Type: "CERTIFICATE", Bytes: root.Raw}); err != nil {
+			return mesh.Errorf("vaultpki.Bootstrap", file, mesh.Internal, "%w", err)
+		}
+	}
+	if err := writeSecret(file, strings.TrimSpace(text.String())); err != nil {
+		return err
+	}
+	b.say("wrote %s", file)
 	return nil
 }
 

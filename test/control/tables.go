@@ -62,6 +62,7 @@ func tables() []table {
 		{"registrations", "mesh/registry", registrations()},
 		{"signed writes", "controlapi", trustWrites()},
 		{"Vault", "vaultpki", trustVault()},
+		{"shared log", "controlapi", sharedWrites()},
 
 		{"api roles", "controlapi", accessRoles()},
 		{"api tokens", "controlapi", accessTokens()},

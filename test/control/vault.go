@@ -26,5 +26,20 @@ func trustVault() []control {
 		without("a node's name is one", "admin.go", "if !mesh.ValidID(node) || node == controlRole {", "if false {", "TestRealVaultNode"),
 		without("a withdrawn node does not log in", "admin.go", "\"auth/cert/certs/\" + node, \"auth/approle", "\"auth/approle", "TestRealVaultNode"),
 		without("Vault's signature is verified", "transit.go", "!ed25519.Verify(s.public, message, signature)", "false", "TestSignerVerifies"),
+		without("a lost race is noticed", "log.go", "case there == value:", "case true:", "TestRealVaultLogRace|TestRealVaultLogCreateIsRepeatable"),
+		without("a chunk is the one that the head names", "log.go", " || chunkName(chunk) != name", "", "TestRealVaultLogRefuses"),
+		without("a revision follows the one before", "log.go", "if n != l.head.Revision+1 || c.Head.Epoch < l.head.Epoch {", "if false {", "TestRealVaultLogRefuses"),
+		without("a head stays", "log.go", "if name == headName {", "if false {", "TestRealVaultLogSnapshots"),
+		without("a new control plane starts from a snapshot", "log.go", "if snapshot != nil {", "if false {", "TestRealVaultLogSnapshots"),
+		without("a log is that of the mesh", "log.go", "if marker.mesh != meshName {", "if false {", "TestRealVaultLogRefuses"),
+	}
+}
+
+// sharedWrites is how control planes share a log.
+func sharedWrites() []control {
+	return []control{
+		without("a lost race is decided again", "writer.go", "if !errors.As(err, new(*lostRace)) || try == maxRaces {", "if true {", "TestALostRaceIsDecidedAgain"),
+		without("a race that is always lost ends", "writer.go", " || try == maxRaces {", " {", "TestARaceThatIsAlwaysLostEnds").orHangs(),
+		without("others' revisions are followed", "follow.go", "\treturn w.load(ctx)\n", "\treturn nil\n", "TestOthersRevisionsAreFollowed"),
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -19,7 +20,6 @@ import (
 
 	"github.com/hedgerow-mesh/hedgerow/cmd/internal/role"
 	"github.com/hedgerow-mesh/hedgerow/controlapi"
-	"github.com/hedgerow-mesh/hedgerow/controlapi/revlog"
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 	"github.com/hedgerow-mesh/hedgerow/mesh/registry"
 )
@@ -35,7 +35,10 @@ type Config struct {
 	Trust       Trust           `yaml:"trust"`
 	Access      Access          `yaml:"access"`
 	Redis       registry.Config `yaml:"redis"`
-	Log         role.Log        `yaml:"log"`
+	// Vault is needed if revisions or trust.signer say vault.
+	Vault     role.VaultLogin `yaml:"vault"`
+	Revisions string          `yaml:"revisions" help:"where the log of revisions is: file, in dataDir, of one control plane; vault, which several may share"`
+	Log       role.Log        `yaml:"log"`
 }
 
 // TLS is the API's own certificate.
@@ -84,7 +87,7 @@ func (c *Config) Validate() error {
 	if c.Trust.CAFile == "" {
 		errs = append(errs, errors.New("trust.caFile is needed: PEM roots of the certificates of nodes, as from: vault read -field=certificate pki_mesh/cert/ca"))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, c.checkVault()...)...)
 }
 
 // Deps are what `hedgerow up` adds.
@@ -120,14 +123,21 @@ func Run(ctx context.Context, cfg *Config, deps Deps) (err error) {
 	if err := ensureToken(cfg.DataDir); err != nil {
 		return err
 	}
-	revisions, err := revlog.Open(filepath.Join(cfg.DataDir, "revisions.db"))
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	vault, err := cfg.openVault(log, reg)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, revisions.Close()) }()
-	reg := prometheus.NewRegistry()
-	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	trust, err := openTrust(cfg.Trust, cfg.Mesh, cfg.DataDir, log)
+	if vault != nil {
+		defer vault.Close()
+	}
+	revisions, err := cfg.openLog(ctx, vault)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, revisions.close()) }()
+	trust, err := openTrust(ctx, cfg, vault, log)
 	if err != nil {
 		return err
 	}
@@ -142,12 +152,12 @@ func Run(ctx context.Context, cfg *Config, deps Deps) (err error) {
 	}
 	watcher := registry.NewWatcher(client, roots.bundle, registry.WatcherOptions{All: true})
 	opts := controlapi.Options{
-		Log: revisions, Publisher: client, Authority: trust.authority, Observed: watcher, TokenFile: filepath.Join(cfg.DataDir, tokenFile),
+		Log: revisions.Log, Publisher: client, Authority: trust.authority, Observed: watcher, TokenFile: filepath.Join(cfg.DataDir, tokenFile),
 		Hosts: cfg.Hosts, Metrics: reg, Gatherer: reg, Logger: log,
 	}
 	var republisher *registry.Republisher // set before anybody can ask
 	opts.Checks = []controlapi.Check{
-		{Name: "published", Ready: func(context.Context) error { return conflict(republisher.State()) }},
+		{Name: "published", Ready: func(context.Context) error { return conflict(republisher.State(), cfg.Revisions == inVault) }},
 		{Name: "observed", Ready: func(context.Context) error { return observed(republisher.State(), watcher.Snapshot()) }},
 	}
 	if deps.Check != nil {
@@ -169,6 +179,8 @@ func Run(ctx context.Context, cfg *Config, deps Deps) (err error) {
 	if keys != nil {
 		group.Go("keys of OIDC", keys)
 	}
+	group.Go("following", api.RunFollowing)
+	group.Go("revision log", revisions.run)
 	return serve(ctx, cfg, deps, group, republisher, watcher, api)
 }
 
@@ -184,12 +196,17 @@ func observed(s registry.PublishState, seen *mesh.Snapshot) error {
 // conflict reports that Redis holds what the log did not write. While Redis is
 // merely away or behind, readiness is not this check's affair: writes ask
 // Redis themselves, and what it lacks is on its way.
-func conflict(s registry.PublishState) error {
-	if mesh.KindOf(s.Err) != mesh.Conflict {
+// With a log that is shared, another control plane may have published what is taken from
+// the log a moment later.
+func conflict(s registry.PublishState, shared bool) error {
+	if mesh.KindOf(s.Err) != mesh.Conflict || shared && time.Since(s.Since) < conflictAfter {
 		return nil
 	}
 	return fmt.Errorf("%w; is another control plane publishing to this mesh?", s.Err)
 }
+
+// conflictAfter is how long another control plane may be ahead in Redis.
+const conflictAfter = 10 * time.Second
 
 // serve runs the parts until ctx ends or one fails.
 func serve(ctx context.Context, cfg *Config, deps Deps, group *role.Group, republisher *registry.Republisher, watcher *registry.Watcher, api *controlapi.Server) error {

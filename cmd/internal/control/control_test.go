@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 	"github.com/hedgerow-mesh/hedgerow/mesh/registry"
@@ -54,8 +55,14 @@ func TestConflictIsNotReadyAndAwayIsNotItsAffair(t *testing.T) {
 		"held by another log": {mesh.Errorf("registry.Republish", "", mesh.Conflict, "revision 9"), false},
 		"anything else":       {errors.New("x"), true},
 	} {
-		if err := conflict(registry.PublishState{Err: tt.err}); (err == nil) != tt.ready {
+		if err := conflict(registry.PublishState{Err: tt.err}, false); (err == nil) != tt.ready {
 			t.Errorf("%s: %v", name, err)
+		}
+		if err := conflict(registry.PublishState{Err: tt.err}, true); (err == nil) != tt.ready {
+			t.Errorf("%s, for long, with a log that is shared: %v", name, err)
+		}
+		if err := conflict(registry.PublishState{Err: tt.err, Since: time.Now()}, true); err != nil {
+			t.Errorf("%s, since a moment, with a log that is shared: %v", name, err)
 		}
 	}
 }
@@ -63,8 +70,9 @@ func TestConflictIsNotReadyAndAwayIsNotItsAffair(t *testing.T) {
 func TestValidate(t *testing.T) {
 	c := Default()
 	c.Address, c.TLS.CertFile, c.DataDir, c.TrustDomain = "7070", "cert.pem", "", "Upper"
+	c.Revisions, c.Trust.Signer, c.Trust.SigningKeyFile = "disk", inVault, "signing.key"
 	err := c.Validate()
-	for _, want := range []string{"redis.addresses", "address: \"7070\"", "dataDir", "tls: certFile", "trust.caFile", "trustDomain"} {
+	for _, want := range []string{"redis.addresses", "address: \"7070\"", "dataDir", "tls: certFile", "trust.caFile", "trustDomain", `revisions: "disk"`, "vault.addresses", "trust.signingKeyFile"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("the error lacks %s: %v", want, err)
 		}

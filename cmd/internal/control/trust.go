@@ -13,6 +13,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh/signing"
+	"github.com/hedgerow-mesh/hedgerow/vaultpki"
 )
 
 // Trust says with which key the configuration is signed, who delegated to it, and whose
@@ -21,6 +22,7 @@ type Trust struct {
 	CAFile         string `yaml:"caFile" help:"PEM roots of the certificates of nodes, by which what they register is believed; read again when it changes"`
 	RootsFile      string `yaml:"rootsFile" help:"PEM public root keys of the configuration; without it the control plane keeps a root of its own below dataDir"`
 	KeysFile       string `yaml:"keysFile" help:"what the roots signed with \"hedgerow root delegate\"; read again when it changes"`
+	Signer         string `yaml:"signer" help:"where the key that signs is: file, or vault, from which nobody can take it"`
 	SigningKeyFile string `yaml:"signingKeyFile" help:"PEM private key that signs; made on the first start, 0600, with the public half beside it"`
 }
 
@@ -47,16 +49,25 @@ type trust struct {
 	root      *signing.Key // nil if it is kept elsewhere
 	roots     []ed25519.PublicKey
 	authority *signing.Authority
-	key       *signing.Key
+	key       signer
 	log       zerolog.Logger
 	read      []byte // of KeysFile
 	warned    time.Time
 }
 
-// openTrust reads the keys, and makes what is missing of a control plane's own.
-func openTrust(cfg Trust, meshName, dataDir string, log zerolog.Logger) (*trust, error) {
-	t := &trust{cfg: cfg, log: log.With().Str("part", "trust").Logger()}
-	own := cfg.RootsFile == ""
+// signer is what signs: a *signing.Key, or a key in Vault.
+type signer interface {
+	signing.Signer
+	ID() string
+	Public() ed25519.PublicKey
+}
+
+// openTrust reads the keys, and makes what is missing of a control plane's own. vault is
+// where the key that signs is, if the configuration says so.
+func openTrust(ctx context.Context, c *Config, vault *vaultpki.Vault, log zerolog.Logger) (*trust, error) {
+	meshName, dataDir := c.Mesh, c.DataDir
+	t := &trust{cfg: c.Trust, log: log.With().Str("part", "trust").Logger()}
+	own := t.cfg.RootsFile == ""
 	if own {
 		t.cfg.RootsFile, t.cfg.KeysFile = filepath.Join(dataDir, RootsFile), filepath.Join(dataDir, keysName)
 		if err := t.openRoot(dataDir, meshName); err != nil {
@@ -74,7 +85,7 @@ func openTrust(cfg Trust, meshName, dataDir string, log zerolog.Logger) (*trust,
 	if err != nil {
 		return nil, err
 	}
-	if t.key, err = ensureKey(t.cfg.SigningKeyFile); err != nil {
+	if t.key, err = t.openSigner(ctx, vault); err != nil {
 		return nil, err
 	}
 	t.authority = &signing.Authority{Verifier: verifier, Signer: t.key}
@@ -83,10 +94,21 @@ func openTrust(cfg Trust, meshName, dataDir string, log zerolog.Logger) (*trust,
 	}
 	keys, _ := verifier.Keys()
 	if t.root == nil && keys.EndOf(t.key.ID()).IsZero() {
-		t.log.Error().Str("key", t.key.ID()).Str("public", publicName(t.cfg.SigningKeyFile)).
+		public := publicName(t.cfg.SigningKeyFile)
+		if t.cfg.Signer == inVault {
+			public = "hedgerow vault signing-key"
+		}
+		t.log.Error().Str("key", t.key.ID()).Str("public", public).
 			Msg("no root has delegated to the key that signs here: nothing can be written until one does; see hedgerow root delegate --help")
 	}
 	return t, nil
+}
+
+func (t *trust) openSigner(ctx context.Context, vault *vaultpki.Vault) (signer, error) {
+	if t.cfg.Signer == inVault {
+		return vault.Signer(ctx)
+	}
+	return ensureKey(t.cfg.SigningKeyFile)
 }
 
 // openRoot reads the control plane's own root, or makes it.

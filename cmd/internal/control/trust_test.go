@@ -22,7 +22,7 @@ func head() mesh.Head {
 // A control plane without roots of others makes its own, once, and its key goes on signing.
 func TestAControlPlaneOfItsOwn(t *testing.T) {
 	dir := t.TempDir()
-	first, err := openTrust(Trust{}, "default", dir, zerolog.Nop())
+	first, err := openTrust(t.Context(), &Config{Mesh: "default", DataDir: dir}, nil, zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +35,7 @@ func TestAControlPlaneOfItsOwn(t *testing.T) {
 			t.Errorf("%s: %v, %v", name, info, err)
 		}
 	}
-	again, err := openTrust(Trust{}, "default", dir, zerolog.Nop())
+	again, err := openTrust(t.Context(), &Config{Mesh: "default", DataDir: dir}, nil, zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +87,7 @@ func TestAControlPlaneWithRootsElsewhere(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c, err := openTrust(cfg, "default", dir, zerolog.Nop())
+	c, err := openTrust(t.Context(), &Config{Mesh: "default", DataDir: dir, Trust: cfg}, nil, zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +128,7 @@ func TestAControlPlaneWithRootsElsewhere(t *testing.T) {
 	if err := os.WriteFile(cfg.KeysFile, []byte("{}"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openTrust(cfg, "default", dir, zerolog.Nop()); err == nil || !strings.Contains(err.Error(), "trust.keysFile") {
+	if _, err := openTrust(t.Context(), &Config{Mesh: "default", DataDir: dir, Trust: cfg}, nil, zerolog.Nop()); err == nil || !strings.Contains(err.Error(), "trust.keysFile") {
 		t.Errorf("damaged keys: %v", err)
 	}
 }

@@ -51,8 +51,8 @@ func bootstrapCommand() *cobra.Command {
 		Long: `Bootstrap makes what a mesh needs in a fresh Vault: a root CA and the two CAs below
 it that sign services and nodes, the logins by AppRole and certificate, the key
 that signs configuration, a KV engine, and two policies: what a node may, and what
-a control plane may. It writes the control plane's role-id and secret-id to
---credentials (0600). It needs a token that may do everything, such as the root
+a control plane may. It writes the control plane's role-id and secret-id, and the
+root of the mesh's certificates, to --credentials (0600). It needs a token that may do everything, such as the root
 token, which you can revoke afterwards.
 
 It changes nothing that is there, but the two policies if they are not this
