@@ -61,6 +61,8 @@ func permissions() map[string]permission {
 		"GetDefaults": {viewer, true},
 		"PutDefaults": {admin, true},
 		"GetInstance": {viewer, true},
+		"JoinNode":    {editor, true},
+		"ReportJoin":  {anyone, true}, // who has the proof
 
 		"ListInstances": {viewer, true},
 

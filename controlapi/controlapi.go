@@ -24,6 +24,7 @@ import (
 	"golang.org/x/net/netutil"
 	"google.golang.org/grpc"
 
+	"github.com/hedgerow-mesh/hedgerow/controlapi/nodes"
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 	"github.com/hedgerow-mesh/hedgerow/mesh/registry"
 	hedgerowv1 "github.com/hedgerow-mesh/hedgerow/openapi/hedgerow/v1"
@@ -73,6 +74,14 @@ type Options struct {
 	// Observed is where instances and the state of nodes come from. If nil,
 	// there are no instances and nodes have no state.
 	Observed Observed
+	// Trust is where what nodes may be is kept equal to the configuration, and Joins keeps
+	// what became of tokens. With neither, no host can join.
+	Trust nodes.Trust
+	Joins nodes.Store
+	// Join is what hosts need to join, beside the token.
+	Join *hedgerowv1.JoinFile
+	// TrustDomain is that of the identities of nodes. Needed with Trust.
+	TrustDomain string
 	// TokenFile holds the tokens that callers may present, one a line: the
 	// token itself, or "sha256:" and the hash of it in hex. Empty lines and
 	// lines that begin with "#" are ignored. Needed.
@@ -118,6 +127,9 @@ func (o *Options) validate() error {
 	}
 	if o.TokenFile == "" {
 		errs = append(errs, errors.New("tokenFile: without a token nobody could call"))
+	}
+	if (o.Trust == nil) != (o.Joins == nil) || (o.Trust == nil) != (o.Join == nil) {
+		errs = append(errs, errors.New("trust: it goes with joins and join"))
 	}
 	return errors.Join(errs...)
 }
@@ -179,7 +191,14 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 	if opts.identify != nil {
 		identify = opts.identify
 	}
-	s := &Server{writer: w, tls: opts.TLS, log: log, service: &service{writer: w, observed: opts.Observed, used: known.used}}
+	s := &Server{writer: w, tls: opts.TLS, log: log, service: &service{writer: w, observed: opts.Observed, used: known.used, join: opts.Join, trustDomain: opts.TrustDomain}}
+	if opts.Trust != nil {
+		s.service.nodes, err = nodes.New(nodes.Options{Trust: opts.Trust, Store: opts.Joins, Wanted: s.service.grants, Log: log, Metrics: opts.Metrics})
+		if err != nil {
+			return nil, err
+		}
+		w.changed = s.service.nodes.Changed
+	}
 	s.grpc = newGRPC(s.service, log, m)
 	s.http, err = newHandler(handlerOptions{
 		service: s.service, grpc: s.grpc, identify: identify, hosts: opts.Hosts,

@@ -214,6 +214,7 @@ func checkEncoding(r *http.Request) error {
 func checkQuery(r *http.Request) error {
 	var known []string
 	switch {
+	case r.Method == http.MethodPost && r.URL.Path != "/v1:apply": // a verb of one object
 	case r.Method == http.MethodPut, r.Method == http.MethodPost:
 		known = []string{"validateOnly"}
 	case r.Method == http.MethodDelete:

@@ -149,6 +149,7 @@ func (s *service) ListInstances(ctx context.Context, r *hedgerowv1.ListInstances
 // observe fills in what nodes reported: of several processes of a node the
 // oldest revision and the newest sign of life.
 func (s *service) observe(nodes ...*hedgerowv1.Node) {
+	s.joined(nodes...)
 	if s.observed == nil {
 		return
 	}
@@ -171,7 +172,9 @@ func (s *service) observe(nodes ...*hedgerowv1.Node) {
 		_, id, _ := strings.Cut(n.GetName(), "/")
 		have, ok := signs[id]
 		if !ok {
-			n.State = hedgerowv1.Node_PENDING.Enum()
+			if n.State == nil {
+				n.State = hedgerowv1.Node_PENDING.Enum()
+			}
 			continue
 		}
 		n.State = hedgerowv1.Node_ENROLLED.Enum()

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/hedgerow-mesh/hedgerow/controlapi/nodes"
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 	hedgerowv1 "github.com/hedgerow-mesh/hedgerow/openapi/hedgerow/v1"
 )
@@ -21,8 +22,12 @@ import (
 type service struct {
 	hedgerowv1.UnsafeControlServer
 	writer   *writer
-	observed Observed // nil: nothing is observed
-	used     *lastUse // of tokens
+	observed Observed             // nil: nothing is observed
+	used     *lastUse             // of tokens
+	nodes    *nodes.Manager       // nil: no host can join
+	join     *hedgerowv1.JoinFile // what hosts need beside the token
+
+	trustDomain string
 }
 
 var _ hedgerowv1.ControlServer = (*service)(nil)

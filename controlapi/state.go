@@ -288,7 +288,7 @@ func outputOnly(o mesh.Object) {
 	h.Etag, h.Revision, h.CreateTime, h.UpdateTime = "", 0, nil, nil
 	switch o := o.(type) {
 	case *mesh.Node:
-		o.State, o.AppliedRevision, o.LastSeenTime = "", 0, nil
+		o.State, o.AppliedRevision, o.LastSeenTime, o.JoinAlarm, o.TrustError = "", 0, nil, nil, ""
 	case *mesh.Token: // what becomes of its hash, see keepHash
 		o.Secret, o.LastUsedTime = "", nil
 	}

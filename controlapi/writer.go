@@ -26,6 +26,7 @@ type writer struct {
 	publisher Publisher
 	authority Authority
 	now       func() time.Time
+	changed   func() // told of every revision
 	log       zerolog.Logger
 	metrics   *metrics
 
@@ -37,7 +38,7 @@ type writer struct {
 
 func newWriter(ctx context.Context, opts *Options, log zerolog.Logger, m *metrics) (*writer, error) {
 	w := &writer{
-		logStore: opts.Log, publisher: opts.Publisher, authority: opts.Authority, now: opts.Now,
+		logStore: opts.Log, publisher: opts.Publisher, authority: opts.Authority, now: opts.Now, changed: func() {},
 		log: log, metrics: m, turn: make(chan struct{}, 1),
 	}
 	w.turn <- struct{}{}
@@ -150,6 +151,7 @@ func (w *writer) store(ctx context.Context, p *plan) error {
 	}
 	w.state.Store(p.next)
 	w.metrics.revision.Set(float64(p.next.head.Revision))
+	w.changed()
 	return nil
 }
 

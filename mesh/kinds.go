@@ -262,6 +262,15 @@ type Node struct {
 	State           string     `json:"state,omitempty"`
 	AppliedRevision uint32     `json:"appliedRevision,omitempty"`
 	LastSeenTime    *time.Time `json:"lastSeenTime,omitempty"`
+	JoinAlarm       *JoinAlarm `json:"joinAlarm,omitempty"`
+	// TrustError is why Vault does not yet allow the node what it may be.
+	TrustError string `json:"trustError,omitempty"`
+}
+
+// JoinAlarm says that a join token of a node may be in other hands.
+type JoinAlarm struct {
+	Reason string     `json:"reason,omitempty"`
+	Time   *time.Time `json:"time,omitempty"`
 }
 
 // Values of Node.Roles: the processes a node may run.

@@ -113,6 +113,20 @@ path "kv/metadata/hedgerow/nodes/*" {
   capabilities = ["read", "list", "delete"]
 }
 
+# Which nodes there are, and what becomes of the tokens with which hosts join.
+path "pki_mesh/roles" {
+  capabilities = ["list"]
+}
+path "kv/data/hedgerow/joins/+" {
+  capabilities = ["create", "read", "update"]
+}
+path "kv/metadata/hedgerow/joins" {
+  capabilities = ["list"]
+}
+path "kv/metadata/hedgerow/joins/+" {
+  capabilities = ["delete"]
+}
+
 # The log of revisions. What is in it is never written again, and a head never goes, so
 # that nobody can make a second history. Chunks may go when a snapshot holds what they say.
 path "kv/data/hedgerow/log/*" {

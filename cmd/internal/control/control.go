@@ -35,11 +35,18 @@ type Config struct {
 	Trust       Trust           `yaml:"trust"`
 	Access      Access          `yaml:"access"`
 	Redis       registry.Config `yaml:"redis"`
-	// Vault is needed if revisions or trust.signer say vault.
+	// Vault is where nodes get their certificates. It is needed if revisions or trust.signer
+	// say vault, and for hosts to join.
 	Vault     role.VaultLogin `yaml:"vault"`
 	Revisions string          `yaml:"revisions" help:"where the log of revisions is: file, in dataDir, of one control plane; vault, which several may share"`
 	Log       role.Log        `yaml:"log"`
+	// URL and CAFile are what join files say of this API.
+	URL    string `yaml:"url" help:"https URL at which hosts that join reach the API, if it is not the address"`
+	CAFile string `yaml:"caFile" help:"PEM file with the CA of the API's certificate, for hosts that join; the system's if absent"`
 }
+
+// hasVault reports whether there is a Vault in which nodes are made.
+func (c *Config) hasVault() bool { return c.Vault.Address != "" || len(c.Vault.Addresses) > 0 }
 
 // TLS is the API's own certificate.
 type TLS struct {
@@ -155,6 +162,13 @@ func Run(ctx context.Context, cfg *Config, deps Deps) (err error) {
 		Log: revisions.Log, Publisher: client, Authority: trust.authority, Observed: watcher, TokenFile: filepath.Join(cfg.DataDir, tokenFile),
 		Hosts: cfg.Hosts, Metrics: reg, Gatherer: reg, Logger: log,
 	}
+	if vault != nil {
+		trusted := vaultNodes{vault.Admin(cfg.TrustDomain)}
+		opts.Trust, opts.Joins, opts.TrustDomain = trusted, trusted, cfg.TrustDomain
+		if opts.Join, err = joinFile(cfg, trust.cfg.RootsFile); err != nil {
+			return err
+		}
+	}
 	var republisher *registry.Republisher // set before anybody can ask
 	opts.Checks = []controlapi.Check{
 		{Name: "published", Ready: func(context.Context) error { return conflict(republisher.State(), cfg.Revisions == inVault) }},
@@ -181,6 +195,7 @@ func Run(ctx context.Context, cfg *Config, deps Deps) (err error) {
 	}
 	group.Go("following", api.RunFollowing)
 	group.Go("revision log", revisions.run)
+	group.Go("nodes", api.RunNodes)
 	return serve(ctx, cfg, deps, group, republisher, watcher, api)
 }
 

@@ -22,7 +22,7 @@ const (
 // checkVault reports what is wrong with the keys that are about Vault.
 func (c *Config) checkVault() []error {
 	var errs []error
-	needed := false
+	needed := c.hasVault()
 	for key, value := range map[string]string{"revisions": c.Revisions, "trust.signer": c.Trust.Signer} {
 		switch value {
 		case inFile, "":
@@ -43,7 +43,7 @@ func (c *Config) checkVault() []error {
 
 // openVault returns the Vault of the configuration, nil if there is none.
 func (c *Config) openVault(log zerolog.Logger, reg prometheus.Registerer) (*vaultpki.Vault, error) {
-	if c.Vault.Address == "" && len(c.Vault.Addresses) == 0 {
+	if !c.hasVault() {
 		return nil, nil
 	}
 	return vaultpki.Open(c.Vault.Access(), "control", log, reg)

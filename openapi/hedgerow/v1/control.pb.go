@@ -24,6 +24,55 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Outcome is what became of it.
+type ReportJoinRequest_Outcome int32
+
+const (
+	// Vault refused the token, before it ended.
+	ReportJoinRequest_REFUSED ReportJoinRequest_Outcome = 0
+	// The host has enrolled with it.
+	ReportJoinRequest_ENROLLED ReportJoinRequest_Outcome = 1
+)
+
+// Enum value maps for ReportJoinRequest_Outcome.
+var (
+	ReportJoinRequest_Outcome_name = map[int32]string{
+		0: "REFUSED",
+		1: "ENROLLED",
+	}
+	ReportJoinRequest_Outcome_value = map[string]int32{
+		"REFUSED":  0,
+		"ENROLLED": 1,
+	}
+)
+
+func (x ReportJoinRequest_Outcome) Enum() *ReportJoinRequest_Outcome {
+	p := new(ReportJoinRequest_Outcome)
+	*p = x
+	return p
+}
+
+func (x ReportJoinRequest_Outcome) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ReportJoinRequest_Outcome) Descriptor() protoreflect.EnumDescriptor {
+	return file_hedgerow_v1_control_proto_enumTypes[0].Descriptor()
+}
+
+func (ReportJoinRequest_Outcome) Type() protoreflect.EnumType {
+	return &file_hedgerow_v1_control_proto_enumTypes[0]
+}
+
+func (x ReportJoinRequest_Outcome) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ReportJoinRequest_Outcome.Descriptor instead.
+func (ReportJoinRequest_Outcome) EnumDescriptor() ([]byte, []int) {
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{31, 0}
+}
+
 // Action is what was done.
 type Change_Action int32
 
@@ -59,11 +108,11 @@ func (x Change_Action) String() string {
 }
 
 func (Change_Action) Descriptor() protoreflect.EnumDescriptor {
-	return file_hedgerow_v1_control_proto_enumTypes[0].Descriptor()
+	return file_hedgerow_v1_control_proto_enumTypes[1].Descriptor()
 }
 
 func (Change_Action) Type() protoreflect.EnumType {
-	return &file_hedgerow_v1_control_proto_enumTypes[0]
+	return &file_hedgerow_v1_control_proto_enumTypes[1]
 }
 
 func (x Change_Action) Number() protoreflect.EnumNumber {
@@ -72,7 +121,7 @@ func (x Change_Action) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Change_Action.Descriptor instead.
 func (Change_Action) EnumDescriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{38, 0}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{40, 0}
 }
 
 // GetServiceRequest names a service.
@@ -1749,6 +1798,113 @@ func (x *DeleteTokenRequest) GetEtag() string {
 	return ""
 }
 
+// JoinNodeRequest names the node that a host shall become.
+type JoinNodeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinNodeRequest) Reset() {
+	*x = JoinNodeRequest{}
+	mi := &file_hedgerow_v1_control_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinNodeRequest) ProtoMessage() {}
+
+func (x *JoinNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hedgerow_v1_control_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinNodeRequest.ProtoReflect.Descriptor instead.
+func (*JoinNodeRequest) Descriptor() ([]byte, []int) {
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *JoinNodeRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// ReportJoinRequest says what became of a join token.
+type ReportJoinRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The SHA-256 of the token, in hex.
+	Proof         string                     `protobuf:"bytes,2,opt,name=proof,proto3" json:"proof,omitempty"`
+	Outcome       *ReportJoinRequest_Outcome `protobuf:"varint,3,opt,name=outcome,proto3,enum=hedgerow.v1.ReportJoinRequest_Outcome,oneof" json:"outcome,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportJoinRequest) Reset() {
+	*x = ReportJoinRequest{}
+	mi := &file_hedgerow_v1_control_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportJoinRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportJoinRequest) ProtoMessage() {}
+
+func (x *ReportJoinRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hedgerow_v1_control_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportJoinRequest.ProtoReflect.Descriptor instead.
+func (*ReportJoinRequest) Descriptor() ([]byte, []int) {
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ReportJoinRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ReportJoinRequest) GetProof() string {
+	if x != nil {
+		return x.Proof
+	}
+	return ""
+}
+
+func (x *ReportJoinRequest) GetOutcome() ReportJoinRequest_Outcome {
+	if x != nil && x.Outcome != nil {
+		return *x.Outcome
+	}
+	return ReportJoinRequest_REFUSED
+}
+
 // GetInstanceRequest names an instance.
 type GetInstanceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1759,7 +1915,7 @@ type GetInstanceRequest struct {
 
 func (x *GetInstanceRequest) Reset() {
 	*x = GetInstanceRequest{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[30]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1771,7 +1927,7 @@ func (x *GetInstanceRequest) String() string {
 func (*GetInstanceRequest) ProtoMessage() {}
 
 func (x *GetInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[30]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1784,7 +1940,7 @@ func (x *GetInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetInstanceRequest.ProtoReflect.Descriptor instead.
 func (*GetInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{30}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *GetInstanceRequest) GetId() string {
@@ -1807,7 +1963,7 @@ type ListInstancesRequest struct {
 
 func (x *ListInstancesRequest) Reset() {
 	*x = ListInstancesRequest{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[31]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1819,7 +1975,7 @@ func (x *ListInstancesRequest) String() string {
 func (*ListInstancesRequest) ProtoMessage() {}
 
 func (x *ListInstancesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[31]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1832,7 +1988,7 @@ func (x *ListInstancesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesRequest.ProtoReflect.Descriptor instead.
 func (*ListInstancesRequest) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{31}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListInstancesRequest) GetPageSize() uint32 {
@@ -1861,7 +2017,7 @@ type ListInstancesResponse struct {
 
 func (x *ListInstancesResponse) Reset() {
 	*x = ListInstancesResponse{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[32]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1873,7 +2029,7 @@ func (x *ListInstancesResponse) String() string {
 func (*ListInstancesResponse) ProtoMessage() {}
 
 func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[32]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1886,7 +2042,7 @@ func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ListInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{32}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListInstancesResponse) GetInstances() []*Instance {
@@ -1912,7 +2068,7 @@ type GetDefaultsRequest struct {
 
 func (x *GetDefaultsRequest) Reset() {
 	*x = GetDefaultsRequest{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[33]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1924,7 +2080,7 @@ func (x *GetDefaultsRequest) String() string {
 func (*GetDefaultsRequest) ProtoMessage() {}
 
 func (x *GetDefaultsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[33]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1937,7 +2093,7 @@ func (x *GetDefaultsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDefaultsRequest.ProtoReflect.Descriptor instead.
 func (*GetDefaultsRequest) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{33}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{35}
 }
 
 // PutDefaultsRequest replaces the mesh's defaults.
@@ -1952,7 +2108,7 @@ type PutDefaultsRequest struct {
 
 func (x *PutDefaultsRequest) Reset() {
 	*x = PutDefaultsRequest{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[34]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1964,7 +2120,7 @@ func (x *PutDefaultsRequest) String() string {
 func (*PutDefaultsRequest) ProtoMessage() {}
 
 func (x *PutDefaultsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[34]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1977,7 +2133,7 @@ func (x *PutDefaultsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutDefaultsRequest.ProtoReflect.Descriptor instead.
 func (*PutDefaultsRequest) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{34}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PutDefaultsRequest) GetDefaults() *Defaults {
@@ -2006,7 +2162,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[35]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2018,7 +2174,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[35]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2031,7 +2187,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{35}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ApplyRequest) GetBatch() *Batch {
@@ -2060,7 +2216,7 @@ type Batch struct {
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[36]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2072,7 +2228,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[36]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2085,7 +2241,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{36}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Batch) GetObjects() []*structpb.Struct {
@@ -2110,7 +2266,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[37]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2122,7 +2278,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[37]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2135,7 +2291,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{37}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ApplyResponse) GetRevision() uint32 {
@@ -2173,7 +2329,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[38]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2185,7 +2341,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[38]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2198,7 +2354,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{38}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Change) GetName() string {
@@ -2330,7 +2486,18 @@ const file_hedgerow_v1_control_proto_rawDesc = "" +
 	"\x12DeleteTokenRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12#\n" +
 	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\x12\x12\n" +
-	"\x04etag\x18\x03 \x01(\tR\x04etag\"$\n" +
+	"\x04etag\x18\x03 \x01(\tR\x04etag\"!\n" +
+	"\x0fJoinNodeRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\xb2\x01\n" +
+	"\x11ReportJoinRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05proof\x18\x02 \x01(\tR\x05proof\x12E\n" +
+	"\aoutcome\x18\x03 \x01(\x0e2&.hedgerow.v1.ReportJoinRequest.OutcomeH\x00R\aoutcome\x88\x01\x01\"$\n" +
+	"\aOutcome\x12\v\n" +
+	"\aREFUSED\x10\x00\x12\f\n" +
+	"\bENROLLED\x10\x01B\n" +
+	"\n" +
+	"\b_outcome\"$\n" +
 	"\x12GetInstanceRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"R\n" +
 	"\x14ListInstancesRequest\x12\x1b\n" +
@@ -2361,7 +2528,7 @@ const file_hedgerow_v1_control_proto_rawDesc = "" +
 	"\tUNCHANGED\x10\x00\x12\v\n" +
 	"\aCREATED\x10\x01\x12\v\n" +
 	"\aUPDATED\x10\x02B\t\n" +
-	"\a_action2\xc1\x16\n" +
+	"\a_action2\x8e\x18\n" +
 	"\aControl\x12]\n" +
 	"\n" +
 	"GetService\x12\x1e.hedgerow.v1.GetServiceRequest\x1a\x14.hedgerow.v1.Service\"\x19\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/services/{id}\x12i\n" +
@@ -2394,7 +2561,10 @@ const file_hedgerow_v1_control_proto_rawDesc = "" +
 	"ListTokens\x12\x1e.hedgerow.v1.ListTokensRequest\x1a\x1f.hedgerow.v1.ListTokensResponse\"\x12\x82\xd3\xe4\x93\x02\f\x12\n" +
 	"/v1/tokens\x12\\\n" +
 	"\bPutToken\x12\x1c.hedgerow.v1.PutTokenRequest\x1a\x12.hedgerow.v1.Token\"\x1e\x82\xd3\xe4\x93\x02\x18:\x05token\x1a\x0f/v1/tokens/{id}\x12_\n" +
-	"\vDeleteToken\x12\x1f.hedgerow.v1.DeleteTokenRequest\x1a\x16.google.protobuf.Empty\"\x17\x82\xd3\xe4\x93\x02\x11*\x0f/v1/tokens/{id}\x12`\n" +
+	"\vDeleteToken\x12\x1f.hedgerow.v1.DeleteTokenRequest\x1a\x16.google.protobuf.Empty\"\x17\x82\xd3\xe4\x93\x02\x11*\x0f/v1/tokens/{id}\x12_\n" +
+	"\bJoinNode\x12\x1c.hedgerow.v1.JoinNodeRequest\x1a\x15.hedgerow.v1.JoinFile\"\x1e\x82\xd3\xe4\x93\x02\x18:\x01*\"\x13/v1/nodes/{id}:join\x12j\n" +
+	"\n" +
+	"ReportJoin\x12\x1e.hedgerow.v1.ReportJoinRequest\x1a\x16.google.protobuf.Empty\"$\x82\xd3\xe4\x93\x02\x1e:\x01*\"\x19/v1/nodes/{id}:reportJoin\x12`\n" +
 	"\vGetDefaults\x12\x1f.hedgerow.v1.GetDefaultsRequest\x1a\x15.hedgerow.v1.Defaults\"\x19\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/defaults/mesh\x12j\n" +
 	"\vPutDefaults\x12\x1f.hedgerow.v1.PutDefaultsRequest\x1a\x15.hedgerow.v1.Defaults\"#\x82\xd3\xe4\x93\x02\x1d:\bdefaults\x1a\x11/v1/defaults/mesh\x12a\n" +
 	"\vGetInstance\x12\x1f.hedgerow.v1.GetInstanceRequest\x1a\x15.hedgerow.v1.Instance\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/instances/{id}\x12m\n" +
@@ -2413,142 +2583,151 @@ func file_hedgerow_v1_control_proto_rawDescGZIP() []byte {
 	return file_hedgerow_v1_control_proto_rawDescData
 }
 
-var file_hedgerow_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_hedgerow_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_hedgerow_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_hedgerow_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_hedgerow_v1_control_proto_goTypes = []any{
-	(Change_Action)(0),             // 0: hedgerow.v1.Change.Action
-	(*GetServiceRequest)(nil),      // 1: hedgerow.v1.GetServiceRequest
-	(*ListServicesRequest)(nil),    // 2: hedgerow.v1.ListServicesRequest
-	(*ListServicesResponse)(nil),   // 3: hedgerow.v1.ListServicesResponse
-	(*PutServiceRequest)(nil),      // 4: hedgerow.v1.PutServiceRequest
-	(*DeleteServiceRequest)(nil),   // 5: hedgerow.v1.DeleteServiceRequest
-	(*GetRouteRequest)(nil),        // 6: hedgerow.v1.GetRouteRequest
-	(*ListRoutesRequest)(nil),      // 7: hedgerow.v1.ListRoutesRequest
-	(*ListRoutesResponse)(nil),     // 8: hedgerow.v1.ListRoutesResponse
-	(*PutRouteRequest)(nil),        // 9: hedgerow.v1.PutRouteRequest
-	(*DeleteRouteRequest)(nil),     // 10: hedgerow.v1.DeleteRouteRequest
-	(*GetPolicyRequest)(nil),       // 11: hedgerow.v1.GetPolicyRequest
-	(*ListPoliciesRequest)(nil),    // 12: hedgerow.v1.ListPoliciesRequest
-	(*ListPoliciesResponse)(nil),   // 13: hedgerow.v1.ListPoliciesResponse
-	(*PutPolicyRequest)(nil),       // 14: hedgerow.v1.PutPolicyRequest
-	(*DeletePolicyRequest)(nil),    // 15: hedgerow.v1.DeletePolicyRequest
-	(*GetTopicRuleRequest)(nil),    // 16: hedgerow.v1.GetTopicRuleRequest
-	(*ListTopicRulesRequest)(nil),  // 17: hedgerow.v1.ListTopicRulesRequest
-	(*ListTopicRulesResponse)(nil), // 18: hedgerow.v1.ListTopicRulesResponse
-	(*PutTopicRuleRequest)(nil),    // 19: hedgerow.v1.PutTopicRuleRequest
-	(*DeleteTopicRuleRequest)(nil), // 20: hedgerow.v1.DeleteTopicRuleRequest
-	(*GetNodeRequest)(nil),         // 21: hedgerow.v1.GetNodeRequest
-	(*ListNodesRequest)(nil),       // 22: hedgerow.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),      // 23: hedgerow.v1.ListNodesResponse
-	(*PutNodeRequest)(nil),         // 24: hedgerow.v1.PutNodeRequest
-	(*DeleteNodeRequest)(nil),      // 25: hedgerow.v1.DeleteNodeRequest
-	(*GetTokenRequest)(nil),        // 26: hedgerow.v1.GetTokenRequest
-	(*ListTokensRequest)(nil),      // 27: hedgerow.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),     // 28: hedgerow.v1.ListTokensResponse
-	(*PutTokenRequest)(nil),        // 29: hedgerow.v1.PutTokenRequest
-	(*DeleteTokenRequest)(nil),     // 30: hedgerow.v1.DeleteTokenRequest
-	(*GetInstanceRequest)(nil),     // 31: hedgerow.v1.GetInstanceRequest
-	(*ListInstancesRequest)(nil),   // 32: hedgerow.v1.ListInstancesRequest
-	(*ListInstancesResponse)(nil),  // 33: hedgerow.v1.ListInstancesResponse
-	(*GetDefaultsRequest)(nil),     // 34: hedgerow.v1.GetDefaultsRequest
-	(*PutDefaultsRequest)(nil),     // 35: hedgerow.v1.PutDefaultsRequest
-	(*ApplyRequest)(nil),           // 36: hedgerow.v1.ApplyRequest
-	(*Batch)(nil),                  // 37: hedgerow.v1.Batch
-	(*ApplyResponse)(nil),          // 38: hedgerow.v1.ApplyResponse
-	(*Change)(nil),                 // 39: hedgerow.v1.Change
-	(*Service)(nil),                // 40: hedgerow.v1.Service
-	(*Route)(nil),                  // 41: hedgerow.v1.Route
-	(*Policy)(nil),                 // 42: hedgerow.v1.Policy
-	(*TopicRule)(nil),              // 43: hedgerow.v1.TopicRule
-	(*Node)(nil),                   // 44: hedgerow.v1.Node
-	(*Token)(nil),                  // 45: hedgerow.v1.Token
-	(*Instance)(nil),               // 46: hedgerow.v1.Instance
-	(*Defaults)(nil),               // 47: hedgerow.v1.Defaults
-	(*structpb.Struct)(nil),        // 48: google.protobuf.Struct
-	(*emptypb.Empty)(nil),          // 49: google.protobuf.Empty
+	(ReportJoinRequest_Outcome)(0), // 0: hedgerow.v1.ReportJoinRequest.Outcome
+	(Change_Action)(0),             // 1: hedgerow.v1.Change.Action
+	(*GetServiceRequest)(nil),      // 2: hedgerow.v1.GetServiceRequest
+	(*ListServicesRequest)(nil),    // 3: hedgerow.v1.ListServicesRequest
+	(*ListServicesResponse)(nil),   // 4: hedgerow.v1.ListServicesResponse
+	(*PutServiceRequest)(nil),      // 5: hedgerow.v1.PutServiceRequest
+	(*DeleteServiceRequest)(nil),   // 6: hedgerow.v1.DeleteServiceRequest
+	(*GetRouteRequest)(nil),        // 7: hedgerow.v1.GetRouteRequest
+	(*ListRoutesRequest)(nil),      // 8: hedgerow.v1.ListRoutesRequest
+	(*ListRoutesResponse)(nil),     // 9: hedgerow.v1.ListRoutesResponse
+	(*PutRouteRequest)(nil),        // 10: hedgerow.v1.PutRouteRequest
+	(*DeleteRouteRequest)(nil),     // 11: hedgerow.v1.DeleteRouteRequest
+	(*GetPolicyRequest)(nil),       // 12: hedgerow.v1.GetPolicyRequest
+	(*ListPoliciesRequest)(nil),    // 13: hedgerow.v1.ListPoliciesRequest
+	(*ListPoliciesResponse)(nil),   // 14: hedgerow.v1.ListPoliciesResponse
+	(*PutPolicyRequest)(nil),       // 15: hedgerow.v1.PutPolicyRequest
+	(*DeletePolicyRequest)(nil),    // 16: hedgerow.v1.DeletePolicyRequest
+	(*GetTopicRuleRequest)(nil),    // 17: hedgerow.v1.GetTopicRuleRequest
+	(*ListTopicRulesRequest)(nil),  // 18: hedgerow.v1.ListTopicRulesRequest
+	(*ListTopicRulesResponse)(nil), // 19: hedgerow.v1.ListTopicRulesResponse
+	(*PutTopicRuleRequest)(nil),    // 20: hedgerow.v1.PutTopicRuleRequest
+	(*DeleteTopicRuleRequest)(nil), // 21: hedgerow.v1.DeleteTopicRuleRequest
+	(*GetNodeRequest)(nil),         // 22: hedgerow.v1.GetNodeRequest
+	(*ListNodesRequest)(nil),       // 23: hedgerow.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),      // 24: hedgerow.v1.ListNodesResponse
+	(*PutNodeRequest)(nil),         // 25: hedgerow.v1.PutNodeRequest
+	(*DeleteNodeRequest)(nil),      // 26: hedgerow.v1.DeleteNodeRequest
+	(*GetTokenRequest)(nil),        // 27: hedgerow.v1.GetTokenRequest
+	(*ListTokensRequest)(nil),      // 28: hedgerow.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),     // 29: hedgerow.v1.ListTokensResponse
+	(*PutTokenRequest)(nil),        // 30: hedgerow.v1.PutTokenRequest
+	(*DeleteTokenRequest)(nil),     // 31: hedgerow.v1.DeleteTokenRequest
+	(*JoinNodeRequest)(nil),        // 32: hedgerow.v1.JoinNodeRequest
+	(*ReportJoinRequest)(nil),      // 33: hedgerow.v1.ReportJoinRequest
+	(*GetInstanceRequest)(nil),     // 34: hedgerow.v1.GetInstanceRequest
+	(*ListInstancesRequest)(nil),   // 35: hedgerow.v1.ListInstancesRequest
+	(*ListInstancesResponse)(nil),  // 36: hedgerow.v1.ListInstancesResponse
+	(*GetDefaultsRequest)(nil),     // 37: hedgerow.v1.GetDefaultsRequest
+	(*PutDefaultsRequest)(nil),     // 38: hedgerow.v1.PutDefaultsRequest
+	(*ApplyRequest)(nil),           // 39: hedgerow.v1.ApplyRequest
+	(*Batch)(nil),                  // 40: hedgerow.v1.Batch
+	(*ApplyResponse)(nil),          // 41: hedgerow.v1.ApplyResponse
+	(*Change)(nil),                 // 42: hedgerow.v1.Change
+	(*Service)(nil),                // 43: hedgerow.v1.Service
+	(*Route)(nil),                  // 44: hedgerow.v1.Route
+	(*Policy)(nil),                 // 45: hedgerow.v1.Policy
+	(*TopicRule)(nil),              // 46: hedgerow.v1.TopicRule
+	(*Node)(nil),                   // 47: hedgerow.v1.Node
+	(*Token)(nil),                  // 48: hedgerow.v1.Token
+	(*Instance)(nil),               // 49: hedgerow.v1.Instance
+	(*Defaults)(nil),               // 50: hedgerow.v1.Defaults
+	(*structpb.Struct)(nil),        // 51: google.protobuf.Struct
+	(*emptypb.Empty)(nil),          // 52: google.protobuf.Empty
+	(*JoinFile)(nil),               // 53: hedgerow.v1.JoinFile
 }
 var file_hedgerow_v1_control_proto_depIdxs = []int32{
-	40, // 0: hedgerow.v1.ListServicesResponse.services:type_name -> hedgerow.v1.Service
-	40, // 1: hedgerow.v1.PutServiceRequest.service:type_name -> hedgerow.v1.Service
-	41, // 2: hedgerow.v1.ListRoutesResponse.routes:type_name -> hedgerow.v1.Route
-	41, // 3: hedgerow.v1.PutRouteRequest.route:type_name -> hedgerow.v1.Route
-	42, // 4: hedgerow.v1.ListPoliciesResponse.policies:type_name -> hedgerow.v1.Policy
-	42, // 5: hedgerow.v1.PutPolicyRequest.policy:type_name -> hedgerow.v1.Policy
-	43, // 6: hedgerow.v1.ListTopicRulesResponse.topic_rules:type_name -> hedgerow.v1.TopicRule
-	43, // 7: hedgerow.v1.PutTopicRuleRequest.topic_rule:type_name -> hedgerow.v1.TopicRule
-	44, // 8: hedgerow.v1.ListNodesResponse.nodes:type_name -> hedgerow.v1.Node
-	44, // 9: hedgerow.v1.PutNodeRequest.node:type_name -> hedgerow.v1.Node
-	45, // 10: hedgerow.v1.ListTokensResponse.tokens:type_name -> hedgerow.v1.Token
-	45, // 11: hedgerow.v1.PutTokenRequest.token:type_name -> hedgerow.v1.Token
-	46, // 12: hedgerow.v1.ListInstancesResponse.instances:type_name -> hedgerow.v1.Instance
-	47, // 13: hedgerow.v1.PutDefaultsRequest.defaults:type_name -> hedgerow.v1.Defaults
-	37, // 14: hedgerow.v1.ApplyRequest.batch:type_name -> hedgerow.v1.Batch
-	48, // 15: hedgerow.v1.Batch.objects:type_name -> google.protobuf.Struct
-	39, // 16: hedgerow.v1.ApplyResponse.changes:type_name -> hedgerow.v1.Change
-	0,  // 17: hedgerow.v1.Change.action:type_name -> hedgerow.v1.Change.Action
-	1,  // 18: hedgerow.v1.Control.GetService:input_type -> hedgerow.v1.GetServiceRequest
-	2,  // 19: hedgerow.v1.Control.ListServices:input_type -> hedgerow.v1.ListServicesRequest
-	4,  // 20: hedgerow.v1.Control.PutService:input_type -> hedgerow.v1.PutServiceRequest
-	5,  // 21: hedgerow.v1.Control.DeleteService:input_type -> hedgerow.v1.DeleteServiceRequest
-	6,  // 22: hedgerow.v1.Control.GetRoute:input_type -> hedgerow.v1.GetRouteRequest
-	7,  // 23: hedgerow.v1.Control.ListRoutes:input_type -> hedgerow.v1.ListRoutesRequest
-	9,  // 24: hedgerow.v1.Control.PutRoute:input_type -> hedgerow.v1.PutRouteRequest
-	10, // 25: hedgerow.v1.Control.DeleteRoute:input_type -> hedgerow.v1.DeleteRouteRequest
-	11, // 26: hedgerow.v1.Control.GetPolicy:input_type -> hedgerow.v1.GetPolicyRequest
-	12, // 27: hedgerow.v1.Control.ListPolicies:input_type -> hedgerow.v1.ListPoliciesRequest
-	14, // 28: hedgerow.v1.Control.PutPolicy:input_type -> hedgerow.v1.PutPolicyRequest
-	15, // 29: hedgerow.v1.Control.DeletePolicy:input_type -> hedgerow.v1.DeletePolicyRequest
-	16, // 30: hedgerow.v1.Control.GetTopicRule:input_type -> hedgerow.v1.GetTopicRuleRequest
-	17, // 31: hedgerow.v1.Control.ListTopicRules:input_type -> hedgerow.v1.ListTopicRulesRequest
-	19, // 32: hedgerow.v1.Control.PutTopicRule:input_type -> hedgerow.v1.PutTopicRuleRequest
-	20, // 33: hedgerow.v1.Control.DeleteTopicRule:input_type -> hedgerow.v1.DeleteTopicRuleRequest
-	21, // 34: hedgerow.v1.Control.GetNode:input_type -> hedgerow.v1.GetNodeRequest
-	22, // 35: hedgerow.v1.Control.ListNodes:input_type -> hedgerow.v1.ListNodesRequest
-	24, // 36: hedgerow.v1.Control.PutNode:input_type -> hedgerow.v1.PutNodeRequest
-	25, // 37: hedgerow.v1.Control.DeleteNode:input_type -> hedgerow.v1.DeleteNodeRequest
-	26, // 38: hedgerow.v1.Control.GetToken:input_type -> hedgerow.v1.GetTokenRequest
-	27, // 39: hedgerow.v1.Control.ListTokens:input_type -> hedgerow.v1.ListTokensRequest
-	29, // 40: hedgerow.v1.Control.PutToken:input_type -> hedgerow.v1.PutTokenRequest
-	30, // 41: hedgerow.v1.Control.DeleteToken:input_type -> hedgerow.v1.DeleteTokenRequest
-	34, // 42: hedgerow.v1.Control.GetDefaults:input_type -> hedgerow.v1.GetDefaultsRequest
-	35, // 43: hedgerow.v1.Control.PutDefaults:input_type -> hedgerow.v1.PutDefaultsRequest
-	31, // 44: hedgerow.v1.Control.GetInstance:input_type -> hedgerow.v1.GetInstanceRequest
-	32, // 45: hedgerow.v1.Control.ListInstances:input_type -> hedgerow.v1.ListInstancesRequest
-	36, // 46: hedgerow.v1.Control.Apply:input_type -> hedgerow.v1.ApplyRequest
-	40, // 47: hedgerow.v1.Control.GetService:output_type -> hedgerow.v1.Service
-	3,  // 48: hedgerow.v1.Control.ListServices:output_type -> hedgerow.v1.ListServicesResponse
-	40, // 49: hedgerow.v1.Control.PutService:output_type -> hedgerow.v1.Service
-	49, // 50: hedgerow.v1.Control.DeleteService:output_type -> google.protobuf.Empty
-	41, // 51: hedgerow.v1.Control.GetRoute:output_type -> hedgerow.v1.Route
-	8,  // 52: hedgerow.v1.Control.ListRoutes:output_type -> hedgerow.v1.ListRoutesResponse
-	41, // 53: hedgerow.v1.Control.PutRoute:output_type -> hedgerow.v1.Route
-	49, // 54: hedgerow.v1.Control.DeleteRoute:output_type -> google.protobuf.Empty
-	42, // 55: hedgerow.v1.Control.GetPolicy:output_type -> hedgerow.v1.Policy
-	13, // 56: hedgerow.v1.Control.ListPolicies:output_type -> hedgerow.v1.ListPoliciesResponse
-	42, // 57: hedgerow.v1.Control.PutPolicy:output_type -> hedgerow.v1.Policy
-	49, // 58: hedgerow.v1.Control.DeletePolicy:output_type -> google.protobuf.Empty
-	43, // 59: hedgerow.v1.Control.GetTopicRule:output_type -> hedgerow.v1.TopicRule
-	18, // 60: hedgerow.v1.Control.ListTopicRules:output_type -> hedgerow.v1.ListTopicRulesResponse
-	43, // 61: hedgerow.v1.Control.PutTopicRule:output_type -> hedgerow.v1.TopicRule
-	49, // 62: hedgerow.v1.Control.DeleteTopicRule:output_type -> google.protobuf.Empty
-	44, // 63: hedgerow.v1.Control.GetNode:output_type -> hedgerow.v1.Node
-	23, // 64: hedgerow.v1.Control.ListNodes:output_type -> hedgerow.v1.ListNodesResponse
-	44, // 65: hedgerow.v1.Control.PutNode:output_type -> hedgerow.v1.Node
-	49, // 66: hedgerow.v1.Control.DeleteNode:output_type -> google.protobuf.Empty
-	45, // 67: hedgerow.v1.Control.GetToken:output_type -> hedgerow.v1.Token
-	28, // 68: hedgerow.v1.Control.ListTokens:output_type -> hedgerow.v1.ListTokensResponse
-	45, // 69: hedgerow.v1.Control.PutToken:output_type -> hedgerow.v1.Token
-	49, // 70: hedgerow.v1.Control.DeleteToken:output_type -> google.protobuf.Empty
-	47, // 71: hedgerow.v1.Control.GetDefaults:output_type -> hedgerow.v1.Defaults
-	47, // 72: hedgerow.v1.Control.PutDefaults:output_type -> hedgerow.v1.Defaults
-	46, // 73: hedgerow.v1.Control.GetInstance:output_type -> hedgerow.v1.Instance
-	33, // 74: hedgerow.v1.Control.ListInstances:output_type -> hedgerow.v1.ListInstancesResponse
-	38, // 75: hedgerow.v1.Control.Apply:output_type -> hedgerow.v1.ApplyResponse
-	47, // [47:76] is the sub-list for method output_type
-	18, // [18:47] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	43, // 0: hedgerow.v1.ListServicesResponse.services:type_name -> hedgerow.v1.Service
+	43, // 1: hedgerow.v1.PutServiceRequest.service:type_name -> hedgerow.v1.Service
+	44, // 2: hedgerow.v1.ListRoutesResponse.routes:type_name -> hedgerow.v1.Route
+	44, // 3: hedgerow.v1.PutRouteRequest.route:type_name -> hedgerow.v1.Route
+	45, // 4: hedgerow.v1.ListPoliciesResponse.policies:type_name -> hedgerow.v1.Policy
+	45, // 5: hedgerow.v1.PutPolicyRequest.policy:type_name -> hedgerow.v1.Policy
+	46, // 6: hedgerow.v1.ListTopicRulesResponse.topic_rules:type_name -> hedgerow.v1.TopicRule
+	46, // 7: hedgerow.v1.PutTopicRuleRequest.topic_rule:type_name -> hedgerow.v1.TopicRule
+	47, // 8: hedgerow.v1.ListNodesResponse.nodes:type_name -> hedgerow.v1.Node
+	47, // 9: hedgerow.v1.PutNodeRequest.node:type_name -> hedgerow.v1.Node
+	48, // 10: hedgerow.v1.ListTokensResponse.tokens:type_name -> hedgerow.v1.Token
+	48, // 11: hedgerow.v1.PutTokenRequest.token:type_name -> hedgerow.v1.Token
+	0,  // 12: hedgerow.v1.ReportJoinRequest.outcome:type_name -> hedgerow.v1.ReportJoinRequest.Outcome
+	49, // 13: hedgerow.v1.ListInstancesResponse.instances:type_name -> hedgerow.v1.Instance
+	50, // 14: hedgerow.v1.PutDefaultsRequest.defaults:type_name -> hedgerow.v1.Defaults
+	40, // 15: hedgerow.v1.ApplyRequest.batch:type_name -> hedgerow.v1.Batch
+	51, // 16: hedgerow.v1.Batch.objects:type_name -> google.protobuf.Struct
+	42, // 17: hedgerow.v1.ApplyResponse.changes:type_name -> hedgerow.v1.Change
+	1,  // 18: hedgerow.v1.Change.action:type_name -> hedgerow.v1.Change.Action
+	2,  // 19: hedgerow.v1.Control.GetService:input_type -> hedgerow.v1.GetServiceRequest
+	3,  // 20: hedgerow.v1.Control.ListServices:input_type -> hedgerow.v1.ListServicesRequest
+	5,  // 21: hedgerow.v1.Control.PutService:input_type -> hedgerow.v1.PutServiceRequest
+	6,  // 22: hedgerow.v1.Control.DeleteService:input_type -> hedgerow.v1.DeleteServiceRequest
+	7,  // 23: hedgerow.v1.Control.GetRoute:input_type -> hedgerow.v1.GetRouteRequest
+	8,  // 24: hedgerow.v1.Control.ListRoutes:input_type -> hedgerow.v1.ListRoutesRequest
+	10, // 25: hedgerow.v1.Control.PutRoute:input_type -> hedgerow.v1.PutRouteRequest
+	11, // 26: hedgerow.v1.Control.DeleteRoute:input_type -> hedgerow.v1.DeleteRouteRequest
+	12, // 27: hedgerow.v1.Control.GetPolicy:input_type -> hedgerow.v1.GetPolicyRequest
+	13, // 28: hedgerow.v1.Control.ListPolicies:input_type -> hedgerow.v1.ListPoliciesRequest
+	15, // 29: hedgerow.v1.Control.PutPolicy:input_type -> hedgerow.v1.PutPolicyRequest
+	16, // 30: hedgerow.v1.Control.DeletePolicy:input_type -> hedgerow.v1.DeletePolicyRequest
+	17, // 31: hedgerow.v1.Control.GetTopicRule:input_type -> hedgerow.v1.GetTopicRuleRequest
+	18, // 32: hedgerow.v1.Control.ListTopicRules:input_type -> hedgerow.v1.ListTopicRulesRequest
+	20, // 33: hedgerow.v1.Control.PutTopicRule:input_type -> hedgerow.v1.PutTopicRuleRequest
+	21, // 34: hedgerow.v1.Control.DeleteTopicRule:input_type -> hedgerow.v1.DeleteTopicRuleRequest
+	22, // 35: hedgerow.v1.Control.GetNode:input_type -> hedgerow.v1.GetNodeRequest
+	23, // 36: hedgerow.v1.Control.ListNodes:input_type -> hedgerow.v1.ListNodesRequest
+	25, // 37: hedgerow.v1.Control.PutNode:input_type -> hedgerow.v1.PutNodeRequest
+	26, // 38: hedgerow.v1.Control.DeleteNode:input_type -> hedgerow.v1.DeleteNodeRequest
+	27, // 39: hedgerow.v1.Control.GetToken:input_type -> hedgerow.v1.GetTokenRequest
+	28, // 40: hedgerow.v1.Control.ListTokens:input_type -> hedgerow.v1.ListTokensRequest
+	30, // 41: hedgerow.v1.Control.PutToken:input_type -> hedgerow.v1.PutTokenRequest
+	31, // 42: hedgerow.v1.Control.DeleteToken:input_type -> hedgerow.v1.DeleteTokenRequest
+	32, // 43: hedgerow.v1.Control.JoinNode:input_type -> hedgerow.v1.JoinNodeRequest
+	33, // 44: hedgerow.v1.Control.ReportJoin:input_type -> hedgerow.v1.ReportJoinRequest
+	37, // 45: hedgerow.v1.Control.GetDefaults:input_type -> hedgerow.v1.GetDefaultsRequest
+	38, // 46: hedgerow.v1.Control.PutDefaults:input_type -> hedgerow.v1.PutDefaultsRequest
+	34, // 47: hedgerow.v1.Control.GetInstance:input_type -> hedgerow.v1.GetInstanceRequest
+	35, // 48: hedgerow.v1.Control.ListInstances:input_type -> hedgerow.v1.ListInstancesRequest
+	39, // 49: hedgerow.v1.Control.Apply:input_type -> hedgerow.v1.ApplyRequest
+	43, // 50: hedgerow.v1.Control.GetService:output_type -> hedgerow.v1.Service
+	4,  // 51: hedgerow.v1.Control.ListServices:output_type -> hedgerow.v1.ListServicesResponse
+	43, // 52: hedgerow.v1.Control.PutService:output_type -> hedgerow.v1.Service
+	52, // 53: hedgerow.v1.Control.DeleteService:output_type -> google.protobuf.Empty
+	44, // 54: hedgerow.v1.Control.GetRoute:output_type -> hedgerow.v1.Route
+	9,  // 55: hedgerow.v1.Control.ListRoutes:output_type -> hedgerow.v1.ListRoutesResponse
+	44, // 56: hedgerow.v1.Control.PutRoute:output_type -> hedgerow.v1.Route
+	52, // 57: hedgerow.v1.Control.DeleteRoute:output_type -> google.protobuf.Empty
+	45, // 58: hedgerow.v1.Control.GetPolicy:output_type -> hedgerow.v1.Policy
+	14, // 59: hedgerow.v1.Control.ListPolicies:output_type -> hedgerow.v1.ListPoliciesResponse
+	45, // 60: hedgerow.v1.Control.PutPolicy:output_type -> hedgerow.v1.Policy
+	52, // 61: hedgerow.v1.Control.DeletePolicy:output_type -> google.protobuf.Empty
+	46, // 62: hedgerow.v1.Control.GetTopicRule:output_type -> hedgerow.v1.TopicRule
+	19, // 63: hedgerow.v1.Control.ListTopicRules:output_type -> hedgerow.v1.ListTopicRulesResponse
+	46, // 64: hedgerow.v1.Control.PutTopicRule:output_type -> hedgerow.v1.TopicRule
+	52, // 65: hedgerow.v1.Control.DeleteTopicRule:output_type -> google.protobuf.Empty
+	47, // 66: hedgerow.v1.Control.GetNode:output_type -> hedgerow.v1.Node
+	24, // 67: hedgerow.v1.Control.ListNodes:output_type -> hedgerow.v1.ListNodesResponse
+	47, // 68: hedgerow.v1.Control.PutNode:output_type -> hedgerow.v1.Node
+	52, // 69: hedgerow.v1.Control.DeleteNode:output_type -> google.protobuf.Empty
+	48, // 70: hedgerow.v1.Control.GetToken:output_type -> hedgerow.v1.Token
+	29, // 71: hedgerow.v1.Control.ListTokens:output_type -> hedgerow.v1.ListTokensResponse
+	48, // 72: hedgerow.v1.Control.PutToken:output_type -> hedgerow.v1.Token
+	52, // 73: hedgerow.v1.Control.DeleteToken:output_type -> google.protobuf.Empty
+	53, // 74: hedgerow.v1.Control.JoinNode:output_type -> hedgerow.v1.JoinFile
+	52, // 75: hedgerow.v1.Control.ReportJoin:output_type -> google.protobuf.Empty
+	50, // 76: hedgerow.v1.Control.GetDefaults:output_type -> hedgerow.v1.Defaults
+	50, // 77: hedgerow.v1.Control.PutDefaults:output_type -> hedgerow.v1.Defaults
+	49, // 78: hedgerow.v1.Control.GetInstance:output_type -> hedgerow.v1.Instance
+	36, // 79: hedgerow.v1.Control.ListInstances:output_type -> hedgerow.v1.ListInstancesResponse
+	41, // 80: hedgerow.v1.Control.Apply:output_type -> hedgerow.v1.ApplyResponse
+	50, // [50:81] is the sub-list for method output_type
+	19, // [19:50] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_hedgerow_v1_control_proto_init() }
@@ -2564,14 +2743,15 @@ func file_hedgerow_v1_control_proto_init() {
 	file_hedgerow_v1_service_proto_init()
 	file_hedgerow_v1_token_proto_init()
 	file_hedgerow_v1_topic_rule_proto_init()
-	file_hedgerow_v1_control_proto_msgTypes[38].OneofWrappers = []any{}
+	file_hedgerow_v1_control_proto_msgTypes[31].OneofWrappers = []any{}
+	file_hedgerow_v1_control_proto_msgTypes[40].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hedgerow_v1_control_proto_rawDesc), len(file_hedgerow_v1_control_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   39,
+			NumEnums:      2,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -44,6 +44,8 @@ const (
 	Control_ListTokens_FullMethodName      = "/hedgerow.v1.Control/ListTokens"
 	Control_PutToken_FullMethodName        = "/hedgerow.v1.Control/PutToken"
 	Control_DeleteToken_FullMethodName     = "/hedgerow.v1.Control/DeleteToken"
+	Control_JoinNode_FullMethodName        = "/hedgerow.v1.Control/JoinNode"
+	Control_ReportJoin_FullMethodName      = "/hedgerow.v1.Control/ReportJoin"
 	Control_GetDefaults_FullMethodName     = "/hedgerow.v1.Control/GetDefaults"
 	Control_PutDefaults_FullMethodName     = "/hedgerow.v1.Control/PutDefaults"
 	Control_GetInstance_FullMethodName     = "/hedgerow.v1.Control/GetInstance"
@@ -107,6 +109,12 @@ type ControlClient interface {
 	PutToken(ctx context.Context, in *PutTokenRequest, opts ...grpc.CallOption) (*Token, error)
 	// Deletes a token of the API: it is refused from then on.
 	DeleteToken(ctx context.Context, in *DeleteTokenRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// Makes a token with which a host can become the node: once, and within 15 minutes. An
+	// earlier one is worth nothing from then on.
+	JoinNode(ctx context.Context, in *JoinNodeRequest, opts ...grpc.CallOption) (*JoinFile, error)
+	// Says what became of a join token, by whoever holds it. Needs no credentials but the
+	// proof; that a token was refused raises an alarm.
+	ReportJoin(ctx context.Context, in *ReportJoinRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
 	// Gets the mesh's defaults.
 	GetDefaults(ctx context.Context, in *GetDefaultsRequest, opts ...grpc.CallOption) (*Defaults, error)
 	// Replaces the mesh's defaults. Answers what is stored.
@@ -368,6 +376,26 @@ func (c *controlClient) DeleteToken(ctx context.Context, in *DeleteTokenRequest,
 	return out, nil
 }
 
+func (c *controlClient) JoinNode(ctx context.Context, in *JoinNodeRequest, opts ...grpc.CallOption) (*JoinFile, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(JoinFile)
+	err := c.cc.Invoke(ctx, Control_JoinNode_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) ReportJoin(ctx context.Context, in *ReportJoinRequest, opts ...grpc.CallOption) (*emptypb.Empty, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(emptypb.Empty)
+	err := c.cc.Invoke(ctx, Control_ReportJoin_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *controlClient) GetDefaults(ctx context.Context, in *GetDefaultsRequest, opts ...grpc.CallOption) (*Defaults, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Defaults)
@@ -474,6 +502,12 @@ type ControlServer interface {
 	PutToken(context.Context, *PutTokenRequest) (*Token, error)
 	// Deletes a token of the API: it is refused from then on.
 	DeleteToken(context.Context, *DeleteTokenRequest) (*emptypb.Empty, error)
+	// Makes a token with which a host can become the node: once, and within 15 minutes. An
+	// earlier one is worth nothing from then on.
+	JoinNode(context.Context, *JoinNodeRequest) (*JoinFile, error)
+	// Says what became of a join token, by whoever holds it. Needs no credentials but the
+	// proof; that a token was refused raises an alarm.
+	ReportJoin(context.Context, *ReportJoinRequest) (*emptypb.Empty, error)
 	// Gets the mesh's defaults.
 	GetDefaults(context.Context, *GetDefaultsRequest) (*Defaults, error)
 	// Replaces the mesh's defaults. Answers what is stored.
@@ -566,6 +600,12 @@ func (UnimplementedControlServer) PutToken(context.Context, *PutTokenRequest) (*
 }
 func (UnimplementedControlServer) DeleteToken(context.Context, *DeleteTokenRequest) (*emptypb.Empty, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteToken not implemented")
+}
+func (UnimplementedControlServer) JoinNode(context.Context, *JoinNodeRequest) (*JoinFile, error) {
+	return nil, status.Error(codes.Unimplemented, "method JoinNode not implemented")
+}
+func (UnimplementedControlServer) ReportJoin(context.Context, *ReportJoinRequest) (*emptypb.Empty, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReportJoin not implemented")
 }
 func (UnimplementedControlServer) GetDefaults(context.Context, *GetDefaultsRequest) (*Defaults, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetDefaults not implemented")
@@ -1035,6 +1075,42 @@ func _Control_DeleteToken_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Control_JoinNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(JoinNodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).JoinNode(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_JoinNode_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).JoinNode(ctx, req.(*JoinNodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_ReportJoin_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReportJoinRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).ReportJoin(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_ReportJoin_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).ReportJoin(ctx, req.(*ReportJoinRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Control_GetDefaults_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetDefaultsRequest)
 	if err := dec(in); err != nil {
@@ -1227,6 +1303,14 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteToken",
 			Handler:    _Control_DeleteToken_Handler,
+		},
+		{
+			MethodName: "JoinNode",
+			Handler:    _Control_JoinNode_Handler,
+		},
+		{
+			MethodName: "ReportJoin",
+			Handler:    _Control_ReportJoin_Handler,
 		},
 		{
 			MethodName: "GetDefaults",

@@ -78,8 +78,10 @@ type Node_State int32
 const (
 	// It has not been heard of.
 	Node_PENDING Node_State = 0
-	// It has reported.
+	// It has enrolled, or reported.
 	Node_ENROLLED Node_State = 1
+	// A join token for it is out.
+	Node_JOINING Node_State = 2
 )
 
 // Enum value maps for Node_State.
@@ -87,10 +89,12 @@ var (
 	Node_State_name = map[int32]string{
 		0: "PENDING",
 		1: "ENROLLED",
+		2: "JOINING",
 	}
 	Node_State_value = map[string]int32{
 		"PENDING":  0,
 		"ENROLLED": 1,
+		"JOINING":  2,
 	}
 )
 
@@ -119,6 +123,59 @@ func (x Node_State) Number() protoreflect.EnumNumber {
 // Deprecated: Use Node_State.Descriptor instead.
 func (Node_State) EnumDescriptor() ([]byte, []int) {
 	return file_hedgerow_v1_node_proto_rawDescGZIP(), []int{0, 1}
+}
+
+// Reason is what was seen.
+type Node_JoinAlarm_Reason int32
+
+const (
+	// A host was refused the token, because somebody had used it.
+	Node_JoinAlarm_REFUSED Node_JoinAlarm_Reason = 0
+	// The token was used, and nobody has enrolled with it.
+	Node_JoinAlarm_NOT_ENROLLED Node_JoinAlarm_Reason = 1
+	// The token ended while no control plane looked whether it is used.
+	Node_JoinAlarm_UNWATCHED Node_JoinAlarm_Reason = 2
+)
+
+// Enum value maps for Node_JoinAlarm_Reason.
+var (
+	Node_JoinAlarm_Reason_name = map[int32]string{
+		0: "REFUSED",
+		1: "NOT_ENROLLED",
+		2: "UNWATCHED",
+	}
+	Node_JoinAlarm_Reason_value = map[string]int32{
+		"REFUSED":      0,
+		"NOT_ENROLLED": 1,
+		"UNWATCHED":    2,
+	}
+)
+
+func (x Node_JoinAlarm_Reason) Enum() *Node_JoinAlarm_Reason {
+	p := new(Node_JoinAlarm_Reason)
+	*p = x
+	return p
+}
+
+func (x Node_JoinAlarm_Reason) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Node_JoinAlarm_Reason) Descriptor() protoreflect.EnumDescriptor {
+	return file_hedgerow_v1_node_proto_enumTypes[2].Descriptor()
+}
+
+func (Node_JoinAlarm_Reason) Type() protoreflect.EnumType {
+	return &file_hedgerow_v1_node_proto_enumTypes[2]
+}
+
+func (x Node_JoinAlarm_Reason) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Node_JoinAlarm_Reason.Descriptor instead.
+func (Node_JoinAlarm_Reason) EnumDescriptor() ([]byte, []int) {
+	return file_hedgerow_v1_node_proto_rawDescGZIP(), []int{0, 0, 0}
 }
 
 // Node is a machine that may run a part of the mesh's data plane.
@@ -151,7 +208,12 @@ type Node struct {
 	// Output only. The configuration that the node last said it runs on.
 	AppliedRevision uint32 `protobuf:"varint,16,opt,name=applied_revision,json=appliedRevision,proto3" json:"applied_revision,omitempty"`
 	// Output only. When the node last reported.
-	LastSeenTime  *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=last_seen_time,json=lastSeenTime,proto3" json:"last_seen_time,omitempty"`
+	LastSeenTime *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=last_seen_time,json=lastSeenTime,proto3" json:"last_seen_time,omitempty"`
+	// Output only. Stands until another join token is made for the node.
+	JoinAlarm *Node_JoinAlarm `protobuf:"bytes,20,opt,name=join_alarm,json=joinAlarm,proto3" json:"join_alarm,omitempty"`
+	// Output only. Why Vault does not yet allow the node what it may be; absent once it
+	// does. It is tried again until then.
+	TrustError    string `protobuf:"bytes,21,opt,name=trust_error,json=trustError,proto3" json:"trust_error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -284,11 +346,386 @@ func (x *Node) GetLastSeenTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Node) GetJoinAlarm() *Node_JoinAlarm {
+	if x != nil {
+		return x.JoinAlarm
+	}
+	return nil
+}
+
+func (x *Node) GetTrustError() string {
+	if x != nil {
+		return x.TrustError
+	}
+	return ""
+}
+
+// JoinFile is what a host needs to become a node: the input of hedgerow enroll.
+type JoinFile struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Secret: who has it can become the node, once.
+	Token string `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
+	// When the token ends.
+	ExpireTime  *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	Mesh        string                 `protobuf:"bytes,4,opt,name=mesh,proto3" json:"mesh,omitempty"`
+	TrustDomain string                 `protobuf:"bytes,5,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
+	// Public root keys of the configuration, PEM.
+	ConfigurationRoots string                 `protobuf:"bytes,6,opt,name=configuration_roots,json=configurationRoots,proto3" json:"configuration_roots,omitempty"`
+	Vault              *JoinFile_Vault        `protobuf:"bytes,7,opt,name=vault,proto3" json:"vault,omitempty"`
+	Redis              *JoinFile_Redis        `protobuf:"bytes,8,opt,name=redis,proto3" json:"redis,omitempty"`
+	ControlPlane       *JoinFile_ControlPlane `protobuf:"bytes,9,opt,name=control_plane,json=controlPlane,proto3" json:"control_plane,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *JoinFile) Reset() {
+	*x = JoinFile{}
+	mi := &file_hedgerow_v1_node_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinFile) ProtoMessage() {}
+
+func (x *JoinFile) ProtoReflect() protoreflect.Message {
+	mi := &file_hedgerow_v1_node_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinFile.ProtoReflect.Descriptor instead.
+func (*JoinFile) Descriptor() ([]byte, []int) {
+	return file_hedgerow_v1_node_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *JoinFile) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *JoinFile) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *JoinFile) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+func (x *JoinFile) GetMesh() string {
+	if x != nil {
+		return x.Mesh
+	}
+	return ""
+}
+
+func (x *JoinFile) GetTrustDomain() string {
+	if x != nil {
+		return x.TrustDomain
+	}
+	return ""
+}
+
+func (x *JoinFile) GetConfigurationRoots() string {
+	if x != nil {
+		return x.ConfigurationRoots
+	}
+	return ""
+}
+
+func (x *JoinFile) GetVault() *JoinFile_Vault {
+	if x != nil {
+		return x.Vault
+	}
+	return nil
+}
+
+func (x *JoinFile) GetRedis() *JoinFile_Redis {
+	if x != nil {
+		return x.Redis
+	}
+	return nil
+}
+
+func (x *JoinFile) GetControlPlane() *JoinFile_ControlPlane {
+	if x != nil {
+		return x.ControlPlane
+	}
+	return nil
+}
+
+// JoinAlarm says that a join token may be in other hands.
+type Node_JoinAlarm struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reason        *Node_JoinAlarm_Reason `protobuf:"varint,1,opt,name=reason,proto3,enum=hedgerow.v1.Node_JoinAlarm_Reason,oneof" json:"reason,omitempty"`
+	Time          *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Node_JoinAlarm) Reset() {
+	*x = Node_JoinAlarm{}
+	mi := &file_hedgerow_v1_node_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Node_JoinAlarm) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Node_JoinAlarm) ProtoMessage() {}
+
+func (x *Node_JoinAlarm) ProtoReflect() protoreflect.Message {
+	mi := &file_hedgerow_v1_node_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Node_JoinAlarm.ProtoReflect.Descriptor instead.
+func (*Node_JoinAlarm) Descriptor() ([]byte, []int) {
+	return file_hedgerow_v1_node_proto_rawDescGZIP(), []int{0, 0}
+}
+
+func (x *Node_JoinAlarm) GetReason() Node_JoinAlarm_Reason {
+	if x != nil && x.Reason != nil {
+		return *x.Reason
+	}
+	return Node_JoinAlarm_REFUSED
+}
+
+func (x *Node_JoinAlarm) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+// Vault is where the node gets its certificates.
+type JoinFile_Vault struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "https://10.0.0.6:8200", of each of its nodes.
+	Addresses []string `protobuf:"bytes,1,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// The CAs to trust for these, PEM; the system's if absent.
+	CaPem string `protobuf:"bytes,2,opt,name=ca_pem,json=caPem,proto3" json:"ca_pem,omitempty"`
+	// With the secret behind the token, what the node logs in with once.
+	RoleId        string `protobuf:"bytes,3,opt,name=role_id,json=roleId,proto3" json:"role_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinFile_Vault) Reset() {
+	*x = JoinFile_Vault{}
+	mi := &file_hedgerow_v1_node_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinFile_Vault) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinFile_Vault) ProtoMessage() {}
+
+func (x *JoinFile_Vault) ProtoReflect() protoreflect.Message {
+	mi := &file_hedgerow_v1_node_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinFile_Vault.ProtoReflect.Descriptor instead.
+func (*JoinFile_Vault) Descriptor() ([]byte, []int) {
+	return file_hedgerow_v1_node_proto_rawDescGZIP(), []int{1, 0}
+}
+
+func (x *JoinFile_Vault) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *JoinFile_Vault) GetCaPem() string {
+	if x != nil {
+		return x.CaPem
+	}
+	return ""
+}
+
+func (x *JoinFile_Vault) GetRoleId() string {
+	if x != nil {
+		return x.RoleId
+	}
+	return ""
+}
+
+// Redis is where the node finds configuration and peers.
+type JoinFile_Redis struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Addresses  []string               `protobuf:"bytes,1,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	MasterName string                 `protobuf:"bytes,2,opt,name=master_name,json=masterName,proto3" json:"master_name,omitempty"`
+	Tls        bool                   `protobuf:"varint,3,opt,name=tls,proto3" json:"tls,omitempty"`
+	// The CAs to trust for these, PEM; the system's if absent.
+	CaPem         string `protobuf:"bytes,4,opt,name=ca_pem,json=caPem,proto3" json:"ca_pem,omitempty"`
+	ServerName    string `protobuf:"bytes,5,opt,name=server_name,json=serverName,proto3" json:"server_name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinFile_Redis) Reset() {
+	*x = JoinFile_Redis{}
+	mi := &file_hedgerow_v1_node_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinFile_Redis) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinFile_Redis) ProtoMessage() {}
+
+func (x *JoinFile_Redis) ProtoReflect() protoreflect.Message {
+	mi := &file_hedgerow_v1_node_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinFile_Redis.ProtoReflect.Descriptor instead.
+func (*JoinFile_Redis) Descriptor() ([]byte, []int) {
+	return file_hedgerow_v1_node_proto_rawDescGZIP(), []int{1, 1}
+}
+
+func (x *JoinFile_Redis) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *JoinFile_Redis) GetMasterName() string {
+	if x != nil {
+		return x.MasterName
+	}
+	return ""
+}
+
+func (x *JoinFile_Redis) GetTls() bool {
+	if x != nil {
+		return x.Tls
+	}
+	return false
+}
+
+func (x *JoinFile_Redis) GetCaPem() string {
+	if x != nil {
+		return x.CaPem
+	}
+	return ""
+}
+
+func (x *JoinFile_Redis) GetServerName() string {
+	if x != nil {
+		return x.ServerName
+	}
+	return ""
+}
+
+// ControlPlane is where the node says what became of the token.
+type JoinFile_ControlPlane struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Url   string                 `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
+	// The CAs to trust for it, PEM; the system's if absent.
+	CaPem         string `protobuf:"bytes,2,opt,name=ca_pem,json=caPem,proto3" json:"ca_pem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinFile_ControlPlane) Reset() {
+	*x = JoinFile_ControlPlane{}
+	mi := &file_hedgerow_v1_node_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinFile_ControlPlane) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinFile_ControlPlane) ProtoMessage() {}
+
+func (x *JoinFile_ControlPlane) ProtoReflect() protoreflect.Message {
+	mi := &file_hedgerow_v1_node_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinFile_ControlPlane.ProtoReflect.Descriptor instead.
+func (*JoinFile_ControlPlane) Descriptor() ([]byte, []int) {
+	return file_hedgerow_v1_node_proto_rawDescGZIP(), []int{1, 2}
+}
+
+func (x *JoinFile_ControlPlane) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *JoinFile_ControlPlane) GetCaPem() string {
+	if x != nil {
+		return x.CaPem
+	}
+	return ""
+}
+
 var File_hedgerow_v1_node_proto protoreflect.FileDescriptor
 
 const file_hedgerow_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x16hedgerow/v1/node.proto\x12\vhedgerow.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd4\x05\n" +
+	"\x16hedgerow/v1/node.proto\x12\vhedgerow.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x80\b\n" +
 	"\x04Node\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
 	"\x06labels\x18\x02 \x03(\v2\x1d.hedgerow.v1.Node.LabelsEntryR\x06labels\x12\x12\n" +
@@ -307,7 +744,19 @@ const file_hedgerow_v1_node_proto_rawDesc = "" +
 	"dial_cidrs\x18\x0e \x03(\tR\tdialCidrs\x122\n" +
 	"\x05state\x18\x0f \x01(\x0e2\x17.hedgerow.v1.Node.StateH\x00R\x05state\x88\x01\x01\x12)\n" +
 	"\x10applied_revision\x18\x10 \x01(\rR\x0fappliedRevision\x12@\n" +
-	"\x0elast_seen_time\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\flastSeenTime\x1a9\n" +
+	"\x0elast_seen_time\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\flastSeenTime\x12:\n" +
+	"\n" +
+	"join_alarm\x18\x14 \x01(\v2\x1b.hedgerow.v1.Node.JoinAlarmR\tjoinAlarm\x12\x1f\n" +
+	"\vtrust_error\x18\x15 \x01(\tR\n" +
+	"trustError\x1a\xbf\x01\n" +
+	"\tJoinAlarm\x12?\n" +
+	"\x06reason\x18\x01 \x01(\x0e2\".hedgerow.v1.Node.JoinAlarm.ReasonH\x00R\x06reason\x88\x01\x01\x12.\n" +
+	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"6\n" +
+	"\x06Reason\x12\v\n" +
+	"\aREFUSED\x10\x00\x12\x10\n" +
+	"\fNOT_ENROLLED\x10\x01\x12\r\n" +
+	"\tUNWATCHED\x10\x02B\t\n" +
+	"\a_reason\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\",\n" +
@@ -315,11 +764,38 @@ const file_hedgerow_v1_node_proto_rawDesc = "" +
 	"\aSIDECAR\x10\x00\x12\n" +
 	"\n" +
 	"\x06BRIDGE\x10\x01\x12\v\n" +
-	"\aGATEWAY\x10\x02\"\"\n" +
+	"\aGATEWAY\x10\x02\"/\n" +
 	"\x05State\x12\v\n" +
 	"\aPENDING\x10\x00\x12\f\n" +
-	"\bENROLLED\x10\x01B\b\n" +
-	"\x06_stateBBZ@github.com/hedgerow-mesh/hedgerow/openapi/hedgerow/v1;hedgerowv1b\x06proto3"
+	"\bENROLLED\x10\x01\x12\v\n" +
+	"\aJOINING\x10\x02B\b\n" +
+	"\x06_state\"\xab\x05\n" +
+	"\bJoinFile\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
+	"\x05token\x18\x02 \x01(\tR\x05token\x12;\n" +
+	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\x12\x12\n" +
+	"\x04mesh\x18\x04 \x01(\tR\x04mesh\x12!\n" +
+	"\ftrust_domain\x18\x05 \x01(\tR\vtrustDomain\x12/\n" +
+	"\x13configuration_roots\x18\x06 \x01(\tR\x12configurationRoots\x121\n" +
+	"\x05vault\x18\a \x01(\v2\x1b.hedgerow.v1.JoinFile.VaultR\x05vault\x121\n" +
+	"\x05redis\x18\b \x01(\v2\x1b.hedgerow.v1.JoinFile.RedisR\x05redis\x12G\n" +
+	"\rcontrol_plane\x18\t \x01(\v2\".hedgerow.v1.JoinFile.ControlPlaneR\fcontrolPlane\x1aU\n" +
+	"\x05Vault\x12\x1c\n" +
+	"\taddresses\x18\x01 \x03(\tR\taddresses\x12\x15\n" +
+	"\x06ca_pem\x18\x02 \x01(\tR\x05caPem\x12\x17\n" +
+	"\arole_id\x18\x03 \x01(\tR\x06roleId\x1a\x90\x01\n" +
+	"\x05Redis\x12\x1c\n" +
+	"\taddresses\x18\x01 \x03(\tR\taddresses\x12\x1f\n" +
+	"\vmaster_name\x18\x02 \x01(\tR\n" +
+	"masterName\x12\x10\n" +
+	"\x03tls\x18\x03 \x01(\bR\x03tls\x12\x15\n" +
+	"\x06ca_pem\x18\x04 \x01(\tR\x05caPem\x12\x1f\n" +
+	"\vserver_name\x18\x05 \x01(\tR\n" +
+	"serverName\x1a7\n" +
+	"\fControlPlane\x12\x10\n" +
+	"\x03url\x18\x01 \x01(\tR\x03url\x12\x15\n" +
+	"\x06ca_pem\x18\x02 \x01(\tR\x05caPemBBZ@github.com/hedgerow-mesh/hedgerow/openapi/hedgerow/v1;hedgerowv1b\x06proto3"
 
 var (
 	file_hedgerow_v1_node_proto_rawDescOnce sync.Once
@@ -333,27 +809,40 @@ func file_hedgerow_v1_node_proto_rawDescGZIP() []byte {
 	return file_hedgerow_v1_node_proto_rawDescData
 }
 
-var file_hedgerow_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_hedgerow_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_hedgerow_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_hedgerow_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_hedgerow_v1_node_proto_goTypes = []any{
 	(Node_Role)(0),                // 0: hedgerow.v1.Node.Role
 	(Node_State)(0),               // 1: hedgerow.v1.Node.State
-	(*Node)(nil),                  // 2: hedgerow.v1.Node
-	nil,                           // 3: hedgerow.v1.Node.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 4: google.protobuf.Timestamp
+	(Node_JoinAlarm_Reason)(0),    // 2: hedgerow.v1.Node.JoinAlarm.Reason
+	(*Node)(nil),                  // 3: hedgerow.v1.Node
+	(*JoinFile)(nil),              // 4: hedgerow.v1.JoinFile
+	(*Node_JoinAlarm)(nil),        // 5: hedgerow.v1.Node.JoinAlarm
+	nil,                           // 6: hedgerow.v1.Node.LabelsEntry
+	(*JoinFile_Vault)(nil),        // 7: hedgerow.v1.JoinFile.Vault
+	(*JoinFile_Redis)(nil),        // 8: hedgerow.v1.JoinFile.Redis
+	(*JoinFile_ControlPlane)(nil), // 9: hedgerow.v1.JoinFile.ControlPlane
+	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
 }
 var file_hedgerow_v1_node_proto_depIdxs = []int32{
-	3, // 0: hedgerow.v1.Node.labels:type_name -> hedgerow.v1.Node.LabelsEntry
-	4, // 1: hedgerow.v1.Node.create_time:type_name -> google.protobuf.Timestamp
-	4, // 2: hedgerow.v1.Node.update_time:type_name -> google.protobuf.Timestamp
-	0, // 3: hedgerow.v1.Node.roles:type_name -> hedgerow.v1.Node.Role
-	1, // 4: hedgerow.v1.Node.state:type_name -> hedgerow.v1.Node.State
-	4, // 5: hedgerow.v1.Node.last_seen_time:type_name -> google.protobuf.Timestamp
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	6,  // 0: hedgerow.v1.Node.labels:type_name -> hedgerow.v1.Node.LabelsEntry
+	10, // 1: hedgerow.v1.Node.create_time:type_name -> google.protobuf.Timestamp
+	10, // 2: hedgerow.v1.Node.update_time:type_name -> google.protobuf.Timestamp
+	0,  // 3: hedgerow.v1.Node.roles:type_name -> hedgerow.v1.Node.Role
+	1,  // 4: hedgerow.v1.Node.state:type_name -> hedgerow.v1.Node.State
+	10, // 5: hedgerow.v1.Node.last_seen_time:type_name -> google.protobuf.Timestamp
+	5,  // 6: hedgerow.v1.Node.join_alarm:type_name -> hedgerow.v1.Node.JoinAlarm
+	10, // 7: hedgerow.v1.JoinFile.expire_time:type_name -> google.protobuf.Timestamp
+	7,  // 8: hedgerow.v1.JoinFile.vault:type_name -> hedgerow.v1.JoinFile.Vault
+	8,  // 9: hedgerow.v1.JoinFile.redis:type_name -> hedgerow.v1.JoinFile.Redis
+	9,  // 10: hedgerow.v1.JoinFile.control_plane:type_name -> hedgerow.v1.JoinFile.ControlPlane
+	2,  // 11: hedgerow.v1.Node.JoinAlarm.reason:type_name -> hedgerow.v1.Node.JoinAlarm.Reason
+	10, // 12: hedgerow.v1.Node.JoinAlarm.time:type_name -> google.protobuf.Timestamp
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_hedgerow_v1_node_proto_init() }
@@ -362,13 +851,14 @@ func file_hedgerow_v1_node_proto_init() {
 		return
 	}
 	file_hedgerow_v1_node_proto_msgTypes[0].OneofWrappers = []any{}
+	file_hedgerow_v1_node_proto_msgTypes[2].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hedgerow_v1_node_proto_rawDesc), len(file_hedgerow_v1_node_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   2,
+			NumEnums:      3,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

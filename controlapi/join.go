@@ -1,0 +1,131 @@
+package controlapi
+
+import (
+	"context"
+	"encoding/hex"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/hedgerow-mesh/hedgerow/controlapi/nodes"
+	"github.com/hedgerow-mesh/hedgerow/mesh"
+	hedgerowv1 "github.com/hedgerow-mesh/hedgerow/openapi/hedgerow/v1"
+)
+
+// bridgeService is the service whose identity a bridge has, without saying so in its object.
+const bridgeService = "mqtt-bridge"
+
+// RunNodes keeps what Vault allows nodes equal to the configuration and watches join tokens,
+// until ctx ends. It returns nil.
+func (s *Server) RunNodes(ctx context.Context) error {
+	if s.service.nodes == nil {
+		<-ctx.Done()
+		return nil
+	}
+	return s.service.nodes.Run(ctx)
+}
+
+// grants is what Vault shall allow. Before the first revision nothing is known: an empty log
+// may be one that was lost.
+func (s *service) grants() (map[string]nodes.Grant, bool) {
+	st := s.writer.state.Load()
+	out := make(map[string]nodes.Grant, len(st.config.Nodes))
+	for id, n := range st.config.Nodes {
+		out[id] = s.grant(id, n)
+	}
+	return out, st.head.Revision > 0
+}
+
+// grant is what Vault shall allow one node: to be its services and gateways.
+func (s *service) grant(id string, n *mesh.Node) nodes.Grant {
+	g := nodes.Grant{Node: id}
+	add := func(identity mesh.ID, err error) {
+		if err == nil { // the object was validated
+			g.IDs = append(g.IDs, identity.String())
+		}
+	}
+	services := n.Services
+	if slices.Contains(n.Roles, mesh.RoleBridge) && !slices.Contains(services, bridgeService) {
+		services = append(slices.Clone(services), bridgeService)
+	}
+	for _, service := range services {
+		add(mesh.ServiceID(s.trustDomain, service, id))
+	}
+	for _, gateway := range n.Gateways {
+		add(mesh.GatewayID(s.trustDomain, gateway))
+	}
+	slices.Sort(g.IDs)
+	g.IDs = slices.Compact(g.IDs)
+	return g
+}
+
+// JoinNode makes a token with which a host can become the node.
+func (s *service) JoinNode(ctx context.Context, r *hedgerowv1.JoinNodeRequest) (*hedgerowv1.JoinFile, error) {
+	const op = "controlapi.join"
+	if _, err := s.GetNode(ctx, &hedgerowv1.GetNodeRequest{Id: r.GetId()}); err != nil {
+		return nil, err // that it is not there, or not the caller's
+	}
+	name := string(mesh.Nodes) + "/" + r.GetId()
+	node := s.writer.state.Load().config.Nodes[r.GetId()]
+	switch {
+	case node == nil:
+		return nil, mesh.Errorf(op, name, mesh.NotFound, "there is no such object")
+	case s.nodes == nil:
+		return nil, mesh.Errorf(op, name, mesh.Conflict, "this control plane has no Vault").WithHint("set vault in its configuration; see docs/enrolment.md")
+	}
+	inv, err := s.nodes.Join(ctx, s.grant(r.GetId(), node))
+	if err != nil {
+		return nil, err
+	}
+	file, ok := proto.Clone(s.join).(*hedgerowv1.JoinFile)
+	if !ok {
+		return nil, mesh.Errorf(op, name, mesh.Internal, "a %T is no join file", s.join)
+	}
+	file.Node, file.Token, file.ExpireTime = r.GetId(), inv.Token, timestamppb.New(inv.Expires.UTC())
+	file.Vault.RoleId = inv.RoleID
+	return file, nil
+}
+
+// ReportJoin takes what a host says became of a join token.
+func (s *service) ReportJoin(ctx context.Context, r *hedgerowv1.ReportJoinRequest) (*emptypb.Empty, error) {
+	const op = "controlapi.reportJoin"
+	if proof, err := hex.DecodeString(r.GetProof()); err != nil || len(proof) != 32 {
+		var v mesh.Violations
+		v.Add("proof", "sha256sum of the token", "it is not a SHA-256 in hex")
+		return nil, mesh.Refuse("the report", v)
+	}
+	if s.nodes == nil {
+		return nil, mesh.Errorf(op, "", mesh.Unauthentic, "the proof is not that of the node's newest token")
+	}
+	enrolled := r.GetOutcome() == hedgerowv1.ReportJoinRequest_ENROLLED
+	return new(emptypb.Empty), s.nodes.Report(ctx, callerOf(ctx).remote, r.GetId(), strings.ToLower(r.GetProof()), enrolled)
+}
+
+// joined fills in what is known of the tokens of nodes, and of Vault.
+func (s *service) joined(all ...*hedgerowv1.Node) {
+	if s.nodes == nil {
+		return
+	}
+	for _, n := range all {
+		_, id, _ := strings.Cut(n.GetName(), "/")
+		state := s.nodes.State(id)
+		switch {
+		case state.Enrolled:
+			n.State = hedgerowv1.Node_ENROLLED.Enum()
+		case state.Joining:
+			n.State = hedgerowv1.Node_JOINING.Enum()
+		default:
+			n.State = hedgerowv1.Node_PENDING.Enum()
+		}
+		if state.Err != nil {
+			n.TrustError = state.Err.Error()
+		}
+		if state.Reason != "" {
+			reason := hedgerowv1.Node_JoinAlarm_Reason(hedgerowv1.Node_JoinAlarm_Reason_value[state.Reason])
+			n.JoinAlarm = &hedgerowv1.Node_JoinAlarm{Reason: reason.Enum(), Time: timestamppb.New(state.Alarm)}
+		}
+	}
+}
