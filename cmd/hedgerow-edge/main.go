@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hedgerow-mesh/hedgerow/cmd/internal/enroll"
 	"github.com/hedgerow-mesh/hedgerow/cmd/internal/role"
 )
 
@@ -16,6 +17,6 @@ func main() {
 		Use:   "hedgerow-edge",
 		Short: "Sidecar and MQTT bridge of the Hedgerow service mesh",
 	}
-	root.AddCommand(role.SidecarCommand(), role.BridgeCommand(), role.VersionCommand())
+	root.AddCommand(role.SidecarCommand(), role.BridgeCommand(), enroll.Command(), role.VersionCommand())
 	os.Exit(role.Main(root, os.Args[1:], os.Stderr))
 }

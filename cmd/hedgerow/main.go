@@ -11,6 +11,7 @@ import (
 	"github.com/hedgerow-mesh/hedgerow/cmd/internal/client"
 	"github.com/hedgerow-mesh/hedgerow/cmd/internal/control"
 	"github.com/hedgerow-mesh/hedgerow/cmd/internal/demo"
+	"github.com/hedgerow-mesh/hedgerow/cmd/internal/enroll"
 	"github.com/hedgerow-mesh/hedgerow/cmd/internal/role"
 	"github.com/hedgerow-mesh/hedgerow/cmd/internal/root"
 	"github.com/hedgerow-mesh/hedgerow/cmd/internal/up"
@@ -33,7 +34,7 @@ loopback, with something to try.`,
 		c.GroupID = "roles"
 		hedgerow.AddCommand(c)
 	}
-	for _, c := range append(client.New(os.Stdout, os.Stderr, role.Version()), root.Command(), vault.Command()) {
+	for _, c := range append(client.New(os.Stdout, os.Stderr, role.Version()), root.Command(), vault.Command(), enroll.Command()) {
 		c.GroupID = "verbs"
 		hedgerow.AddCommand(c)
 	}

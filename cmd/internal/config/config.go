@@ -29,6 +29,10 @@ const maxFileBytes = 1 << 20
 
 // Loader loads one role's configuration struct.
 type Loader struct {
+	// Complete, if set, is called when the struct is loaded, and before it is printed: it
+	// fills in what comes from elsewhere.
+	Complete func() error
+
 	target any // pointer to the struct, holding the defaults
 	keys   []key
 	flags  map[string]*flagValue
@@ -74,6 +78,11 @@ func (l *Loader) Load(env []string, out io.Writer) (printed bool, err error) {
 			if err := k.setText(f.text); err != nil {
 				return false, fmt.Errorf("--%s: %w", k.name, err)
 			}
+		}
+	}
+	if l.Complete != nil {
+		if err := l.Complete(); err != nil {
+			return false, err
 		}
 	}
 	if !l.print {

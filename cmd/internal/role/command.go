@@ -38,6 +38,9 @@ func Command[C any](use, short, long string, cfg *C, validate func(*C) error, ru
 		Args:  cobra.NoArgs,
 	}
 	loader := config.New(cfg, cmd.Flags())
+	if e, ok := any(cfg).(interface{ fromEnrolment() error }); ok {
+		loader.Complete = e.fromEnrolment
+	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		printed, err := loader.Load(os.Environ(), cmd.OutOrStdout())
 		if err != nil || printed {

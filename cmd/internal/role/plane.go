@@ -20,7 +20,6 @@ import (
 	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/otlp"
 	"github.com/hedgerow-mesh/hedgerow/mesh/registry"
 	"github.com/hedgerow-mesh/hedgerow/mesh/signing"
-	"github.com/hedgerow-mesh/hedgerow/vaultpki"
 )
 
 // Deps are parts that a role uses instead of making its own. `hedgerow up`
@@ -72,6 +71,8 @@ type plane struct {
 	use     func(*mesh.Snapshot) // a role's own use of snapshots; may be nil
 	refused uint32               // the last revision that was; the watcher's goroutine's
 
+	own *identity.Node // of a host that has enrolled
+
 	unregistered prometheus.Counter
 }
 
@@ -108,7 +109,7 @@ func newPlane(base *Base, vault *Vault, node, role string, deps Deps) (*plane, e
 		p.observe.Tracing = proxy.Tracing{Sample: traces.Sample, Export: p.spans.Export}
 	}
 	if p.issuer == nil {
-		if p.issuer, err = newVault(vault, log, p.reg); err != nil {
+		if err := p.openIssuer(base, vault, node); err != nil {
 			return nil, err
 		}
 	}
@@ -129,7 +130,7 @@ func newPlane(base *Base, vault *Vault, node, role string, deps Deps) (*plane, e
 	if err != nil {
 		return nil, p.abandon(err)
 	}
-	self := p.source(id) // signs what the process registers, and brings the mesh's roots
+	self := p.self(id)
 	if p.lease, err = registry.NewLease(p.client, node, role, self); err != nil {
 		return nil, p.abandon(err)
 	}
@@ -152,10 +153,6 @@ func openTrust(base *Base) (*signing.Verifier, error) {
 // abandon closes what newPlane opened, after err.
 func (p *plane) abandon(err error) error {
 	return errors.Join(err, p.client.Close())
-}
-
-func newVault(v *Vault, log zerolog.Logger, reg prometheus.Registerer) (identity.Issuer, error) {
-	return vaultpki.New(vaultpki.Config{Access: v.Access(), Mount: v.Mount, Role: v.Role}, log, reg)
 }
 
 // snapshot hands a new snapshot on. Like rejected and compiled it runs in the

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/hedgerow-mesh/hedgerow/mesh/identity"
 	"github.com/hedgerow-mesh/hedgerow/vaultpki"
 )
 
@@ -12,6 +13,8 @@ type Vault struct {
 	VaultLogin `yaml:",inline"`
 	Mount      string `yaml:"mount" help:"mount of the PKI engine"`
 	Role       string `yaml:"role" help:"PKI role that signs this node's certificates"`
+
+	enrolled bool // all of it comes from the enrolment
 }
 
 // VaultLogin says which Vault to use and as whom.
@@ -22,6 +25,8 @@ type VaultLogin struct {
 	AppRole   AppRole  `yaml:"appRole"`
 	CertFile  string   `yaml:"certFile" help:"PEM certificate of the node, to log in with in place of appRole; read at each login"`
 	KeyFile   string   `yaml:"keyFile" help:"PEM private key of certFile"`
+
+	node *identity.Node // of a host that has enrolled, to log in with in place of these
 }
 
 // AppRole is how the role logs in to Vault.
@@ -36,10 +41,14 @@ func (v *VaultLogin) Access() vaultpki.Access {
 	if v.Address != "" {
 		addresses = append([]string{v.Address}, addresses...)
 	}
+	certificate := vaultpki.Certificate{CertFile: v.CertFile, KeyFile: v.KeyFile}
+	if v.node != nil {
+		certificate.Current = v.node.Certificate
+	}
 	return vaultpki.Access{
 		Addresses: addresses, CAFile: v.CAFile,
 		AppRole:     vaultpki.AppRole{RoleIDFile: v.AppRole.RoleIDFile, SecretIDFile: v.AppRole.SecretIDFile},
-		Certificate: vaultpki.Certificate{CertFile: v.CertFile, KeyFile: v.KeyFile},
+		Certificate: certificate,
 	}
 }
 
@@ -61,6 +70,9 @@ func (v *VaultLogin) Validate() error {
 func defaultVault() Vault { return Vault{Mount: "pki_mesh"} }
 
 func (c *checks) vault(v *Vault) {
+	if v.enrolled {
+		return
+	}
 	if err := v.Validate(); err != nil {
 		*c = append(*c, err)
 	}
