@@ -80,8 +80,6 @@ type Options struct {
 	Joins nodes.Store
 	// Join is what hosts need to join, beside the token.
 	Join *hedgerowv1.JoinFile
-	// TrustDomain is that of the identities of nodes. Needed with Trust.
-	TrustDomain string
 	// TokenFile holds the tokens that callers may present, one a line: the
 	// token itself, or "sha256:" and the hash of it in hex. Empty lines and
 	// lines that begin with "#" are ignored. Needed.
@@ -89,7 +87,8 @@ type Options struct {
 	// Certificates says who presents a client certificate that TLS has verified; the
 	// first that matches counts. IDs are of TrustDomain.
 	Certificates []CertificateGrant
-	TrustDomain  string
+	// TrustDomain is that of all identities. Needed with Trust and Certificates.
+	TrustDomain string
 	// OIDC says whose signed tokens are taken for bearer tokens. May be nil.
 	OIDC *OIDC
 	// Hosts are names under which the API is reached, beside the loopback

@@ -56,6 +56,8 @@ func tables() []table {
 		{"certified connections", engine, connectionsEnd()},
 		{"grace", "mesh/identity", graceOfIdentities()},
 		{"routes in grace", engine, graceOfRoutes()},
+		{"join tokens", "controlapi/nodes", enrolTokens()},
+		{"enrolment", "mesh/enrolment", enrolHosts()},
 		{"signing", "mesh/signing", trustSigning()},
 		{"digests", "mesh", trustDigests()},
 		{"signed registry", "mesh/registry", trustRegistry()},
