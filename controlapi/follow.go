@@ -36,7 +36,7 @@ func (e *lostRace) Unwrap() error { return e.err }
 
 // pause waits before the next try, and reports whether there is time for one.
 func pause(ctx context.Context, try int) bool {
-	timer := time.NewTimer(rand.N(maxPause << min(try, 6))) //nolint:gosec // spreads tries
+	timer := time.NewTimer(rand.N(maxPause << min(try, 6)))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
