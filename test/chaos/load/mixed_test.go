@@ -18,7 +18,7 @@ func talker(t *testing.T, cut func(socket, message int64, conn *websocket.Conn) 
 		if err != nil {
 			return
 		}
-		defer conn.Close()
+		defer conn.Close() //nolint:errcheck // torn down anyway
 		socket := sockets.Add(1)
 		for n := int64(1); ; n++ {
 			kind, text, err := conn.ReadMessage()

@@ -57,17 +57,16 @@ func Server() *grpc.Server {
 	s.RegisterService(&grpc.ServiceDesc{
 		ServiceName: service,
 		HandlerType: (*any)(nil),
-		Methods:     []grpc.MethodDesc{{MethodName: "Unary", Handler: unary}, {MethodName: "Fail", Handler: fail}},
+		Methods: []grpc.MethodDesc{
+			{MethodName: "Unary", Handler: func(_ any, _ context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+				var message []byte
+				err := decode(&message)
+				return &message, err
+			}},
+			{MethodName: "Fail", Handler: func(any, context.Context, func(any) error, grpc.UnaryServerInterceptor) (any, error) {
+				return nil, status.Error(codes.Unavailable, "always")
+			}},
+		},
 	}, nil)
 	return s
-}
-
-func unary(_ any, _ context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
-	var message []byte
-	err := decode(&message)
-	return &message, err
-}
-
-func fail(any, context.Context, func(any) error, grpc.UnaryServerInterceptor) (any, error) {
-	return nil, status.Error(codes.Unavailable, "always")
 }
