@@ -64,6 +64,8 @@ var (
 type Check struct {
 	Name  string
 	Ready func(ctx context.Context) error
+	// Advisory has /readyz tell of it under "warnings", and be ready all the same.
+	Advisory bool
 }
 
 // Options is what a Server needs.

@@ -29,7 +29,8 @@ type pages struct {
 type readiness struct {
 	Ready    bool      `json:"ready"`
 	Revision uint32    `json:"revision"`
-	Checks   []failure `json:"checks,omitempty"` // those that failed
+	Checks   []failure `json:"checks,omitempty"`   // those that failed
+	Warnings []failure `json:"warnings,omitempty"` // likewise, of those that are advisory
 }
 
 type failure struct {
@@ -49,7 +50,11 @@ func newPages(opts handlerOptions) (*pages, error) {
 		defer cancel()
 		out := readiness{Ready: true, Revision: w.state.Load().head.Revision}
 		for _, c := range checks {
-			if err := c.Ready(ctx); err != nil {
+			switch err := c.Ready(ctx); {
+			case err == nil:
+			case c.Advisory:
+				out.Warnings = append(out.Warnings, failure{c.Name, err.Error()})
+			default:
 				out.Ready = false
 				out.Checks = append(out.Checks, failure{c.Name, err.Error()})
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"net"
 	"net/http"
 	"slices"
@@ -262,10 +263,20 @@ func TestPagesNeedNoToken(t *testing.T) {
 
 func TestReadyzLooksAtTheChecks(t *testing.T) {
 	a := newAPI(t, func(o *Options) {
-		o.Checks = []Check{{"demo", func(context.Context) error { return mesh.Errorf("demo", "", mesh.Unavailable, "no answer yet") }}}
+		o.Checks = []Check{{Name: "demo", Ready: func(context.Context) error { return mesh.Errorf("demo", "", mesh.Unavailable, "no answer yet") }}}
 	})
 	got := a.do("GET", "/readyz", "")
 	if got.status != 503 || got.body != `{"ready":false,"revision":0,"checks":[{"name":"demo","message":"demo: no answer yet"}]}`+"\n" {
+		t.Errorf("%d %s", got.status, got.body)
+	}
+}
+
+func TestReadyzWarnsOfAdvisoryChecks(t *testing.T) {
+	a := newAPI(t, func(o *Options) {
+		o.Checks = []Check{{Name: "users", Advisory: true, Ready: func(context.Context) error { return errors.New("one is missing") }}}
+	})
+	got := a.do("GET", "/readyz", "")
+	if got.status != 200 || !strings.Contains(got.body, `"warnings":[{"name":"users","message":"one is missing"}]`) {
 		t.Errorf("%d %s", got.status, got.body)
 	}
 }

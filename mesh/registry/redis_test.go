@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/redis/go-redis/v9"
 	"github.com/rs/zerolog"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
@@ -227,46 +226,6 @@ func TestCluster(t *testing.T) {
 	eventually(t, "a change", func() bool { return w.Snapshot().Config.Head.Revision == 2 })
 	running(t, registry.NewRepublisher(c.Client, l.source).Run)
 	answered(t, c.Client)
-}
-
-// TestNodeACL runs a node with the rights that its user will have and no more.
-func TestNodeACL(t *testing.T) {
-	t.Parallel()
-	s := servers.Redis(t)
-	c, l := open(t, s.Addr), newRevisions()
-	l.publish(t, c, world())
-	rules := strings.Fields("on >pw resetkeys resetchannels -@all +ping +hello +auth +multi +exec " +
-		"%R~" + prefix + "config %R~" + prefix + "changes %R~" + prefix + "head %R~" + prefix + "keys %R~" + prefix + "inst:* %RW~" + prefix + "inst:n1/* %RW~" + prefix + "ev:* %RW~" + prefix + "rl:* " +
-		"+get +getrange +hgetall +xread +xrevrange +set +pexpire +pttl +xadd +fcall +time")
-	if err := raw(t, s.Addr).Do(t.Context(), append([]any{"ACL", "SETUSER", "n1"}, toAny(rules)...)...).Err(); err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(t.TempDir(), "password")
-	if err := os.WriteFile(file, []byte("pw\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	n := openConfig(t, registry.Config{Addresses: []string{s.Addr}, Mesh: "test", Username: "n1", PasswordFile: file})
-	lease, err := registry.NewLease(n.Client, "n1", mesh.RoleSidecar, nodes.Node("n1"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := lease.Update(offers("127.0.0.1:1001")); err != nil {
-		t.Fatal(err)
-	}
-	running(t, lease.Run)
-	w := registry.NewWatcher(n.Client, nodes.Bundle, registry.WatcherOptions{})
-	w.Need("orders")
-	running(t, w.Run)
-	eventually(t, "the instance", func() bool { s := w.Snapshot(); return s != nil && len(s.Instances["orders"]) == 1 })
-	l.publish(t, c, route(1))
-	eventually(t, "a change", func() bool { return w.Snapshot().Config.Head.Revision == 2 })
-	eventually(t, "registered and connected", func() bool { return lease.State().Registered && w.Status().Connected })
-	running(t, registry.NewRepublisher(c.Client, l.source).Run)
-	answered(t, n.Client)
-	change, base, all := l.commit(route(2))
-	if _, err := n.Publish(t.Context(), change, base, all); !redis.HasErrorPrefix(err, "NOPERM") {
-		t.Errorf("a node published: %v", err)
-	}
 }
 
 func toAny(s []string) []any {

@@ -113,6 +113,8 @@ func (c Config) Validate() error {
 type Client struct {
 	redis   redis.UniversalClient
 	connect func() redis.UniversalClient // another client, with connections of its own
+	cfg     Config
+	dial    dialFunc
 	keys    keys
 	log     zerolog.Logger
 	metrics *metrics
@@ -162,6 +164,8 @@ func newClient(cfg Config, trust *signing.Verifier, dial dialFunc, log zerolog.L
 	return &Client{
 		redis:   connect(),
 		connect: connect,
+		cfg:     cfg,
+		dial:    dial,
 		keys:    keys{prefix: "{hedgerow:" + cfg.Mesh + "}:"},
 		log:     log.With().Str("part", "registry").Logger(),
 		metrics: m,

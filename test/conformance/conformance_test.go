@@ -77,6 +77,7 @@ func newSite(t *testing.T, service, protocol, workload, listen string) *site {
 	s.mesh = rig.New(t, rig.Options{
 		Binaries: programs(t),
 		Objects:  fmt.Sprintf(objects, service, protocol, routes),
+		Users:    true,
 		Nodes:    []servers.PKINode{rig.SidecarNode("caller", "client"), rig.SidecarNode("callee", service), rig.GatewayNode("edge", "edge")},
 	})
 	s.mesh.Sidecar(rig.Sidecar{Node: "callee", Service: service, Workload: workload})

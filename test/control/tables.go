@@ -62,6 +62,7 @@ func tables() []table {
 		{"digests", "mesh", trustDigests()},
 		{"signed registry", "mesh/registry", trustRegistry()},
 		{"registrations", "mesh/registry", registrations()},
+		{"redis users", "mesh/registry", redisUsers()},
 		{"signed writes", "controlapi", trustWrites()},
 		{"Vault", "vaultpki", trustVault()},
 		{"shared log", "controlapi", sharedWrites()},

@@ -37,6 +37,7 @@ rules:
 func TestARateIsSharedByGateways(t *testing.T) {
 	m := rig.New(t, rig.Options{
 		Binaries: binaries, Objects: sharedRate,
+		Users: true,
 		Nodes: []servers.PKINode{rig.GatewayNode("edge-1", "edge-1"), rig.GatewayNode("edge-2", "edge-2")},
 	})
 	c := &http.Client{Timeout: 5 * time.Second}

@@ -37,6 +37,9 @@ type Options struct {
 	// Objects is what `hedgerow apply` gets at the start: services, nodes,
 	// routes, policies.
 	Objects string
+	// Users has everybody log in to Redis as a user of their own: the control plane as the
+	// two that it has, data planes as the one that it makes for their node.
+	Users bool
 	// Nodes are those that may log in to Vault; see SidecarNode, GatewayNode.
 	Nodes []servers.PKINode
 }
@@ -78,7 +81,8 @@ func New(t testing.TB, opt Options) *Mesh {
 	if opt.Binaries, err = filepath.Abs(opt.Binaries); err != nil {
 		t.Fatal(err)
 	}
-	m := &Mesh{t: t, opt: opt, Dir: t.TempDir(), Redis: servers.Redis(t), Vault: servers.Vault(t)}
+	m := &Mesh{t: t, opt: opt, Dir: t.TempDir(), Vault: servers.Vault(t)}
+	m.startRedis()
 	m.PKI = m.Vault.SetUpPKI(TrustDomain, opt.Nodes...)
 	// All at once, or one that is not bound yet might come twice.
 	m.ports = servers.FreePorts(t, ports)
@@ -88,7 +92,7 @@ func New(t testing.TB, opt Options) *Mesh {
 	m.Control = m.start("control", "hedgerow", "control", config{
 		"address": address,
 		"dataDir": filepath.Join(m.Dir, "control"),
-		"redis":   config{"addresses": []string{m.Redis.Addr}},
+		"redis":   m.controlRedis(),
 		"trust":   config{"caFile": m.write("ca.pem", m.PKI.RootPEM)},
 	})
 	m.Apply(opt.Objects)

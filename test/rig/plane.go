@@ -93,7 +93,7 @@ func (m *Mesh) base(node string) config {
 		"node":    node,
 		"dataDir": filepath.Join(m.Dir, node),
 		"trust":   config{"rootsFile": m.RootsFile()},
-		"redis":   config{"addresses": []string{m.Redis.Addr}},
+		"redis":   m.nodeRedis(node),
 		"vault": config{
 			"address": m.Vault.Address, "role": login.Role,
 			"appRole": config{"roleIdFile": login.RoleIDFile, "secretIdFile": login.SecretIDFile},

@@ -66,7 +66,7 @@ func TestMesh(t *testing.T) {
 		_, _ = io.WriteString(w, "caller "+r.Header.Get("X-Forwarded-Client-Cert")) // a client that left has no test
 	}))
 	t.Cleanup(workload.Close)
-	m := rig.New(t, rig.Options{Binaries: binaries, Objects: objects, Nodes: []servers.PKINode{
+	m := rig.New(t, rig.Options{Binaries: binaries, Objects: objects, Users: true, Nodes: []servers.PKINode{
 		rig.SidecarNode("caller", "client"), rig.SidecarNode("callee", "shop"), rig.GatewayNode("edge", "edge"),
 	}})
 	files := servers.LoopbackTLS(t)

@@ -21,6 +21,7 @@ type RedisServer struct {
 	// PasswordFile holds the password of RedisPassword (0600); else empty.
 	PasswordFile string
 
+	user     string // "" is the default one
 	password string
 	settings []string // alternating name and value, as redis-server's flags
 }
@@ -37,6 +38,11 @@ func RedisPassword(password string) RedisOption {
 	return func(r *RedisServer) { r.password = password }
 }
 
+// RedisUser says by which user of its aclfile the server is asked whether it serves.
+func RedisUser(name, password string) RedisOption {
+	return func(r *RedisServer) { r.user, r.password = name, password }
+}
+
 // RedisSetting sets one directive of redis.conf.
 func RedisSetting(name, value string) RedisOption {
 	return func(r *RedisServer) { r.settings = append(r.settings, "--"+name, value) }
@@ -50,7 +56,7 @@ func Redis(t testing.TB, opts ...RedisOption) *RedisServer {
 	for _, opt := range opts {
 		opt(r)
 	}
-	if r.password != "" {
+	if r.password != "" && r.user == "" {
 		r.PasswordFile = writeSecret(t, filepath.Join(t.TempDir(), "redis-password"), r.password)
 		r.settings = append(r.settings, "--requirepass", r.password)
 	}
@@ -113,7 +119,11 @@ func (r *RedisServer) ping(ctx context.Context) error {
 		return nil
 	}
 	if r.password != "" {
-		if err := ask("+OK", "AUTH", r.password); err != nil {
+		login := []string{r.password}
+		if r.user != "" {
+			login = []string{r.user, r.password}
+		}
+		if err := ask("+OK", "AUTH", login...); err != nil {
 			return err
 		}
 	}

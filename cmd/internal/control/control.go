@@ -26,15 +26,15 @@ import (
 
 // Config configures `hedgerow control`.
 type Config struct {
-	Address     string          `yaml:"address" help:"host:port of the API, gRPC and REST; beyond loopback it needs tls"`
-	TLS         TLS             `yaml:"tls"`
-	Hosts       []string        `yaml:"hosts" help:"names under which the API is reached, beside its address and localhost"`
-	Mesh        string          `yaml:"mesh" help:"the mesh's name"`
-	TrustDomain string          `yaml:"trustDomain" help:"the SPIFFE trust domain of its nodes"`
-	DataDir     string          `yaml:"dataDir" help:"directory for the revision log, the token and keys, created 0700"`
-	Trust       Trust           `yaml:"trust"`
-	Access      Access          `yaml:"access"`
-	Redis       registry.Config `yaml:"redis"`
+	Address     string   `yaml:"address" help:"host:port of the API, gRPC and REST; beyond loopback it needs tls"`
+	TLS         TLS      `yaml:"tls"`
+	Hosts       []string `yaml:"hosts" help:"names under which the API is reached, beside its address and localhost"`
+	Mesh        string   `yaml:"mesh" help:"the mesh's name"`
+	TrustDomain string   `yaml:"trustDomain" help:"the SPIFFE trust domain of its nodes"`
+	DataDir     string   `yaml:"dataDir" help:"directory for the revision log, the token and keys, created 0700"`
+	Trust       Trust    `yaml:"trust"`
+	Access      Access   `yaml:"access"`
+	Redis       Redis    `yaml:"redis"`
 	// Vault is where nodes get their certificates. It is needed if revisions or trust.signer
 	// say vault, and for hosts to join.
 	Vault     role.VaultLogin `yaml:"vault"`
@@ -70,7 +70,7 @@ func Default() Config {
 // Validate reports everything that is wrong with the configuration.
 func (c *Config) Validate() error {
 	c.Redis.Mesh = c.Mesh
-	errs := []error{c.Redis.Validate()}
+	errs := []error{c.Redis.Validate(), c.Redis.Admin.validate()}
 	host, _, err := net.SplitHostPort(c.Address)
 	switch ip := net.ParseIP(host); {
 	case err != nil:
@@ -148,7 +148,7 @@ func Run(ctx context.Context, cfg *Config, deps Deps) (err error) {
 	if err != nil {
 		return err
 	}
-	client, err := registry.Open(cfg.Redis, trust.authority.Verifier, log, reg)
+	client, err := registry.Open(cfg.Redis.Config, trust.authority.Verifier, log, reg)
 	if err != nil {
 		return err
 	}
@@ -157,7 +157,11 @@ func Run(ctx context.Context, cfg *Config, deps Deps) (err error) {
 	if err != nil {
 		return errors.Join(err, client.Close())
 	}
-	watcher := registry.NewWatcher(client, roots.bundle, registry.WatcherOptions{All: true})
+	users, err := cfg.Redis.Admin.newUsers(client, reg)
+	if err != nil {
+		return errors.Join(err, client.Close())
+	}
+	watcher := registry.NewWatcher(client, roots.bundle, registry.WatcherOptions{All: true, OnSnapshot: usersOf(users)})
 	opts := controlapi.Options{
 		Log: revisions.Log, Publisher: client, Authority: trust.authority, Observed: watcher, TokenFile: filepath.Join(cfg.DataDir, tokenFile),
 		Hosts: cfg.Hosts, Metrics: reg, Gatherer: reg, Logger: log,
@@ -174,6 +178,7 @@ func Run(ctx context.Context, cfg *Config, deps Deps) (err error) {
 		{Name: "published", Ready: func(context.Context) error { return conflict(republisher.State(), cfg.Revisions == inVault) }},
 		{Name: "observed", Ready: func(context.Context) error { return observed(republisher.State(), watcher.Snapshot()) }},
 	}
+	opts.Checks = append(opts.Checks, usersCheck(users)...)
 	if deps.Check != nil {
 		opts.Checks = append(opts.Checks, controlapi.Check{Name: "demo", Ready: deps.Check})
 	}
@@ -189,6 +194,9 @@ func Run(ctx context.Context, cfg *Config, deps Deps) (err error) {
 	group := role.NewGroup(log)
 	group.Go("keys", trust.run)
 	group.Go("roots", roots.run)
+	if users != nil {
+		group.Go("redis users", users.Run)
+	}
 	group.Go("signing", api.RunSigning)
 	if keys != nil {
 		group.Go("keys of OIDC", keys)

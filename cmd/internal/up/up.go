@@ -261,7 +261,7 @@ func (u *upper) startControl(ctx context.Context) error {
 	cfg := control.Default()
 	cfg.Address = u.opt.Control
 	cfg.DataDir = u.opt.Data
-	cfg.Redis = registry.Config{Addresses: []string{u.opt.Redis}, Mesh: meshName}
+	cfg.Redis.Config = registry.Config{Addresses: []string{u.opt.Redis}, Mesh: meshName}
 	cfg.Mesh, cfg.TrustDomain = meshName, trustDomain
 	cfg.Trust.CAFile = filepath.Join(u.opt.Data, caDir, localca.CertFile)
 	cfg.Log = role.Log{Level: u.opt.LogLevel}

@@ -55,6 +55,7 @@ type Options struct {
 	TTL      time.Duration // of certificates; Vault's role's 24 h if 0
 	Gateway  bool
 	Broken   bool // a service that breaks off, behind a sidecar of its own
+	Users    bool // everybody logs in to Redis as a user of their own
 }
 
 // Mesh is a mesh that serves.
@@ -82,7 +83,7 @@ func New(t *T, opt Options) *Mesh {
 	for i := range Instances {
 		nodes = append(nodes, rig.SidecarNode(instance(i), shop...))
 	}
-	m.rig = rig.New(t, rig.Options{Binaries: opt.Binaries, Objects: objects, Nodes: nodes})
+	m.rig = rig.New(t, rig.Options{Binaries: opt.Binaries, Objects: objects, Nodes: nodes, Users: opt.Users})
 	if opt.TTL > 0 {
 		for _, node := range nodes {
 			m.shorten(servers.PKIMount + "/roles/" + node.Name)
@@ -315,8 +316,8 @@ func (m *Mesh) gateway() *Plane {
 func (m *Mesh) plane(node, program, verb, config string) *Plane {
 	m.t.Helper()
 	login := m.rig.PKI.Nodes[node]
-	text := fmt.Sprintf("{node: %s, dataDir: %q, trust: {rootsFile: %q}, redis: {addresses: [%q]}, vault: {address: %q, role: %s, appRole: {roleIdFile: %q, secretIdFile: %q}}, %s}\n",
-		node, filepath.Join(m.rig.Dir, node), m.rig.RootsFile(), m.rig.Redis.Addr, m.rig.Vault.Address, login.Role, login.RoleIDFile, login.SecretIDFile, config)
+	text := fmt.Sprintf("{node: %s, dataDir: %q, trust: {rootsFile: %q}, redis: %s, vault: {address: %q, role: %s, appRole: {roleIdFile: %q, secretIdFile: %q}}, %s}\n",
+		node, filepath.Join(m.rig.Dir, node), m.rig.RootsFile(), m.rig.NodeRedis(node), m.rig.Vault.Address, login.Role, login.RoleIDFile, login.SecretIDFile, config)
 	file := filepath.Join(m.rig.Dir, node+".yaml")
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		m.t.Fatal(err)

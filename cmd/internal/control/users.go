@@ -1,0 +1,97 @@
+package control
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/hedgerow-mesh/hedgerow/controlapi"
+	"github.com/hedgerow-mesh/hedgerow/mesh"
+	"github.com/hedgerow-mesh/hedgerow/mesh/registry"
+)
+
+// Redis is where Redis is, and who makes the users of nodes there.
+type Redis struct {
+	registry.Config `yaml:",inline"`
+	Admin           RedisAdmin `yaml:"admin"`
+}
+
+// RedisAdmin is how the users of nodes are made.
+type RedisAdmin struct {
+	registry.Admin `yaml:",inline"`
+	PasswordDir    string `yaml:"passwordDir" help:"directory with one file for each node, named as the node is, that holds the password of its Redis user"`
+}
+
+// validate reports what is wrong.
+func (a *RedisAdmin) validate() error {
+	if (a.Username == "") != (a.PasswordDir == "") {
+		return errors.New("redis.admin: username and passwordDir go together; without both the users of nodes are yours to make")
+	}
+	return nil
+}
+
+// maxPasswordBytes bounds the file of a password.
+const maxPasswordBytes = 4 << 10
+
+// digest is the registry.PasswordDigest of a directory.
+func (a *RedisAdmin) digest(_ context.Context, node string) (string, error) {
+	const op = "control.PasswordDigest"
+	if !mesh.ValidID(node) {
+		return "", mesh.Errorf(op, node, mesh.Invalid, "it is not a node id")
+	}
+	file := filepath.Join(a.PasswordDir, node)
+	info, err := os.Stat(file)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", mesh.Errorf(op, node, mesh.NotFound, "%w", err)
+	case err != nil:
+		return "", mesh.Errorf(op, node, mesh.Invalid, "%w", err)
+	case info.Mode().Perm()&0o077 != 0 || info.Size() > maxPasswordBytes:
+		return "", mesh.Errorf(op, node, mesh.Invalid, "%s has %d bytes and mode %04o: it is to be readable by its owner alone", file, info.Size(), info.Mode().Perm()).
+			WithHint("chmod 600 " + file)
+	}
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return "", mesh.Errorf(op, node, mesh.Invalid, "%w", err)
+	}
+	password, _, _ := strings.Cut(string(raw), "\n")
+	if password = strings.TrimSuffix(password, "\r"); password == "" {
+		return "", mesh.Errorf(op, node, mesh.Invalid, "%s is empty", file)
+	}
+	sum := sha256.Sum256([]byte(password))
+	return hex.EncodeToString(sum[:]), nil
+}
+
+// newUsers returns what makes the users of nodes, nil if nothing is to.
+func (a *RedisAdmin) newUsers(client *registry.Client, reg prometheus.Registerer) (*registry.Users, error) {
+	if a.Username == "" {
+		return nil, nil
+	}
+	return registry.NewUsers(client, a.Admin, a.digest, reg)
+}
+
+// usersOf has users follow the nodes of snapshots.
+func usersOf(users *registry.Users) func(*mesh.Snapshot) {
+	if users == nil {
+		return nil
+	}
+	return func(s *mesh.Snapshot) { users.Want(slices.Collect(maps.Keys(s.Config.Nodes))) }
+}
+
+// usersCheck is what /readyz says of them. Without a user a node is shut out, and writes
+// are possible all the same.
+func usersCheck(users *registry.Users) []controlapi.Check {
+	if users == nil {
+		return nil
+	}
+	return []controlapi.Check{{Name: "redis users", Ready: users.Ready, Advisory: true}}
+}
