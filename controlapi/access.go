@@ -69,7 +69,7 @@ func permissions() map[string]permission {
 		// Who may change a token may become anyone.
 		"GetToken": {admin, false}, "ListTokens": {admin, false}, "PutToken": {admin, false}, "DeleteToken": {admin, false},
 	}
-	for _, kind := range []string{"Service", "Route", "TopicRule", "Node"} {
+	for _, kind := range []string{"Service", "Route", "Authenticator", "TopicRule", "Node"} {
 		all["List"+kind+"s"] = permission{viewer, true}
 		all["Get"+kind] = permission{viewer, true}
 		all["Put"+kind] = permission{editor, true}
@@ -85,7 +85,7 @@ func permissions() map[string]permission {
 // writerOf returns the role that writes objects of the collection.
 func writerOf(of mesh.Collection) role {
 	switch of {
-	case mesh.Services, mesh.Routes, mesh.Policies, mesh.TopicRules, mesh.Nodes:
+	case mesh.Services, mesh.Routes, mesh.Policies, mesh.Authenticators, mesh.TopicRules, mesh.Nodes:
 		return editor
 	}
 	return admin

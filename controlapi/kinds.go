@@ -74,6 +74,27 @@ func (s *service) DeletePolicy(ctx context.Context, r *hedgerowv1.DeletePolicyRe
 	return new(emptypb.Empty), s.remove(ctx, mesh.Policies, r)
 }
 
+// GetAuthenticator returns an authenticator.
+func (s *service) GetAuthenticator(ctx context.Context, r *hedgerowv1.GetAuthenticatorRequest) (*hedgerowv1.Authenticator, error) {
+	return get(ctx, s, mesh.Authenticators, r.GetId(), new(hedgerowv1.Authenticator))
+}
+
+// ListAuthenticators returns a page of authenticators.
+func (s *service) ListAuthenticators(ctx context.Context, r *hedgerowv1.ListAuthenticatorsRequest) (*hedgerowv1.ListAuthenticatorsResponse, error) {
+	page, next, err := list(ctx, s, mesh.Authenticators, r, newOf[hedgerowv1.Authenticator])
+	return &hedgerowv1.ListAuthenticatorsResponse{Authenticators: page, NextPageToken: next}, err
+}
+
+// PutAuthenticator creates or replaces an authenticator.
+func (s *service) PutAuthenticator(ctx context.Context, r *hedgerowv1.PutAuthenticatorRequest) (*hedgerowv1.Authenticator, error) {
+	return put(ctx, s, mesh.Authenticators, r.GetId(), r.GetAuthenticator(), r.GetValidateOnly())
+}
+
+// DeleteAuthenticator deletes an authenticator.
+func (s *service) DeleteAuthenticator(ctx context.Context, r *hedgerowv1.DeleteAuthenticatorRequest) (*emptypb.Empty, error) {
+	return new(emptypb.Empty), s.remove(ctx, mesh.Authenticators, r)
+}
+
 // GetTopicRule returns a topic rule.
 func (s *service) GetTopicRule(ctx context.Context, r *hedgerowv1.GetTopicRuleRequest) (*hedgerowv1.TopicRule, error) {
 	return get(ctx, s, mesh.TopicRules, r.GetId(), new(hedgerowv1.TopicRule))

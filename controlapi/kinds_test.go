@@ -81,7 +81,7 @@ func TestEveryKindByItsExample(t *testing.T) {
 	// Tokens expire.
 	a := newAPI(t, func(o *Options) { o.Now = func() time.Time { return time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) } })
 	a.must("POST", "/v1:apply", `{"objects":[{"name":"services/telemetry"},{"name":"services/mqtt-bridge"}]}`)
-	order := []string{"Defaults", "Service", "Route", "Policy", "TopicRule", "Node", "Token"}
+	order := []string{"Defaults", "Service", "Route", "Policy", "Authenticator", "TopicRule", "Node", "Token"}
 	if len(order) != len(examples) || len(order) != len(mesh.Collections()) {
 		t.Fatalf("%d examples", len(examples))
 	}

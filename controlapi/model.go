@@ -26,6 +26,8 @@ func newMessage(of mesh.Collection) proto.Message {
 		return new(hedgerowv1.Route)
 	case mesh.Policies:
 		return new(hedgerowv1.Policy)
+	case mesh.Authenticators:
+		return new(hedgerowv1.Authenticator)
 	case mesh.TopicRules:
 		return new(hedgerowv1.TopicRule)
 	case mesh.Nodes:

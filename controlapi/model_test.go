@@ -18,14 +18,15 @@ import (
 // contractTypes pairs every mesh struct that travels with its message.
 func contractTypes() map[proto.Message]any {
 	return map[proto.Message]any{
-		new(hedgerowv1.Service):   new(mesh.Service),
-		new(hedgerowv1.Route):     new(mesh.Route),
-		new(hedgerowv1.Policy):    new(mesh.Policy),
-		new(hedgerowv1.TopicRule): new(mesh.TopicRule),
-		new(hedgerowv1.Node):      new(mesh.Node),
-		new(hedgerowv1.Defaults):  new(mesh.Defaults),
-		new(hedgerowv1.Instance):  new(mesh.Instance),
-		new(hedgerowv1.Token):     new(mesh.Token),
+		new(hedgerowv1.Service):       new(mesh.Service),
+		new(hedgerowv1.Route):         new(mesh.Route),
+		new(hedgerowv1.Policy):        new(mesh.Policy),
+		new(hedgerowv1.Authenticator): new(mesh.Authenticator),
+		new(hedgerowv1.TopicRule):     new(mesh.TopicRule),
+		new(hedgerowv1.Node):          new(mesh.Node),
+		new(hedgerowv1.Defaults):      new(mesh.Defaults),
+		new(hedgerowv1.Instance):      new(mesh.Instance),
+		new(hedgerowv1.Token):         new(mesh.Token),
 	}
 }
 

@@ -149,6 +149,12 @@ func gatewaysOf(o mesh.Object) (v mesh.Violations) {
 		if o.Target != nil && o.Target.Gateway != "" {
 			v.Add("target.gateway", "", "gateways carry no labels")
 		}
+	case *mesh.Authenticator:
+		for i, t := range o.Targets {
+			if t.Gateway != "" {
+				v.Add(fmt.Sprintf("targets[%d].gateway", i), "", "gateways carry no labels")
+			}
+		}
 	case *mesh.Node:
 		for i := range o.Gateways {
 			v.Add(fmt.Sprintf("gateways[%d]", i), "", "gateways carry no labels")

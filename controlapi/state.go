@@ -133,7 +133,7 @@ func (s *state) plan(edits []edit, when conditions, now time.Time, by caller) (*
 // to. That it does not exist, and is of this kind, is all that these say of a route.
 func mayBreak(e edit) bool {
 	switch e.object.(type) {
-	case *mesh.Route, *mesh.Policy, *mesh.TopicRule, *mesh.Token:
+	case *mesh.Route, *mesh.Policy, *mesh.Authenticator, *mesh.TopicRule, *mesh.Token:
 		return false
 	}
 	return true
@@ -159,6 +159,9 @@ func (s *state) validate(edits []edit, config *mesh.Config, now time.Time) error
 			own = append(own, violationsOf(proxy.CheckConditions(o))...)
 		case *mesh.Token:
 			own = append(own, checkToken(o, s.config.Tokens[o.ID()], len(config.Tokens), now)...)
+		}
+		if a, is := e.object.(*mesh.Authenticator); is {
+			own = merge(own, violationsOf(proxy.CheckAuthenticator(a)))
 		}
 		own = merge(own, config.CheckReferences(e.object))
 		for _, v := range own {
@@ -316,6 +319,7 @@ func (s *state) cloneConfig() *mesh.Config {
 	c := *s.config
 	c.Services, c.Routes, c.Policies = maps.Clone(c.Services), maps.Clone(c.Routes), maps.Clone(c.Policies)
 	c.TopicRules, c.Nodes, c.Tokens = maps.Clone(c.TopicRules), maps.Clone(c.Nodes), maps.Clone(c.Tokens)
+	c.Authenticators = maps.Clone(c.Authenticators)
 	return &c
 }
 
@@ -329,6 +333,8 @@ func remove(c *mesh.Config, name string) {
 		delete(c.Routes, id)
 	case mesh.Policies:
 		delete(c.Policies, id)
+	case mesh.Authenticators:
+		delete(c.Authenticators, id)
 	case mesh.TopicRules:
 		delete(c.TopicRules, id)
 	case mesh.Nodes:

@@ -80,6 +80,7 @@ type Options struct {
 	Gatherer    prometheus.Gatherer // for /metrics
 	Limits      proxy.Limits        // proxy.EdgeLimits if zero
 	DataDir     string              // where ACME's key and certificates are kept; created 0700
+	KeysDir     string              // as proxy.Options has it
 	Name        string              // of this process in decision records
 	Observe     proxy.Observe
 	// Need, Tokens, Compiled and Freshness are those of proxy.Options and
@@ -156,7 +157,7 @@ func New(cfg Config, opt Options) (*Gateway, error) {
 		opt.Limits = proxy.EdgeLimits()
 	}
 	engine, err := proxy.New(proxy.Options{
-		Mesh: opt.Mesh, TrustDomain: opt.TrustDomain, Node: opt.Node, Name: opt.Name, Limits: opt.Limits, Observe: opt.Observe,
+		Mesh: opt.Mesh, TrustDomain: opt.TrustDomain, Node: opt.Node, Name: opt.Name, Limits: opt.Limits, Observe: opt.Observe, KeysDir: opt.KeysDir,
 		Log: opt.Log, Registerer: opt.Registerer, Need: opt.Need, Tokens: opt.Tokens, Compiled: opt.Compiled,
 	})
 	if err != nil {

@@ -65,14 +65,15 @@ func (r Records) Apply(c Change) {
 
 // Config is the decoded configuration at one revision, by id.
 type Config struct {
-	Head       Head
-	Services   map[string]*Service
-	Routes     map[string]*Route
-	Policies   map[string]*Policy
-	TopicRules map[string]*TopicRule
-	Nodes      map[string]*Node
-	Tokens     map[string]*Token // empty but in a control plane
-	Defaults   *Defaults         // never nil; the zero mesh denies and dials nowhere
+	Head           Head
+	Services       map[string]*Service
+	Routes         map[string]*Route
+	Policies       map[string]*Policy
+	Authenticators map[string]*Authenticator
+	TopicRules     map[string]*TopicRule
+	Nodes          map[string]*Node
+	Tokens         map[string]*Token // empty but in a control plane
+	Defaults       *Defaults         // never nil; the zero mesh denies and dials nowhere
 
 	failed map[string]error // why records were not accepted, by name
 }
@@ -88,20 +89,21 @@ type Snapshot struct {
 // NewConfig returns an empty configuration.
 func NewConfig() *Config {
 	return &Config{
-		Services:   map[string]*Service{},
-		Routes:     map[string]*Route{},
-		Policies:   map[string]*Policy{},
-		TopicRules: map[string]*TopicRule{},
-		Nodes:      map[string]*Node{},
-		Tokens:     map[string]*Token{},
-		Defaults:   &Defaults{Meta: Meta{Name: string(AllDefault) + "/" + DefaultsID}, Authorization: Deny},
+		Services:       map[string]*Service{},
+		Routes:         map[string]*Route{},
+		Policies:       map[string]*Policy{},
+		Authenticators: map[string]*Authenticator{},
+		TopicRules:     map[string]*TopicRule{},
+		Nodes:          map[string]*Node{},
+		Tokens:         map[string]*Token{},
+		Defaults:       &Defaults{Meta: Meta{Name: string(AllDefault) + "/" + DefaultsID}, Authorization: Deny},
 	}
 }
 
 // DecodeRecords decodes every record. A record that does not decode or does
 // not validate is reported and left out: one bad object never takes the others
-// with it. Only a bad policy stays, as one without rules, so that what it
-// protects is closed rather than open (see proxy.Compile).
+// with it. Only a bad policy or authenticator stays, as one that nothing satisfies,
+// so that what it protects is closed rather than open (see proxy.Compile).
 func DecodeRecords(head Head, records Records) (*Config, []error) {
 	return NewConfig().Next(head, nil, records)
 }
@@ -110,15 +112,16 @@ func DecodeRecords(head Head, records Records) (*Config, []error) {
 // is taken over, the same objects, and not decoded again.
 func (c *Config) Next(head Head, was, records Records) (*Config, []error) {
 	next := &Config{
-		Head:       head,
-		Services:   make(map[string]*Service, len(c.Services)),
-		Routes:     make(map[string]*Route, len(c.Routes)),
-		Policies:   make(map[string]*Policy, len(c.Policies)),
-		TopicRules: make(map[string]*TopicRule, len(c.TopicRules)),
-		Nodes:      make(map[string]*Node, len(c.Nodes)),
-		Tokens:     make(map[string]*Token, len(c.Tokens)),
-		Defaults:   NewConfig().Defaults,
-		failed:     map[string]error{},
+		Head:           head,
+		Services:       make(map[string]*Service, len(c.Services)),
+		Routes:         make(map[string]*Route, len(c.Routes)),
+		Policies:       make(map[string]*Policy, len(c.Policies)),
+		Authenticators: make(map[string]*Authenticator, len(c.Authenticators)),
+		TopicRules:     make(map[string]*TopicRule, len(c.TopicRules)),
+		Nodes:          make(map[string]*Node, len(c.Nodes)),
+		Tokens:         make(map[string]*Token, len(c.Tokens)),
+		Defaults:       NewConfig().Defaults,
+		failed:         map[string]error{},
 	}
 	for name, record := range records {
 		if old, known := was[name]; known && bytes.Equal(old, record) {
@@ -138,7 +141,7 @@ func (c *Config) Next(head Head, was, records Records) (*Config, []error) {
 func (c *Config) takeOver(old *Config, name string) {
 	of, id, _ := cutName(name)
 	if err := old.failed[name]; err != nil {
-		if c.failed[name] = err; of != Policies {
+		if c.failed[name] = err; of != Policies && of != Authenticators {
 			return
 		}
 	}
@@ -149,6 +152,8 @@ func (c *Config) takeOver(old *Config, name string) {
 		c.Routes[id] = old.Routes[id]
 	case Policies:
 		c.Policies[id] = old.Policies[id]
+	case Authenticators:
+		c.Authenticators[id] = old.Authenticators[id]
 	case TopicRules:
 		c.TopicRules[id] = old.TopicRules[id]
 	case Nodes:
@@ -171,8 +176,11 @@ func (c *Config) decode(name string, record []byte) {
 		return
 	}
 	c.failed[name] = err
-	if of, _, _ := cutName(name); of == Policies {
+	switch of, _, _ := cutName(name); of {
+	case Policies:
 		c.Put(closedPolicy(name, record))
+	case Authenticators:
+		c.Put(closedAuthenticator(name, record))
 	}
 }
 
@@ -186,6 +194,16 @@ func closedPolicy(name string, record []byte) *Policy {
 	return &Policy{Meta: Meta{Name: name}, Target: p.Target, Action: p.Action}
 }
 
+// closedAuthenticator is what remains of an authenticator that is not understood: its
+// targets as far as they can be read, and nothing that would satisfy it.
+func closedAuthenticator(name string, record []byte) *Authenticator {
+	var a struct {
+		Targets []AuthenticatorTarget `json:"targets"`
+	}
+	_ = json.Unmarshal(record, &a) // likewise
+	return &Authenticator{Meta: Meta{Name: name}, Targets: a.Targets}
+}
+
 // Put stores o under its id. It is for building a Config, before it is published.
 func (c *Config) Put(o Object) {
 	id := o.Header().ID()
@@ -196,6 +214,8 @@ func (c *Config) Put(o Object) {
 		c.Routes[id] = o
 	case *Policy:
 		c.Policies[id] = o
+	case *Authenticator:
+		c.Authenticators[id] = o
 	case *TopicRule:
 		c.TopicRules[id] = o
 	case *Node:
@@ -217,6 +237,8 @@ func (c *Config) Objects(of Collection) []Object {
 		out = objects(c.Routes)
 	case Policies:
 		out = objects(c.Policies)
+	case Authenticators:
+		out = objects(c.Authenticators)
 	case TopicRules:
 		out = objects(c.TopicRules)
 	case Nodes:

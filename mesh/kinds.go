@@ -233,7 +233,8 @@ type PolicyFrom struct {
 	Claims   []PolicyClaim `json:"claims,omitempty"`
 }
 
-// PolicyClaim asks that a claim of the caller's token has one of Values.
+// PolicyClaim asks that a claim of the caller has one of Values (see Authenticator).
+// All claims of an entry of from have to.
 type PolicyClaim struct {
 	Name   string   `json:"name,omitempty"`
 	Values []string `json:"values,omitempty"`

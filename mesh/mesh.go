@@ -1,5 +1,5 @@
 // Package mesh holds the nouns that every part of the mesh shares: Service,
-// Instance, Route, Policy, TopicRule, Node and Defaults, the Config and
+// Instance, Route, Policy, Authenticator, TopicRule, Node and Defaults, the Config and
 // Snapshot that carry them from the registry to the proxies, the identity of
 // a peer (ID), and Error.
 //
@@ -21,14 +21,15 @@ type Collection string
 
 // The collections of this version of the contract.
 const (
-	Services   Collection = "services"
-	Instances  Collection = "instances" // read-only: instances register themselves
-	Routes     Collection = "routes"
-	Policies   Collection = "policies"
-	TopicRules Collection = "topicRules"
-	Nodes      Collection = "nodes"
-	AllDefault Collection = "defaults" // a singleton: defaults/mesh
-	Tokens     Collection = "tokens"   // private
+	Services       Collection = "services"
+	Instances      Collection = "instances" // read-only: instances register themselves
+	Routes         Collection = "routes"
+	Policies       Collection = "policies"
+	Authenticators Collection = "authenticators"
+	TopicRules     Collection = "topicRules"
+	Nodes          Collection = "nodes"
+	AllDefault     Collection = "defaults" // a singleton: defaults/mesh
+	Tokens         Collection = "tokens"   // private
 )
 
 // DefaultsID is the id of the only Defaults object.
@@ -55,7 +56,7 @@ func (m *Meta) ID() string {
 }
 
 // Object is one stored object of any kind but Instance. *Service, *Route,
-// *Policy, *TopicRule, *Node, *Defaults and *Token are the implementations.
+// *Policy, *Authenticator, *TopicRule, *Node, *Defaults and *Token are the implementations.
 type Object interface {
 	// Header returns the object's Meta, to read and, before it is
 	// published, to set.

@@ -12,6 +12,7 @@ func (c *Config) CheckReferences(o Object) []Violation {
 	var v Violations
 	switch o := o.(type) {
 	case *Route:
+		c.checkAskedRoute(o, &v)
 		for i, rule := range o.Rules {
 			for j, b := range rule.Backends {
 				c.checkBackend(at(at("rules", i)+".backends", j), b, &v)
@@ -30,6 +31,8 @@ func (c *Config) CheckReferences(o Object) []Violation {
 		if o.Target != nil && o.Target.Route != "" && c.Routes[o.Target.Route] == nil {
 			v.Add("target.route", nearest(o.Target.Route, slices.Sorted(maps.Keys(c.Routes))), "route %q does not exist", o.Target.Route)
 		}
+	case *Authenticator:
+		c.checkAuthenticator(o, &v)
 	case *TopicRule:
 		if o.To != nil {
 			c.checkService("to.service", o.To.Service, &v)
@@ -65,6 +68,47 @@ func (c *Config) checkPolicyNodes(p *Policy, v *Violations) {
 					v.Add(field, "name the gateway in identities, e.g. \"/gateway/demo\"", "node %q is a gateway's: its identity does not say the node", id)
 				}
 			}
+		}
+	}
+}
+
+// checkAuthenticator checks that those exist who would ask, and that they can.
+func (c *Config) checkAuthenticator(a *Authenticator, v *Violations) {
+	for i, t := range a.Targets {
+		field := at("targets", i)
+		if t.Service != "" {
+			c.checkService(field+".service", t.Service, v)
+			if s := c.Services[t.Service]; s != nil && (s.Protocol == ProtocolTCP || s.External != nil) {
+				v.Add(field+".service", "name a route", "service %q has no sidecar that could ask for credentials of requests", t.Service)
+			}
+		}
+		if t.Route == "" {
+			continue
+		}
+		switch r := c.Routes[t.Route]; {
+		case r == nil:
+			v.Add(field+".route", nearest(t.Route, slices.Sorted(maps.Keys(c.Routes))), "route %q does not exist", t.Route)
+		case a.ForwardAuth != nil && slices.Contains(r.Targets, TargetMesh):
+			v.Add(field+".route", "make a route of its own for the gateway", "route %q is served inside the mesh too, and only gateways ask another service", t.Route)
+		}
+	}
+	if f := a.ForwardAuth; f != nil {
+		c.checkService("forwardAuth.service", f.Service, v)
+		if s := c.Services[f.Service]; s != nil && s.Protocol == ProtocolTCP {
+			v.Add("forwardAuth.service", "", "service %q is of protocol TCP, and is asked by HTTP", f.Service)
+		}
+	}
+}
+
+// checkAskedRoute refuses that a route is served where those cannot ask who have it as
+// their target.
+func (c *Config) checkAskedRoute(r *Route, v *Violations) {
+	if !slices.Contains(r.Targets, TargetMesh) {
+		return
+	}
+	for id, a := range c.Authenticators {
+		if a.ForwardAuth != nil && slices.Contains(a.Targets, AuthenticatorTarget{Route: r.ID()}) {
+			v.Add("targets", "make a route of its own for the mesh", "authenticator %q has only gateways ask about this route", id)
 		}
 	}
 }

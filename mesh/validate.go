@@ -74,6 +74,8 @@ func NewObject(of Collection) Object {
 		return &Route{}
 	case Policies:
 		return &Policy{}
+	case Authenticators:
+		return &Authenticator{}
 	case TopicRules:
 		return &TopicRule{}
 	case Nodes:
@@ -89,7 +91,7 @@ func NewObject(of Collection) Object {
 // Collections lists the collections that can be written, in the order in which
 // an apply of everything reads best.
 func Collections() []Collection {
-	return []Collection{AllDefault, Nodes, Services, Routes, Policies, TopicRules, Tokens}
+	return []Collection{AllDefault, Nodes, Services, Routes, Policies, Authenticators, TopicRules, Tokens}
 }
 
 // CheckName reports whether name is "<collection>/<id>" of a collection that

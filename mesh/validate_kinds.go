@@ -138,7 +138,7 @@ func (r *PolicyRule) validate(field string, v *Violations) {
 		f, from := at(field+".from", i), &r.From[i]
 		checkCIDRs(f+".ipBlocks", from.IPBlocks, v)
 		checkDevices(f+".devices", from.Devices, v)
-		v.unsupported(len(from.Claims) > 0, f+".claims")
+		checkClaims(f+".claims", from.Claims, v)
 		checkIdentities(f+".identities", from.Identities, v)
 		checkIdentities(f+".notIdentities", from.NotIdentities, v)
 		for j, node := range from.Nodes {
@@ -176,6 +176,19 @@ func checkDevices(field string, devices []string, v *Violations) {
 		}
 		if d == "" || len(d) > 255 || strings.ContainsAny(d, "*,") || strings.ContainsFunc(d, func(r rune) bool { return r <= ' ' || r > '~' }) {
 			v.Add(at(field, i), "an id, e.g. \"d1\", or \"*\" for any", "%.60q is not a device of 1 to 255 printable ASCII characters without ',' and '*'", d)
+		}
+	}
+}
+
+// checkClaims checks what a policy asks of a caller's claims.
+func checkClaims(field string, claims []PolicyClaim, v *Violations) {
+	for i, claim := range claims {
+		checkText(at(field, i)+".name", claim.Name, v)
+		if len(claim.Values) == 0 {
+			v.Add(at(field, i)+".values", "e.g. [\"admin\"]", "a value is needed")
+		}
+		for j, value := range claim.Values {
+			checkText(at(at(field, i)+".values", j), value, v)
 		}
 	}
 }

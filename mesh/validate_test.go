@@ -12,6 +12,7 @@ var good = map[string]string{
 	"services/orders":      `{"subsets":[{"name":"v1","labels":{"version":"v1"}}]}`,
 	"routes/demo":          `{"targets":["GATEWAY"],"hostnames":["demo.localhost","*.example"],"rules":[{"matches":[{"path":{"prefix":"/orders"},"methods":["GET"],"headers":[{"name":"x-canary","exact":"1"}]},{"path":{"template":"/u/{id}/{rest=**}"}},{"path":{"exact":"/a/"}}],"backends":[{"service":"orders","subset":"v1"}],"filters":[{"requestHeaders":{"set":{"x-a":"1"}}}],"timeout":"0s","retry":{"attempts":1,"on":["RESET"],"backoff":{"base":"0.025s","max":"1s"}}}]}`,
 	"policies/read":        `{"target":{"service":"orders"},"action":"ALLOW","rules":[{"from":[{"identities":["/gateway/demo","/svc/orders","spiffe://hedgerow.local/svc/*/n/*"]}],"to":[{"methods":["GET"],"paths":["/orders/{id}","/o/**","/**"]}]}]}`,
+	"authenticators/shop":  `{"targets":[{"gateway":"demo"},{"route":"demo"},{"service":"orders"}],"jwt":{"issuer":"https://id.example","audiences":["shop"],"algorithms":["ES256","EdDSA"],"jwksUri":"https://id.example/jwks.json","fromHeaders":[{"name":"authorization","prefix":"Bearer "}],"forwardClaims":[{"claim":"sub","header":"x-user"}]}}`,
 	"topicRules/telemetry": `{"filter":"devices/{device}/telemetry","device":"{device}","ack":"DELIVERED","to":{"service":"orders","path":"/v1/devices/{device}/telemetry","headers":{"content-type":"application/json"}}}`,
 	"nodes/edge7":          `{"roles":["SIDECAR"],"services":["orders"],"gateways":["demo"],"dialCidrs":["10.3.0.7/32"]}`,
 	"defaults/mesh":        `{"dialCidrs":["127.0.0.0/8"]}`,
@@ -97,7 +98,6 @@ func TestViolations(t *testing.T) {
 		{"subset twice", "services/a", `{"subsets":[{"name":"v","labels":{"a":"b"}},{"name":"v","labels":{"a":"c"}}]}`, "subsets[1].name", "", false},
 		{"policy with two targets", "policies/a", `{"target":{"service":"a","route":"b"},"action":"DENY","rules":[{}]}`, "target", "", false},
 		{"policy without rules", "policies/a", `{"target":{"service":"a"},"action":"DENY"}`, "rules", "[{}]", false},
-		{"claims of a later version", "policies/a", policy(`{"from":[{"claims":[{"name":"sub","values":["a"]}]}]}`), "rules[0].from[0].claims", "", true},
 		{"a condition without end", "policies/a", policy(`{"when":"` + strings.Repeat("a", 4097) + `"}`), "rules[0].when", "", false},
 		{"a block that is none", "policies/a", policy(`{"from":[{"ipBlocks":["10.0.0.0/33"]}]}`), "rules[0].from[0].ipBlocks[0]", "10.3.0.0/16", false},
 		{"a block with bits behind the prefix", "policies/a", policy(`{"from":[{"ipBlocks":["10.0.0.1/8"]}]}`), "rules[0].from[0].ipBlocks[0]", "10.0.0.0/8", false},
@@ -245,14 +245,14 @@ func TestCheckReferences(t *testing.T) {
 	}
 	refs := c.ReferencesTo("services/orders")
 	want := []string{
-		"nodes/edge7 services[0]", "policies/read target.service",
+		"authenticators/shop targets[2].service", "nodes/edge7 services[0]", "policies/read target.service",
 		"routes/demo rules[0].backends[0].service", "topicRules/telemetry to.service",
 	}
 	if strings.Join(refs, ";") != strings.Join(want, ";") {
 		t.Errorf("ReferencesTo = %v, want %v", refs, want)
 	}
-	if refs := c.ReferencesTo("routes/demo"); len(refs) != 0 {
-		t.Errorf("nothing refers to routes/demo, got %v", refs)
+	if refs := c.ReferencesTo("routes/demo"); len(refs) != 1 || refs[0] != "authenticators/shop targets[1].route" {
+		t.Errorf("ReferencesTo the route = %v", refs)
 	}
 }
 
@@ -300,7 +300,7 @@ func TestDecodeRecordsKeepsBadPoliciesClosed(t *testing.T) {
 		action string
 	}{
 		"an unknown field":                            {`{"target":{"service":"a"},"action":"DENY","rules":[{"form":[]}]}`, "a", Deny},
-		"an unsupported field":                        {`{"target":{"service":"a"},"action":"ALLOW","rules":[{"from":[{"claims":[{"name":"a"}]}]}]}`, "a", Allow},
+		"a claim without values":                      {`{"target":{"service":"a"},"action":"ALLOW","rules":[{"from":[{"claims":[{"name":"a"}]}]}]}`, "a", Allow},
 		"a field of the wrong kind behind the target": {`{"target":{"service":"a"},"action":"DENY","rules":7}`, "a", Deny},
 		"not JSON": {`{"target":`, "", ""},
 	} {

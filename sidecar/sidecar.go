@@ -40,6 +40,7 @@ type Options struct {
 	Limits     proxy.Limits        // proxy.MeshLimits if zero
 	Name       string              // of this process in decision records
 	Observe    proxy.Observe
+	KeysDir    string // as proxy.Options has it
 	// Changed is given the instances to register: after the first check of the
 	// workloads and whenever one changed. It must not block. May be nil.
 	Changed func([]*mesh.Instance)
@@ -86,7 +87,7 @@ func New(cfg Config, opt Options) (*Sidecar, error) {
 	}
 	var err error
 	s.engine, err = proxy.New(proxy.Options{
-		Mesh: opt.Mesh, TrustDomain: opt.TrustDomain, Node: cfg.Node, Name: opt.Name, Limits: opt.Limits, Observe: opt.Observe,
+		Mesh: opt.Mesh, TrustDomain: opt.TrustDomain, Node: cfg.Node, Name: opt.Name, Limits: opt.Limits, Observe: opt.Observe, KeysDir: opt.KeysDir,
 		Log: opt.Log, Registerer: opt.Registerer, Need: opt.Need, Tokens: opt.Tokens, Compiled: opt.Compiled,
 	})
 	if err != nil {

@@ -41,7 +41,7 @@ type conditions struct {
 // variables are what a condition may speak of. Strings are as policies see them: the path
 // canonical, the host in lower case, names of headers too.
 func variables() []cel.EnvOption {
-	texts := []string{"request.method", "request.path", "request.host", "peer.identity", "peer.service", "peer.node", "source.ip", "device"}
+	texts := []string{"request.method", "request.path", "request.host", "peer.identity", "peer.service", "peer.node", "source.ip", "device", "auth.authenticator"}
 	options := make([]cel.EnvOption, 0, len(texts)+6)
 	for _, name := range texts {
 		options = append(options, cel.Variable(name, cel.StringType))
@@ -49,6 +49,7 @@ func variables() []cel.EnvOption {
 	return append(options,
 		cel.Variable("request.headers", cel.MapType(cel.StringType, cel.StringType)),
 		cel.Variable("request.query", cel.MapType(cel.StringType, cel.ListType(cel.StringType))),
+		cel.Variable("auth.claims", cel.MapType(cel.StringType, cel.DynType)),
 		cel.Variable("request.time", cel.TimestampType),
 		cel.ParserExpressionSizeLimit(maxConditionBytes), cel.ParserRecursionLimit(maxConditionDepth),
 		cel.ASTValidators(cel.ValidateRegexLiterals(), cel.ValidateTimestampLiterals(), cel.ValidateDurationLiterals(), cel.ValidateHomogeneousAggregateLiterals()),
@@ -172,7 +173,7 @@ func (w *condition) holds(c *call, path string, deny bool) bool {
 
 // value returns what the condition is of c at path, if it is known.
 func (w *condition) value(c *call, path string) (is, known bool) {
-	value, _, err := w.program.Eval(&facts{c.Request, path, w.trustDomain})
+	value, _, err := w.program.Eval(&facts{c.Request, c.proof, path, w.trustDomain})
 	if err != nil {
 		return false, false
 	}
@@ -183,6 +184,7 @@ func (w *condition) value(c *call, path string) (is, known bool) {
 // facts are the variables of one request, made as they are asked for.
 type facts struct {
 	r           *Request
+	proof       proof
 	path        string
 	trustDomain string
 }
@@ -222,6 +224,16 @@ func (f *facts) ResolveName(name string) (any, bool) {
 	case "source.ip":
 		address, _, _ := strings.Cut(r.Remote, "%") // blocks have no zones either
 		return address, true
+	case "auth.authenticator":
+		if f.proof.by == nil {
+			return "", true
+		}
+		return f.proof.by.name, true
+	case "auth.claims":
+		if all := f.proof.claims.All(); all != nil {
+			return all, true
+		}
+		return map[string]any{}, true
 	case "device":
 		return deviceOf(r, f.trustDomain), true
 	}

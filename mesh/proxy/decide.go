@@ -51,23 +51,30 @@ func Decide(t *Table, face Face, r *Request, draw float64) Decision {
 		}
 		return t.decideInbound(face, &c)
 	case Gateway:
-		return t.decideRouted(t.gateway, face, r, &c, draw)
+		return t.decideRouted(t.gateway, face, &c, draw)
 	case Outbound:
-		return t.decideRouted(t.outbound, face, r, &c, draw)
+		return t.decideRouted(t.outbound, face, &c, draw)
 	}
 	return Decision{Refusal: noRoute()}
 }
 
 func (t *Table) decideInbound(face Face, c *call) Decision {
 	d := Decision{Service: face.Service}
+	if !d.authenticate(t.guards.everywhere, face, c) || !d.authenticate(t.guards.services[face.Service], face, c) {
+		return d
+	}
 	d.Authorization = t.servicePolicies[face.Service].decide(c, t.allowByDefault, ReasonDefault)
 	d.refuseDenied()
 	return d
 }
 
-func (t *Table) decideRouted(index hostIndex, face Face, r *Request, c *call, draw float64) Decision {
+func (t *Table) decideRouted(index hostIndex, face Face, c *call, draw float64) Decision {
 	var d Decision
 	var policies *policySet // of the route
+	if face.Kind == Gateway {
+		d.strip(t.guards.identity, c)
+	}
+	r := c.Request
 	won := t.lookup(index, face, r, c.path)
 	if r.DecodedPath != "" && (won.rule == nil || !won.rule.keepsSlash) {
 		d.Refusal = escapedSlash()
@@ -89,8 +96,11 @@ func (t *Table) decideRouted(index hostIndex, face Face, r *Request, c *call, dr
 			return d
 		}
 	}
-	// The gateway's policies come first, so that a caller who may not use it
-	// does not learn which routes exist.
+	// The gateway's authenticators and policies come first, so that a caller who may
+	// not use it does not learn which routes exist.
+	if !d.authenticate(t.guards.everywhere, face, c) || face.Kind == Gateway && !d.authenticate(t.guards.gateways[face.Gateway], face, c) {
+		return d
+	}
 	if set := t.gatewayPolicies[face.Gateway]; set != nil && face.Kind == Gateway {
 		d.Authorization = set.decide(c, true, ReasonNoDenyMatched)
 		if d.refuseDenied() {
@@ -99,6 +109,9 @@ func (t *Table) decideRouted(index hostIndex, face Face, r *Request, c *call, dr
 	}
 	if d.Rule == nil {
 		d.Refusal = noRoute()
+		return d
+	}
+	if !d.authenticate(won.guard, face, c) {
 		return d
 	}
 	if policies != nil {
@@ -111,7 +124,7 @@ func (t *Table) decideRouted(index hostIndex, face Face, r *Request, c *call, dr
 		return d
 	}
 	if d.Rule.affinity != nil {
-		if value, ok := hashValue(d.Rule.affinity, r); ok {
+		if value, ok := hashValue(d.Rule.affinity, c.Request); ok {
 			draw = drawOf(value)
 		}
 	}
@@ -129,6 +142,7 @@ func (t *Table) decideRouted(index hostIndex, face Face, r *Request, c *call, dr
 type winner struct {
 	route    *mesh.Route
 	policies *policySet
+	guard    *guard
 	rule     *Rule
 	prefix   int // bytes of the path that matched as a prefix
 }
@@ -144,7 +158,7 @@ func (t *Table) lookup(index hostIndex, face Face, r *Request, path string) winn
 		}
 	}
 	if c := index.find(face, r, path); c != nil {
-		return winner{c.route, c.policies, c.rule, c.prefix}
+		return winner{c.route, c.policies, c.guard, c.rule, c.prefix}
 	}
 	return winner{}
 }

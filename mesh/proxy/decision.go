@@ -62,6 +62,14 @@ type Decision struct {
 	// Authorization says which policy decided, if one was consulted.
 	Authorization Authorization
 
+	// What came of the credentials. fields are what is sent on where that is not what came; a
+	// trailer must not be one of identity either.
+	proof     proof
+	asks      []*forwardAuth // that have to agree
+	fields    header.List
+	identity  []string
+	challenge string // of a 401
+
 	prefix    int    // bytes of the path that the rule matched as a prefix
 	preflight string // the method that a CORS preflight asks about; "" if it is none
 }

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"crypto/tls"
 	"net/http"
 	"net/netip"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 	"github.com/hedgerow-mesh/hedgerow/mesh/identity"
+	"github.com/hedgerow-mesh/hedgerow/mesh/jwt"
 )
 
 // Options is what an Engine is made of.
@@ -25,6 +27,7 @@ type Options struct {
 	Name        string // of this process in decision records: "sidecar/edge7"
 	Limits      Limits // EdgeLimits or MeshLimits
 	Observe     Observe
+	KeysDir     string // where the keys of issuers are kept between runs (0600); "" nowhere
 	Log         zerolog.Logger
 	Registerer  prometheus.Registerer
 	// Need is told of each service that traffic goes to, once, so that its
@@ -55,6 +58,7 @@ type Engine struct {
 	limits      *rateLimits
 	shared      *sharedLimits
 	mirrors     *mirrors
+	keyrings    *keyrings
 	encoders    encoders
 	records     recordRing
 	buffers     sync.Pool // of *[copyBytes]byte
@@ -129,11 +133,12 @@ func New(opt Options) (*Engine, error) {
 		tunnels: tunnels{open: map[*tunnel]struct{}{}},
 	}
 	e.limits, e.shared, e.mirrors = newRateLimits(), newSharedLimits(opt.Tokens, m), newMirrors()
+	e.keyrings = &keyrings{dir: opt.KeysDir, allowed: e.outside, fetches: m.keyFetches, log: opt.Log, running: map[*jwt.Keyring]context.CancelFunc{}}
 	e.lives = newLifetimes()
 	e.peers = newPeers(&opt, m.conns, e.lives, e.allowed, e.outside)
 	e.toMesh = &toMesh{e}
 	e.slots = make(chan struct{}, connectionSlots())
-	for _, c := range []prometheus.Collector{newEndpointCollector(e), newPolicyCollector(e)} {
+	for _, c := range []prometheus.Collector{newEndpointCollector(e), newPolicyCollector(e), newAuthnCollector(e)} {
 		if err := opt.Registerer.Register(c); err != nil {
 			return nil, mesh.Errorf("proxy.New", "metrics", mesh.Internal, "%w", err)
 		}
@@ -167,6 +172,7 @@ func (e *Engine) Update(s *mesh.Snapshot) {
 		next.endpoints = NewEndpoints(old.endpoints, s, e.opt.Node)
 	}
 	e.state.Store(next)
+	e.keyrings.keep(next.table.rings)
 	if old != nil {
 		close(old.replaced)
 		e.forget(old.config, s.Config)
@@ -368,6 +374,7 @@ func (e *Engine) RoundTripper(caller *identity.Source) http.RoundTripper {
 func (e *Engine) Close() {
 	e.update.Lock()
 	defer e.update.Unlock()
+	e.keyrings.close()
 	e.mirrors.close()
 	e.peers.close()
 	for _, w := range e.locals() {

@@ -57,6 +57,9 @@ func (f *toMesh) leave(x *exchange, e *Endpoint) *failure {
 	}
 	d := Decide(f.e.state.Load().table, Face{Kind: Inbound, Service: e.Service}, &r, 0)
 	d.Authorization.count()
+	if d.Refusal == nil && d.proof.by != nil { // validation keeps authenticators from external services
+		d.Refusal = &Refusal{http.StatusForbidden, CodeDenied, "no policy lets this caller do this"}
+	}
 	x.decision.Authorization = d.Authorization
 	if d.Refusal != nil {
 		return &failure{*d.Refusal, failedDenied, nil}

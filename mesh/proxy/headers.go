@@ -9,7 +9,7 @@ import (
 
 // trust says which identity headers of a request are believed.
 type trust struct {
-	forwarded bool // X-Forwarded-For, -Proto and -Host, from a gateway
+	forwarded bool // X-Forwarded-For, -Proto and -Host, and -Method and -Uri of what it asks about, from a gateway
 	own       bool // Hedgerow-*, from our own code: the bridge
 }
 
@@ -119,7 +119,8 @@ func foldsPrefix(name, to string) bool {
 
 // trusted reports whether t lets the identity header pass as it is.
 func (t trust) trusted(name string) bool {
-	if t.forwarded && (header.Equal(name, forwardedFor) || header.Equal(name, forwardedProto) || header.Equal(name, forwardedHost)) {
+	if t.forwarded && (header.Equal(name, forwardedFor) || header.Equal(name, forwardedProto) || header.Equal(name, forwardedHost) ||
+		header.Equal(name, forwardedMethod) || header.Equal(name, forwardedURI)) {
 		return true
 	}
 	const own = "Hedgerow-"

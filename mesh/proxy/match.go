@@ -15,6 +15,7 @@ type candidate struct {
 	rule     *Rule
 	route    *mesh.Route
 	policies *policySet // of the route; nil if it has none
+	guard    *guard     // likewise
 	prefix   int        // how long a prefix of the path it matches; 0 if it matches otherwise
 	gateways []string   // that serve the route; empty is all
 	methods  []string

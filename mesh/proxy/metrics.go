@@ -26,6 +26,8 @@ type metrics struct {
 	retries  *prometheus.CounterVec
 	failures *prometheus.CounterVec
 	mirrored *prometheus.CounterVec
+	// keyFetches counts fetches of the keys of issuers, by outcome.
+	keyFetches *prometheus.CounterVec
 	// of rate limits of scope MESH
 	sharedAlone, sharedFailures prometheus.Counter
 
@@ -61,6 +63,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		refusals:       counter("hedgerow_refusals_total", "Answers that the proxy gave itself, by their code.", "face", "service", "code"),
 		retries:        counter("hedgerow_retries_total", "Tries after the first, by what went before.", "service", "reason"),
 		failures:       counter("hedgerow_upstream_failures_total", "Tries that brought no response, by kind.", "service", "kind"),
+		keyFetches:     counter("hedgerow_authenticator_key_fetches_total", "Fetches of the keys of issuers, by outcome: fetched or failed.", "outcome"),
 		mirrored:       counter("hedgerow_mirrored_requests_total", "Copies of requests for a mirror, by what became of them: answered, failed, or not sent because of their body or an overload.", "service", "outcome"),
 		unretried:      counter("hedgerow_retries_over_budget_total", "Tries that were not made because of the retry budget.", "service"),
 		ejections:      counter("hedgerow_ejections_total", "Endpoints that were taken out because they failed.", "service"),
@@ -75,7 +78,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		conns:          prometheus.NewGauge(prometheus.GaugeOpts{Name: "hedgerow_upstream_connections", Help: "Open connections to other sidecars, pooled ones and links, and to workloads; WebSockets apart."}),
 		revision:       prometheus.NewGauge(prometheus.GaugeOpts{Name: "hedgerow_config_revision", Help: "Revision of the configuration that decides now."}),
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.routed, m.called, m.duration, m.inFlight, m.refusals, m.retries, m.failures, m.mirrored, m.unretried, m.ejections, m.tcpConns, m.tcpOpen, m.tcpBytes, m.listener, m.sharedAlone, m.sharedFailures, m.compile, m.revision, m.shed, m.conns} {
+	for _, c := range []prometheus.Collector{m.requests, m.routed, m.called, m.duration, m.inFlight, m.refusals, m.retries, m.failures, m.mirrored, m.keyFetches, m.unretried, m.ejections, m.tcpConns, m.tcpOpen, m.tcpBytes, m.listener, m.sharedAlone, m.sharedFailures, m.compile, m.revision, m.shed, m.conns} {
 		if err := reg.Register(c); err != nil {
 			return nil, mesh.Errorf("proxy.New", "metrics", mesh.Internal, "%w", err)
 		}

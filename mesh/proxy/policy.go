@@ -56,6 +56,7 @@ type policyFrom struct {
 	nodes         []string
 	blocks        []netip.Prefix
 	devices       []string
+	claims        []mesh.PolicyClaim // all of them
 }
 
 type policyTo struct {
@@ -168,7 +169,7 @@ func (cs *conditions) rule(source *mesh.PolicyRule, trustDomain string) (policyR
 	}
 	for i := range source.From {
 		f := &source.From[i]
-		from := policyFrom{trustDomain: trustDomain, nodes: f.Nodes, devices: f.Devices}
+		from := policyFrom{trustDomain: trustDomain, nodes: f.Nodes, devices: f.Devices, claims: f.Claims}
 		var err error
 		for _, block := range f.IPBlocks {
 			p, err := netip.ParsePrefix(block)

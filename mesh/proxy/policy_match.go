@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
+	"github.com/hedgerow-mesh/hedgerow/mesh/jwt"
 )
 
 // call is what policies look at.
@@ -17,6 +18,7 @@ type call struct {
 	// way. A DENY matches if it matches either and an ALLOW only if it matches
 	// both.
 	other string
+	proof proof // of who calls, as the authenticators of the target found, or of the gateway
 }
 
 // matches reports whether a rule matches c at path. What ends in a refusal is
@@ -73,7 +75,21 @@ func (f *policyFrom) fails(c *call) (failed int, field string) {
 	if len(f.devices) > 0 && !f.ofDevice(deviceOf(c.Request, f.trustDomain)) {
 		failed, field = failed+1, "from.devices"
 	}
+	if !hasClaims(c.proof.claims, f.claims) {
+		failed, field = failed+1, "from.claims"
+	}
 	return failed, field
+}
+
+// hasClaims reports whether each of the claims has one of the values that are wanted. An anonymous
+// caller has none.
+func hasClaims(has *jwt.Claims, want []mesh.PolicyClaim) bool {
+	for i := range want {
+		if !has.Has(want[i].Name, want[i].Values) {
+			return false
+		}
+	}
+	return true
 }
 
 // inBlock reports whether the address remote is in one of the blocks. What is no address

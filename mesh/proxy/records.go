@@ -16,25 +16,26 @@ const mostRecords = 1024
 // Record is why one request got what it got. Every answer of our own leaves one, and a
 // sample of the others.
 type Record struct {
-	ID            string               `json:"id"`
-	Time          time.Time            `json:"time"`
-	At            string               `json:"at"` // "sidecar/orders-v1/inbound"
-	Revision      uint32               `json:"revision"`
-	TraceID       string               `json:"traceId,omitempty"`
-	Method        string               `json:"method"`
-	Host          string               `json:"host"`
-	Path          string               `json:"path"`
-	Caller        string               `json:"caller,omitempty"` // its identity; absent is anonymous
-	Route         *RecordRoute         `json:"route,omitempty"`
-	Draw          float64              `json:"draw,omitempty"`
-	Backend       *RecordBackend       `json:"backend,omitempty"`
-	Authorization *RecordAuthorization `json:"authorization,omitempty"`
-	Endpoints     []RecordEndpoint     `json:"endpoints,omitempty"`
-	Tries         []string             `json:"tries,omitempty"` // instances, in order
-	Status        int                  `json:"status"`          // 0: the client did not get all of the response
-	Code          string               `json:"code,omitempty"`  // of an answer of our own
-	Cause         string               `json:"cause,omitempty"`
-	Duration      mesh.Duration        `json:"duration"`
+	ID             string                `json:"id"`
+	Time           time.Time             `json:"time"`
+	At             string                `json:"at"` // "sidecar/orders-v1/inbound"
+	Revision       uint32                `json:"revision"`
+	TraceID        string                `json:"traceId,omitempty"`
+	Method         string                `json:"method"`
+	Host           string                `json:"host"`
+	Path           string                `json:"path"`
+	Caller         string                `json:"caller,omitempty"` // its identity; absent is anonymous
+	Route          *RecordRoute          `json:"route,omitempty"`
+	Draw           float64               `json:"draw,omitempty"`
+	Backend        *RecordBackend        `json:"backend,omitempty"`
+	Authentication *RecordAuthentication `json:"authentication,omitempty"`
+	Authorization  *RecordAuthorization  `json:"authorization,omitempty"`
+	Endpoints      []RecordEndpoint      `json:"endpoints,omitempty"`
+	Tries          []string              `json:"tries,omitempty"` // instances, in order
+	Status         int                   `json:"status"`          // 0: the client did not get all of the response
+	Code           string                `json:"code,omitempty"`  // of an answer of our own
+	Cause          string                `json:"cause,omitempty"`
+	Duration       mesh.Duration         `json:"duration"`
 }
 
 // RecordRoute is the rule that took a request.
@@ -47,6 +48,14 @@ type RecordRoute struct {
 type RecordBackend struct {
 	Service string `json:"service"`
 	Subset  string `json:"subset,omitempty"`
+}
+
+// RecordAuthentication is what the authenticators said of the caller's credential.
+type RecordAuthentication struct {
+	Authenticator string `json:"authenticator,omitempty"` // its id
+	Subject       string `json:"subject,omitempty"`
+	Reason        string `json:"reason,omitempty"` // why it was refused
+	Detail        string `json:"detail,omitempty"`
 }
 
 // RecordAuthorization is what the policies said.
@@ -127,6 +136,9 @@ func (s *server) record(x *exchange, status int, duration time.Duration) *Record
 	}
 	if d.Service != "" {
 		rec.Backend = &RecordBackend{d.Service, d.Subset}
+	}
+	if by, subject, reason, detail := d.authentication(); by+reason != "" {
+		rec.Authentication = &RecordAuthentication{by, subject, reason, detail}
 	}
 	if a := &d.Authorization; a.Decision != "" {
 		rec.Authorization = &RecordAuthorization{Decision: a.Decision, Policy: a.Policy, Reason: a.Reason, Would: a.Would}

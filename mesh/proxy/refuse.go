@@ -42,6 +42,9 @@ func (f *failure) problem(x *exchange) (*responseHead, []byte) {
 	if x.grpc {
 		return head, nil
 	}
+	if f.Status == http.StatusUnauthorized && x.decision.challenge != "" {
+		head.fields = head.fields.Set("WWW-Authenticate", x.decision.challenge)
+	}
 	var limited *limitedError
 	if errors.As(f.err, &limited) {
 		head.fields = head.fields.Set("Retry-After", strconv.Itoa(int((limited.after+time.Second-1)/time.Second)))
@@ -93,6 +96,9 @@ func (s *server) report(x *exchange, refusal *Refusal, cause error) {
 		event = s.e.denials.Warn()
 	}
 	auth := x.decision.Authorization
+	if by, subject, reason, detail := x.decision.authentication(); by+reason != "" {
+		event.Str("authenticator", by).Str("subject", subject).Str("authentication", reason).Str("detail", detail)
+	}
 	event.Str("decision_id", x.id()).Str("face", faceName(s.face.Kind)).Int("status", refusal.Status).Str("code", refusal.Code).
 		Str("service", x.decision.Service).Str("method", x.request.Method).Str("host", x.request.Host).Str("path", x.request.Path).
 		Str("peer_id", x.request.Peer.String())

@@ -101,6 +101,11 @@ func (s *server) open(x *exchange) (answer, *failure) {
 	}
 	timeout, idle := x.timeouts()
 	x.watch.start(x, timeout, idle, look)
+	if len(x.decision.asks) > 0 {
+		if a, failed := s.consult(x); a != nil || failed != nil {
+			return a, failed
+		}
+	}
 	if rule := x.decision.Rule; rule != nil {
 		if failed := rule.filterRequest(x); failed != nil {
 			return nil, failed
@@ -230,6 +235,9 @@ func (s *server) prepare(x *exchange) *Refusal {
 	x.draw = rand.Float64()
 	x.decision = Decide(state.table, s.face, &x.request, x.draw)
 	x.decision.Authorization.count()
+	if x.decision.fields != nil {
+		x.request.Fields, x.out.fields, x.decision.fields = x.decision.fields, x.decision.fields, nil
+	}
 	if x.decision.Refusal != nil {
 		return x.decision.Refusal
 	}

@@ -56,10 +56,11 @@ func (n *node) captured() *node {
 	return n.capture
 }
 
-// filed is a route of a hostname, and the policies that have it as their target.
+// filed is a route of a hostname, and the policies and authenticators that have it as their target.
 type filed struct {
 	route    *compiledRoute
 	policies *policySet
+	guard    *guard
 }
 
 func newSite(of []filed) *site {
@@ -67,7 +68,7 @@ func newSite(of []filed) *site {
 	for _, f := range of {
 		for i := range f.route.matches {
 			m := f.route.matches[i] // a copy, which is ours
-			m.candidate.policies = f.policies
+			m.candidate.policies, m.candidate.guard = f.policies, f.guard
 			s.add(&m)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
+	"github.com/hedgerow-mesh/hedgerow/mesh/jwt"
 )
 
 // Table is everything that one mesh.Config compiles to. It never changes and
@@ -25,11 +26,14 @@ type Table struct {
 	servicePolicies setsByTarget
 	gatewayPolicies setsByTarget
 	allowByDefault  bool // at an Inbound only
+	guards          guards
 	// What follows is only for the next Table to take over.
-	order         []string // ids of routes, sorted
-	routes        map[string]*compiledRoute
-	policies      map[string]*compiledPolicy
-	routePolicies setsByTarget
+	order          []string // ids of routes, sorted
+	routes         map[string]*compiledRoute
+	policies       map[string]*compiledPolicy
+	routePolicies  setsByTarget
+	authenticators map[string]*compiledAuthenticator
+	rings          map[jwt.Source]*jwt.Keyring // that are to be fetched
 	// keepsSlash has the services that some rule sends paths with escaped slashes
 	// to. An Inbound takes them from nobody else's.
 	keepsSlash map[string]bool
@@ -139,6 +143,7 @@ func (t *Table) Next(cfg *mesh.Config, trustDomain string) (*Table, []error) {
 		}
 	}
 	policies, errs := t.compilePolicies(old, cfg, trustDomain)
+	errs = append(errs, t.compileAuthenticators(old, cfg)...)
 	t.servicePolicies = policies.services.over(old.servicePolicies, trustDomain)
 	t.gatewayPolicies = policies.gateways.over(old.gatewayPolicies, trustDomain)
 	t.routePolicies = policies.routes.over(old.routePolicies, trustDomain)
@@ -154,7 +159,7 @@ func (t *Table) Next(cfg *mesh.Config, trustDomain string) (*Table, []error) {
 		if len(r.matches) == 0 { // it is not valid, and takes no host from anybody
 			continue
 		}
-		f := filed{r, t.routePolicies[id]}
+		f := filed{r, t.routePolicies[id], t.guards.routes[id]}
 		for _, hostname := range r.route.Hostnames {
 			if slices.Contains(r.route.Targets, mesh.TargetGateway) {
 				atGateway[hostname] = append(atGateway[hostname], f)

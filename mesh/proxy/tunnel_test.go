@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"context"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -37,8 +38,8 @@ func wsEcho(ended *atomic.Int32) http.HandlerFunc {
 	}
 }
 
-// dialWS opens a WebSocket through the gateway.
-func dialWS(t *testing.T, en *entry) (*websocket.Conn, *http.Response, error) {
+// dialWS opens a WebSocket through the gateway, with these fields besides.
+func dialWS(t *testing.T, en *entry, fields ...http.Header) (*websocket.Conn, *http.Response, error) {
 	t.Helper()
 	d := websocket.Dialer{Subprotocols: []string{"chat"}, HandshakeTimeout: 5 * time.Second}
 	if tr, ok := en.client.Transport.(*http.Transport); ok && tr.TLSClientConfig != nil {
@@ -46,7 +47,11 @@ func dialWS(t *testing.T, en *entry) (*websocket.Conn, *http.Response, error) {
 		d.TLSClientConfig.NextProtos = []string{"http/1.1"}
 	}
 	url := strings.Replace(en.url, "http", "ws", 1) + "/chat"
-	return d.DialContext(t.Context(), url, http.Header{"Host": {"shop.test"}})
+	h := http.Header{"Host": {"shop.test"}}
+	for _, more := range fields {
+		maps.Copy(h, more)
+	}
+	return d.DialContext(t.Context(), url, h)
 }
 
 func TestWebSocket(t *testing.T) {

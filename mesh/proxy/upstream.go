@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/header"
@@ -143,7 +144,7 @@ func (x *exchange) upload(to sink) error {
 				return // the try is over, or its end is seen where it is read
 			}
 			if errors.Is(err, io.EOF) {
-				_ = to.end(cleanTrailer(nil, x.client.bodyTrailers())) // likewise
+				_ = to.end(x.trailers()) // likewise
 				return
 			}
 			if err != nil {
@@ -153,6 +154,12 @@ func (x *exchange) upload(to sink) error {
 		}
 	})
 	return nil
+}
+
+// trailers returns those of the request that may be sent on.
+func (x *exchange) trailers() header.List {
+	out := cleanTrailer(nil, x.client.bodyTrailers())
+	return slices.DeleteFunc(out, func(f header.Field) bool { return isIdentity(x.decision.identity, f.Name) })
 }
 
 // uploadGrace is how long an upload may go on after its response: who answered

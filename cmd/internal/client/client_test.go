@@ -206,7 +206,7 @@ hedgerow: bad.yaml:1: services/orders: too`+"\uFFFD"+`[31m red hedgerow: all is 
 func TestApplyRefusesFilesBeforeAsking(t *testing.T) {
 	for _, tt := range []struct{ name, file, text, want string }{
 		{"an object without a name", "a.yaml", "# x\nhostnames: [a]\n", "hedgerow: apply a.yaml: a.yaml:2: the object has no name\nhedgerow: hint: the name says the kind and the id: name: routes/orders\n"},
-		{"an unknown kind", "a.yaml", "name: rutes/a\n", `hedgerow: apply a.yaml: a.yaml:1: "rutes/a": a name is "<collection>/<id>" with one of the collections defaults, nodes, services, routes, policies, topicRules, tokens` + "\n"},
+		{"an unknown kind", "a.yaml", "name: rutes/a\n", `hedgerow: apply a.yaml: a.yaml:1: "rutes/a": a name is "<collection>/<id>" with one of the collections defaults, nodes, services, routes, policies, authenticators, topicRules, tokens` + "\n"},
 		{"two objects of one name", "a.yaml", "name: routes/a\n---\nname: routes/a\n", "hedgerow: apply a.yaml: a.yaml:3: routes/a stands in a.yaml:1 already\n"},
 		{"a key twice", "a.yaml", "name: routes/a\nhostnames: [a]\nhostnames: [b]\n", `hedgerow: apply a.yaml: a.yaml: line 3: the key "hostnames" appears twice` + "\n"},
 		{"nothing at all", "a.yaml", "# empty\n", "hedgerow: apply a.yaml: no object in %FILE%\nhedgerow: hint: an object is a YAML or JSON document with a name, like {name: services/orders}\n"},
@@ -399,7 +399,7 @@ func TestUsage(t *testing.T) {
 	}{
 		{"a wrong flag", []string{"get", "--frm", "x"}, "hedgerow: get: unknown flag: --frm\nhedgerow: hint: run \"hedgerow get --help\"\n"},
 		{"a wrong output", []string{"get", "routes", "-o", "xml"}, "hedgerow: get: invalid argument \"xml\" for \"-o, --output\" flag: \"xml\" is none of json, yaml and table\nhedgerow: hint: run \"hedgerow get --help\"\n"},
-		{"an unknown collection", []string{"get", "rutes"}, "hedgerow: get: \"rutes\" is none of defaults, instances, nodes, policies, routes, services, tokens, topicRules\nhedgerow: hint: run \"hedgerow get --help\"\n"},
+		{"an unknown collection", []string{"get", "rutes"}, "hedgerow: get: \"rutes\" is none of authenticators, defaults, instances, nodes, policies, routes, services, tokens, topicRules\nhedgerow: hint: run \"hedgerow get --help\"\n"},
 		{"an id that is a path", []string{"get", "routes/../nodes"}, "hedgerow: get: \"../nodes\" is not an id of 1 to 63 characters a-z, 0-9 and '-'\nhedgerow: hint: run \"hedgerow get --help\"\n"},
 		{"no file", []string{"apply"}, "hedgerow: apply: -f says what to apply\nhedgerow: hint: run \"hedgerow apply --help\"\n"},
 		{"a collection to delete", []string{"delete", "routes"}, "hedgerow: delete: \"routes\" names a collection, not an object\nhedgerow: hint: run \"hedgerow delete --help\"\n"},

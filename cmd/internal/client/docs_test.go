@@ -11,7 +11,7 @@ import (
 
 // What these pages show can be stored, all of a page together.
 func TestExamplesOfTheDocsAreValid(t *testing.T) {
-	for _, name := range []string{"routing.md", "authorization.md"} {
+	for _, name := range []string{"routing.md", "authorization.md", "authentication.md"} {
 		t.Run(name, func(t *testing.T) { examplesAreValid(t, name) })
 	}
 }
@@ -49,6 +49,11 @@ func examplesAreValid(t *testing.T, name string) {
 			}
 			if p, is := object.(*mesh.Policy); is {
 				if err := proxy.CheckConditions(p); err != nil {
+					t.Error(err)
+				}
+			}
+			if a, is := object.(*mesh.Authenticator); is {
+				if err := proxy.CheckAuthenticator(a); err != nil {
 					t.Error(err)
 				}
 			}

@@ -118,6 +118,8 @@ func viewFor(of mesh.Collection) view {
 		return viewOf(func(p *mesh.Policy) []string {
 			return []string{p.Action, policyTarget(p.Target), strconv.Itoa(len(p.Rules))}
 		}, "ACTION", "TARGET", "RULES")
+	case mesh.Authenticators:
+		return viewOf(func(a *mesh.Authenticator) []string { return []string{authenticatorBy(a), authenticatorTargets(a)} }, "BY", "TARGETS")
 	case mesh.TopicRules:
 		return viewOf(func(t *mesh.TopicRule) []string { return []string{t.Filter, topicTo(t.To)} }, "FILTER", "TO")
 	case mesh.Nodes:
@@ -221,6 +223,28 @@ func policyTarget(t *mesh.PolicyTarget) string {
 	default:
 		return ""
 	}
+}
+
+// authenticatorBy says how callers prove who they are.
+func authenticatorBy(a *mesh.Authenticator) string {
+	switch {
+	case a.JWT != nil:
+		return "jwt " + a.JWT.Issuer
+	case a.APIKey != nil:
+		return strconv.Itoa(len(a.APIKey.Keys)) + " API keys"
+	case a.ForwardAuth != nil:
+		return "asks " + a.ForwardAuth.Service
+	}
+	return ""
+}
+
+func authenticatorTargets(a *mesh.Authenticator) string {
+	var out []string
+	for _, t := range a.Targets {
+		target := mesh.PolicyTarget(t)
+		out = append(out, policyTarget(&target))
+	}
+	return strings.Join(out, ", ")
 }
 
 func topicTo(to *mesh.TopicTo) string {

@@ -68,6 +68,7 @@ type bridgeEngine struct {
 func newBridgeEngine(cfg *Bridge, p *plane, source *identity.Source) (*bridgeEngine, error) {
 	engine, err := proxy.New(proxy.Options{
 		Mesh: cfg.Mesh, TrustDomain: cfg.TrustDomain, Node: cfg.Node, Name: p.name, Limits: cfg.Limits, Observe: p.observe, Log: p.log, Registerer: p.reg,
+		KeysDir:  p.keysDir(),
 		Need:     func(service string) { p.watcher.Need(service) },
 		Tokens:   p.client,
 		Compiled: p.compiled,

@@ -43,6 +43,7 @@ func RunGateway(ctx context.Context, cfg *Gateway, deps Deps) error {
 	g, err := gateway.New(gc, gateway.Options{
 		Mesh: cfg.Mesh, TrustDomain: cfg.TrustDomain, Node: cfg.Node, Source: p.source(id),
 		Log: p.log, Registerer: p.reg, Gatherer: p.reg, Limits: cfg.Limits, Name: p.name, Observe: p.observe, DataDir: cfg.DataDir,
+		KeysDir:   p.keysDir(),
 		Need:      func(service string) { p.watcher.Need(service) },
 		Tokens:    p.client,
 		Compiled:  p.compiled,

@@ -76,6 +76,13 @@ type plane struct {
 	unregistered prometheus.Counter
 }
 
+// keysDir is where the process keeps the keys of issuers: each role its own, as several of one node
+// share a data directory.
+func (p *plane) keysDir() string {
+	role, _, _ := strings.Cut(p.name, "/")
+	return filepath.Join(p.base.DataDir, "issuers-"+role)
+}
+
 // newPlane builds the parts; nothing runs yet. role is one of mesh.RoleSidecar,
 // RoleGateway and RoleBridge.
 func newPlane(base *Base, vault *Vault, node, role string, deps Deps) (*plane, error) {

@@ -50,6 +50,7 @@ func RunSidecar(ctx context.Context, cfg *Sidecar, deps Deps) error {
 		Mesh: cfg.Mesh, TrustDomain: cfg.TrustDomain, Sources: sources,
 		Log: p.log, Registerer: p.reg, Gatherer: p.reg, Limits: cfg.Limits, Name: p.name, Observe: p.observe,
 		Changed:   p.register,
+		KeysDir:   p.keysDir(),
 		Need:      func(service string) { p.watcher.Need(service) },
 		Tokens:    p.client,
 		Compiled:  p.compiled,

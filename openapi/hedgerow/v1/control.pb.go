@@ -70,7 +70,7 @@ func (x ReportJoinRequest_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ReportJoinRequest_Outcome.Descriptor instead.
 func (ReportJoinRequest_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{31, 0}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{36, 0}
 }
 
 // Action is what was done.
@@ -121,7 +121,7 @@ func (x Change_Action) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Change_Action.Descriptor instead.
 func (Change_Action) EnumDescriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{40, 0}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{45, 0}
 }
 
 // GetServiceRequest names a service.
@@ -961,6 +961,285 @@ func (x *DeletePolicyRequest) GetEtag() string {
 	return ""
 }
 
+// GetAuthenticatorRequest names an authenticator.
+type GetAuthenticatorRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetAuthenticatorRequest) Reset() {
+	*x = GetAuthenticatorRequest{}
+	mi := &file_hedgerow_v1_control_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetAuthenticatorRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetAuthenticatorRequest) ProtoMessage() {}
+
+func (x *GetAuthenticatorRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hedgerow_v1_control_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetAuthenticatorRequest.ProtoReflect.Descriptor instead.
+func (*GetAuthenticatorRequest) Descriptor() ([]byte, []int) {
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *GetAuthenticatorRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// ListAuthenticatorsRequest asks for one page.
+type ListAuthenticatorsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most this many; 100 if absent, 1000 at most.
+	PageSize uint32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The nextPageToken of the page before; absent for the first.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAuthenticatorsRequest) Reset() {
+	*x = ListAuthenticatorsRequest{}
+	mi := &file_hedgerow_v1_control_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAuthenticatorsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAuthenticatorsRequest) ProtoMessage() {}
+
+func (x *ListAuthenticatorsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hedgerow_v1_control_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAuthenticatorsRequest.ProtoReflect.Descriptor instead.
+func (*ListAuthenticatorsRequest) Descriptor() ([]byte, []int) {
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ListAuthenticatorsRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListAuthenticatorsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListAuthenticatorsResponse is one page.
+type ListAuthenticatorsResponse struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Authenticators []*Authenticator       `protobuf:"bytes,1,rep,name=authenticators,proto3" json:"authenticators,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAuthenticatorsResponse) Reset() {
+	*x = ListAuthenticatorsResponse{}
+	mi := &file_hedgerow_v1_control_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAuthenticatorsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAuthenticatorsResponse) ProtoMessage() {}
+
+func (x *ListAuthenticatorsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hedgerow_v1_control_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAuthenticatorsResponse.ProtoReflect.Descriptor instead.
+func (*ListAuthenticatorsResponse) Descriptor() ([]byte, []int) {
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ListAuthenticatorsResponse) GetAuthenticators() []*Authenticator {
+	if x != nil {
+		return x.Authenticators
+	}
+	return nil
+}
+
+func (x *ListAuthenticatorsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// PutAuthenticatorRequest creates or replaces an authenticator.
+type PutAuthenticatorRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Authenticator *Authenticator         `protobuf:"bytes,2,opt,name=authenticator,proto3" json:"authenticator,omitempty"`
+	// Answers what would be stored, and stores nothing.
+	ValidateOnly  bool `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutAuthenticatorRequest) Reset() {
+	*x = PutAuthenticatorRequest{}
+	mi := &file_hedgerow_v1_control_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutAuthenticatorRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutAuthenticatorRequest) ProtoMessage() {}
+
+func (x *PutAuthenticatorRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hedgerow_v1_control_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutAuthenticatorRequest.ProtoReflect.Descriptor instead.
+func (*PutAuthenticatorRequest) Descriptor() ([]byte, []int) {
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *PutAuthenticatorRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *PutAuthenticatorRequest) GetAuthenticator() *Authenticator {
+	if x != nil {
+		return x.Authenticator
+	}
+	return nil
+}
+
+func (x *PutAuthenticatorRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// DeleteAuthenticatorRequest names an authenticator.
+type DeleteAuthenticatorRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Says whether it could be deleted, and deletes nothing.
+	ValidateOnly bool `protobuf:"varint,2,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// Deletes only this version: 412 when the object has changed meanwhile.
+	Etag          string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteAuthenticatorRequest) Reset() {
+	*x = DeleteAuthenticatorRequest{}
+	mi := &file_hedgerow_v1_control_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteAuthenticatorRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteAuthenticatorRequest) ProtoMessage() {}
+
+func (x *DeleteAuthenticatorRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hedgerow_v1_control_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteAuthenticatorRequest.ProtoReflect.Descriptor instead.
+func (*DeleteAuthenticatorRequest) Descriptor() ([]byte, []int) {
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *DeleteAuthenticatorRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *DeleteAuthenticatorRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *DeleteAuthenticatorRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
 // GetTopicRuleRequest names a topic rule.
 type GetTopicRuleRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -971,7 +1250,7 @@ type GetTopicRuleRequest struct {
 
 func (x *GetTopicRuleRequest) Reset() {
 	*x = GetTopicRuleRequest{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[15]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -983,7 +1262,7 @@ func (x *GetTopicRuleRequest) String() string {
 func (*GetTopicRuleRequest) ProtoMessage() {}
 
 func (x *GetTopicRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[15]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -996,7 +1275,7 @@ func (x *GetTopicRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTopicRuleRequest.ProtoReflect.Descriptor instead.
 func (*GetTopicRuleRequest) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{15}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetTopicRuleRequest) GetId() string {
@@ -1019,7 +1298,7 @@ type ListTopicRulesRequest struct {
 
 func (x *ListTopicRulesRequest) Reset() {
 	*x = ListTopicRulesRequest{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[16]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1031,7 +1310,7 @@ func (x *ListTopicRulesRequest) String() string {
 func (*ListTopicRulesRequest) ProtoMessage() {}
 
 func (x *ListTopicRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[16]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1044,7 +1323,7 @@ func (x *ListTopicRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTopicRulesRequest.ProtoReflect.Descriptor instead.
 func (*ListTopicRulesRequest) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{16}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListTopicRulesRequest) GetPageSize() uint32 {
@@ -1073,7 +1352,7 @@ type ListTopicRulesResponse struct {
 
 func (x *ListTopicRulesResponse) Reset() {
 	*x = ListTopicRulesResponse{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[17]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1085,7 +1364,7 @@ func (x *ListTopicRulesResponse) String() string {
 func (*ListTopicRulesResponse) ProtoMessage() {}
 
 func (x *ListTopicRulesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[17]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1098,7 +1377,7 @@ func (x *ListTopicRulesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTopicRulesResponse.ProtoReflect.Descriptor instead.
 func (*ListTopicRulesResponse) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{17}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListTopicRulesResponse) GetTopicRules() []*TopicRule {
@@ -1128,7 +1407,7 @@ type PutTopicRuleRequest struct {
 
 func (x *PutTopicRuleRequest) Reset() {
 	*x = PutTopicRuleRequest{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[18]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1140,7 +1419,7 @@ func (x *PutTopicRuleRequest) String() string {
 func (*PutTopicRuleRequest) ProtoMessage() {}
 
 func (x *PutTopicRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[18]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1153,7 +1432,7 @@ func (x *PutTopicRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutTopicRuleRequest.ProtoReflect.Descriptor instead.
 func (*PutTopicRuleRequest) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{18}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PutTopicRuleRequest) GetId() string {
@@ -1191,7 +1470,7 @@ type DeleteTopicRuleRequest struct {
 
 func (x *DeleteTopicRuleRequest) Reset() {
 	*x = DeleteTopicRuleRequest{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[19]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1203,7 +1482,7 @@ func (x *DeleteTopicRuleRequest) String() string {
 func (*DeleteTopicRuleRequest) ProtoMessage() {}
 
 func (x *DeleteTopicRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[19]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1216,7 +1495,7 @@ func (x *DeleteTopicRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTopicRuleRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTopicRuleRequest) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{19}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DeleteTopicRuleRequest) GetId() string {
@@ -1250,7 +1529,7 @@ type GetNodeRequest struct {
 
 func (x *GetNodeRequest) Reset() {
 	*x = GetNodeRequest{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[20]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1262,7 +1541,7 @@ func (x *GetNodeRequest) String() string {
 func (*GetNodeRequest) ProtoMessage() {}
 
 func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[20]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1275,7 +1554,7 @@ func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeRequest.ProtoReflect.Descriptor instead.
 func (*GetNodeRequest) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{20}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetNodeRequest) GetId() string {
@@ -1298,7 +1577,7 @@ type ListNodesRequest struct {
 
 func (x *ListNodesRequest) Reset() {
 	*x = ListNodesRequest{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[21]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1310,7 +1589,7 @@ func (x *ListNodesRequest) String() string {
 func (*ListNodesRequest) ProtoMessage() {}
 
 func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[21]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1323,7 +1602,7 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{21}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListNodesRequest) GetPageSize() uint32 {
@@ -1352,7 +1631,7 @@ type ListNodesResponse struct {
 
 func (x *ListNodesResponse) Reset() {
 	*x = ListNodesResponse{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[22]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1364,7 +1643,7 @@ func (x *ListNodesResponse) String() string {
 func (*ListNodesResponse) ProtoMessage() {}
 
 func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[22]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1377,7 +1656,7 @@ func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesResponse.ProtoReflect.Descriptor instead.
 func (*ListNodesResponse) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{22}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListNodesResponse) GetNodes() []*Node {
@@ -1407,7 +1686,7 @@ type PutNodeRequest struct {
 
 func (x *PutNodeRequest) Reset() {
 	*x = PutNodeRequest{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[23]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1419,7 +1698,7 @@ func (x *PutNodeRequest) String() string {
 func (*PutNodeRequest) ProtoMessage() {}
 
 func (x *PutNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[23]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1432,7 +1711,7 @@ func (x *PutNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNodeRequest.ProtoReflect.Descriptor instead.
 func (*PutNodeRequest) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{23}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PutNodeRequest) GetId() string {
@@ -1470,7 +1749,7 @@ type DeleteNodeRequest struct {
 
 func (x *DeleteNodeRequest) Reset() {
 	*x = DeleteNodeRequest{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[24]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1482,7 +1761,7 @@ func (x *DeleteNodeRequest) String() string {
 func (*DeleteNodeRequest) ProtoMessage() {}
 
 func (x *DeleteNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[24]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1495,7 +1774,7 @@ func (x *DeleteNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNodeRequest.ProtoReflect.Descriptor instead.
 func (*DeleteNodeRequest) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{24}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DeleteNodeRequest) GetId() string {
@@ -1529,7 +1808,7 @@ type GetTokenRequest struct {
 
 func (x *GetTokenRequest) Reset() {
 	*x = GetTokenRequest{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[25]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1541,7 +1820,7 @@ func (x *GetTokenRequest) String() string {
 func (*GetTokenRequest) ProtoMessage() {}
 
 func (x *GetTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[25]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1554,7 +1833,7 @@ func (x *GetTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTokenRequest.ProtoReflect.Descriptor instead.
 func (*GetTokenRequest) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{25}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GetTokenRequest) GetId() string {
@@ -1577,7 +1856,7 @@ type ListTokensRequest struct {
 
 func (x *ListTokensRequest) Reset() {
 	*x = ListTokensRequest{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[26]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1589,7 +1868,7 @@ func (x *ListTokensRequest) String() string {
 func (*ListTokensRequest) ProtoMessage() {}
 
 func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[26]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1602,7 +1881,7 @@ func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListTokensRequest) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{26}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListTokensRequest) GetPageSize() uint32 {
@@ -1631,7 +1910,7 @@ type ListTokensResponse struct {
 
 func (x *ListTokensResponse) Reset() {
 	*x = ListTokensResponse{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[27]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1643,7 +1922,7 @@ func (x *ListTokensResponse) String() string {
 func (*ListTokensResponse) ProtoMessage() {}
 
 func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[27]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1656,7 +1935,7 @@ func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListTokensResponse) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{27}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListTokensResponse) GetTokens() []*Token {
@@ -1686,7 +1965,7 @@ type PutTokenRequest struct {
 
 func (x *PutTokenRequest) Reset() {
 	*x = PutTokenRequest{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[28]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1698,7 +1977,7 @@ func (x *PutTokenRequest) String() string {
 func (*PutTokenRequest) ProtoMessage() {}
 
 func (x *PutTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[28]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1711,7 +1990,7 @@ func (x *PutTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutTokenRequest.ProtoReflect.Descriptor instead.
 func (*PutTokenRequest) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{28}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PutTokenRequest) GetId() string {
@@ -1749,7 +2028,7 @@ type DeleteTokenRequest struct {
 
 func (x *DeleteTokenRequest) Reset() {
 	*x = DeleteTokenRequest{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[29]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1761,7 +2040,7 @@ func (x *DeleteTokenRequest) String() string {
 func (*DeleteTokenRequest) ProtoMessage() {}
 
 func (x *DeleteTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[29]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1774,7 +2053,7 @@ func (x *DeleteTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTokenRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTokenRequest) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{29}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DeleteTokenRequest) GetId() string {
@@ -1808,7 +2087,7 @@ type JoinNodeRequest struct {
 
 func (x *JoinNodeRequest) Reset() {
 	*x = JoinNodeRequest{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[30]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1820,7 +2099,7 @@ func (x *JoinNodeRequest) String() string {
 func (*JoinNodeRequest) ProtoMessage() {}
 
 func (x *JoinNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[30]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1833,7 +2112,7 @@ func (x *JoinNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinNodeRequest.ProtoReflect.Descriptor instead.
 func (*JoinNodeRequest) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{30}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *JoinNodeRequest) GetId() string {
@@ -1856,7 +2135,7 @@ type ReportJoinRequest struct {
 
 func (x *ReportJoinRequest) Reset() {
 	*x = ReportJoinRequest{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[31]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1868,7 +2147,7 @@ func (x *ReportJoinRequest) String() string {
 func (*ReportJoinRequest) ProtoMessage() {}
 
 func (x *ReportJoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[31]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1881,7 +2160,7 @@ func (x *ReportJoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportJoinRequest.ProtoReflect.Descriptor instead.
 func (*ReportJoinRequest) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{31}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ReportJoinRequest) GetId() string {
@@ -1915,7 +2194,7 @@ type GetInstanceRequest struct {
 
 func (x *GetInstanceRequest) Reset() {
 	*x = GetInstanceRequest{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[32]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1927,7 +2206,7 @@ func (x *GetInstanceRequest) String() string {
 func (*GetInstanceRequest) ProtoMessage() {}
 
 func (x *GetInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[32]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1940,7 +2219,7 @@ func (x *GetInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetInstanceRequest.ProtoReflect.Descriptor instead.
 func (*GetInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{32}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *GetInstanceRequest) GetId() string {
@@ -1963,7 +2242,7 @@ type ListInstancesRequest struct {
 
 func (x *ListInstancesRequest) Reset() {
 	*x = ListInstancesRequest{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[33]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1975,7 +2254,7 @@ func (x *ListInstancesRequest) String() string {
 func (*ListInstancesRequest) ProtoMessage() {}
 
 func (x *ListInstancesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[33]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1988,7 +2267,7 @@ func (x *ListInstancesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesRequest.ProtoReflect.Descriptor instead.
 func (*ListInstancesRequest) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{33}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListInstancesRequest) GetPageSize() uint32 {
@@ -2017,7 +2296,7 @@ type ListInstancesResponse struct {
 
 func (x *ListInstancesResponse) Reset() {
 	*x = ListInstancesResponse{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[34]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2029,7 +2308,7 @@ func (x *ListInstancesResponse) String() string {
 func (*ListInstancesResponse) ProtoMessage() {}
 
 func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[34]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2042,7 +2321,7 @@ func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ListInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{34}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListInstancesResponse) GetInstances() []*Instance {
@@ -2068,7 +2347,7 @@ type GetDefaultsRequest struct {
 
 func (x *GetDefaultsRequest) Reset() {
 	*x = GetDefaultsRequest{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[35]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2080,7 +2359,7 @@ func (x *GetDefaultsRequest) String() string {
 func (*GetDefaultsRequest) ProtoMessage() {}
 
 func (x *GetDefaultsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[35]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2093,7 +2372,7 @@ func (x *GetDefaultsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDefaultsRequest.ProtoReflect.Descriptor instead.
 func (*GetDefaultsRequest) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{35}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{40}
 }
 
 // PutDefaultsRequest replaces the mesh's defaults.
@@ -2108,7 +2387,7 @@ type PutDefaultsRequest struct {
 
 func (x *PutDefaultsRequest) Reset() {
 	*x = PutDefaultsRequest{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[36]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2120,7 +2399,7 @@ func (x *PutDefaultsRequest) String() string {
 func (*PutDefaultsRequest) ProtoMessage() {}
 
 func (x *PutDefaultsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[36]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2133,7 +2412,7 @@ func (x *PutDefaultsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutDefaultsRequest.ProtoReflect.Descriptor instead.
 func (*PutDefaultsRequest) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{36}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *PutDefaultsRequest) GetDefaults() *Defaults {
@@ -2162,7 +2441,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[37]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2174,7 +2453,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[37]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2187,7 +2466,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{37}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ApplyRequest) GetBatch() *Batch {
@@ -2216,7 +2495,7 @@ type Batch struct {
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[38]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2228,7 +2507,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[38]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2241,7 +2520,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{38}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Batch) GetObjects() []*structpb.Struct {
@@ -2266,7 +2545,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[39]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2278,7 +2557,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[39]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2291,7 +2570,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{39}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ApplyResponse) GetRevision() uint32 {
@@ -2329,7 +2608,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[40]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2341,7 +2620,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[40]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2354,7 +2633,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{40}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Change) GetName() string {
@@ -2382,7 +2661,7 @@ var File_hedgerow_v1_control_proto protoreflect.FileDescriptor
 
 const file_hedgerow_v1_control_proto_rawDesc = "" +
 	"\n" +
-	"\x19hedgerow/v1/control.proto\x12\vhedgerow.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1ahedgerow/v1/defaults.proto\x1a\x1ahedgerow/v1/instance.proto\x1a\x16hedgerow/v1/node.proto\x1a\x18hedgerow/v1/policy.proto\x1a\x17hedgerow/v1/route.proto\x1a\x19hedgerow/v1/service.proto\x1a\x17hedgerow/v1/token.proto\x1a\x1chedgerow/v1/topic_rule.proto\"#\n" +
+	"\x19hedgerow/v1/control.proto\x12\vhedgerow.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fhedgerow/v1/authenticator.proto\x1a\x1ahedgerow/v1/defaults.proto\x1a\x1ahedgerow/v1/instance.proto\x1a\x16hedgerow/v1/node.proto\x1a\x18hedgerow/v1/policy.proto\x1a\x17hedgerow/v1/route.proto\x1a\x19hedgerow/v1/service.proto\x1a\x17hedgerow/v1/token.proto\x1a\x1chedgerow/v1/topic_rule.proto\"#\n" +
 	"\x11GetServiceRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"Q\n" +
 	"\x13ListServicesRequest\x12\x1b\n" +
@@ -2431,6 +2710,23 @@ const file_hedgerow_v1_control_proto_rawDesc = "" +
 	"\x06policy\x18\x02 \x01(\v2\x13.hedgerow.v1.PolicyR\x06policy\x12#\n" +
 	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\"^\n" +
 	"\x13DeletePolicyRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12#\n" +
+	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\tR\x04etag\")\n" +
+	"\x17GetAuthenticatorRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"W\n" +
+	"\x19ListAuthenticatorsRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"\x88\x01\n" +
+	"\x1aListAuthenticatorsResponse\x12B\n" +
+	"\x0eauthenticators\x18\x01 \x03(\v2\x1a.hedgerow.v1.AuthenticatorR\x0eauthenticators\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x90\x01\n" +
+	"\x17PutAuthenticatorRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12@\n" +
+	"\rauthenticator\x18\x02 \x01(\v2\x1a.hedgerow.v1.AuthenticatorR\rauthenticator\x12#\n" +
+	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\"e\n" +
+	"\x1aDeleteAuthenticatorRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12#\n" +
 	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\x12\x12\n" +
 	"\x04etag\x18\x03 \x01(\tR\x04etag\"%\n" +
@@ -2528,7 +2824,7 @@ const file_hedgerow_v1_control_proto_rawDesc = "" +
 	"\tUNCHANGED\x10\x00\x12\v\n" +
 	"\aCREATED\x10\x01\x12\v\n" +
 	"\aUPDATED\x10\x02B\t\n" +
-	"\a_action2\x8e\x18\n" +
+	"\a_action2\x89\x1c\n" +
 	"\aControl\x12]\n" +
 	"\n" +
 	"GetService\x12\x1e.hedgerow.v1.GetServiceRequest\x1a\x14.hedgerow.v1.Service\"\x19\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/services/{id}\x12i\n" +
@@ -2545,7 +2841,11 @@ const file_hedgerow_v1_control_proto_rawDesc = "" +
 	"\tGetPolicy\x12\x1d.hedgerow.v1.GetPolicyRequest\x1a\x13.hedgerow.v1.Policy\"\x19\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/policies/{id}\x12i\n" +
 	"\fListPolicies\x12 .hedgerow.v1.ListPoliciesRequest\x1a!.hedgerow.v1.ListPoliciesResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\f/v1/policies\x12b\n" +
 	"\tPutPolicy\x12\x1d.hedgerow.v1.PutPolicyRequest\x1a\x13.hedgerow.v1.Policy\"!\x82\xd3\xe4\x93\x02\x1b:\x06policy\x1a\x11/v1/policies/{id}\x12c\n" +
-	"\fDeletePolicy\x12 .hedgerow.v1.DeletePolicyRequest\x1a\x16.google.protobuf.Empty\"\x19\x82\xd3\xe4\x93\x02\x13*\x11/v1/policies/{id}\x12e\n" +
+	"\fDeletePolicy\x12 .hedgerow.v1.DeletePolicyRequest\x1a\x16.google.protobuf.Empty\"\x19\x82\xd3\xe4\x93\x02\x13*\x11/v1/policies/{id}\x12u\n" +
+	"\x10GetAuthenticator\x12$.hedgerow.v1.GetAuthenticatorRequest\x1a\x1a.hedgerow.v1.Authenticator\"\x1f\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/authenticators/{id}\x12\x81\x01\n" +
+	"\x12ListAuthenticators\x12&.hedgerow.v1.ListAuthenticatorsRequest\x1a'.hedgerow.v1.ListAuthenticatorsResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/authenticators\x12\x84\x01\n" +
+	"\x10PutAuthenticator\x12$.hedgerow.v1.PutAuthenticatorRequest\x1a\x1a.hedgerow.v1.Authenticator\".\x82\xd3\xe4\x93\x02(:\rauthenticator\x1a\x17/v1/authenticators/{id}\x12w\n" +
+	"\x13DeleteAuthenticator\x12'.hedgerow.v1.DeleteAuthenticatorRequest\x1a\x16.google.protobuf.Empty\"\x1f\x82\xd3\xe4\x93\x02\x19*\x17/v1/authenticators/{id}\x12e\n" +
 	"\fGetTopicRule\x12 .hedgerow.v1.GetTopicRuleRequest\x1a\x16.hedgerow.v1.TopicRule\"\x1b\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/topicRules/{id}\x12q\n" +
 	"\x0eListTopicRules\x12\".hedgerow.v1.ListTopicRulesRequest\x1a#.hedgerow.v1.ListTopicRulesResponse\"\x16\x82\xd3\xe4\x93\x02\x10\x12\x0e/v1/topicRules\x12q\n" +
 	"\fPutTopicRule\x12 .hedgerow.v1.PutTopicRuleRequest\x1a\x16.hedgerow.v1.TopicRule\"'\x82\xd3\xe4\x93\x02!:\n" +
@@ -2584,150 +2884,166 @@ func file_hedgerow_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_hedgerow_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_hedgerow_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_hedgerow_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_hedgerow_v1_control_proto_goTypes = []any{
-	(ReportJoinRequest_Outcome)(0), // 0: hedgerow.v1.ReportJoinRequest.Outcome
-	(Change_Action)(0),             // 1: hedgerow.v1.Change.Action
-	(*GetServiceRequest)(nil),      // 2: hedgerow.v1.GetServiceRequest
-	(*ListServicesRequest)(nil),    // 3: hedgerow.v1.ListServicesRequest
-	(*ListServicesResponse)(nil),   // 4: hedgerow.v1.ListServicesResponse
-	(*PutServiceRequest)(nil),      // 5: hedgerow.v1.PutServiceRequest
-	(*DeleteServiceRequest)(nil),   // 6: hedgerow.v1.DeleteServiceRequest
-	(*GetRouteRequest)(nil),        // 7: hedgerow.v1.GetRouteRequest
-	(*ListRoutesRequest)(nil),      // 8: hedgerow.v1.ListRoutesRequest
-	(*ListRoutesResponse)(nil),     // 9: hedgerow.v1.ListRoutesResponse
-	(*PutRouteRequest)(nil),        // 10: hedgerow.v1.PutRouteRequest
-	(*DeleteRouteRequest)(nil),     // 11: hedgerow.v1.DeleteRouteRequest
-	(*GetPolicyRequest)(nil),       // 12: hedgerow.v1.GetPolicyRequest
-	(*ListPoliciesRequest)(nil),    // 13: hedgerow.v1.ListPoliciesRequest
-	(*ListPoliciesResponse)(nil),   // 14: hedgerow.v1.ListPoliciesResponse
-	(*PutPolicyRequest)(nil),       // 15: hedgerow.v1.PutPolicyRequest
-	(*DeletePolicyRequest)(nil),    // 16: hedgerow.v1.DeletePolicyRequest
-	(*GetTopicRuleRequest)(nil),    // 17: hedgerow.v1.GetTopicRuleRequest
-	(*ListTopicRulesRequest)(nil),  // 18: hedgerow.v1.ListTopicRulesRequest
-	(*ListTopicRulesResponse)(nil), // 19: hedgerow.v1.ListTopicRulesResponse
-	(*PutTopicRuleRequest)(nil),    // 20: hedgerow.v1.PutTopicRuleRequest
-	(*DeleteTopicRuleRequest)(nil), // 21: hedgerow.v1.DeleteTopicRuleRequest
-	(*GetNodeRequest)(nil),         // 22: hedgerow.v1.GetNodeRequest
-	(*ListNodesRequest)(nil),       // 23: hedgerow.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),      // 24: hedgerow.v1.ListNodesResponse
-	(*PutNodeRequest)(nil),         // 25: hedgerow.v1.PutNodeRequest
-	(*DeleteNodeRequest)(nil),      // 26: hedgerow.v1.DeleteNodeRequest
-	(*GetTokenRequest)(nil),        // 27: hedgerow.v1.GetTokenRequest
-	(*ListTokensRequest)(nil),      // 28: hedgerow.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),     // 29: hedgerow.v1.ListTokensResponse
-	(*PutTokenRequest)(nil),        // 30: hedgerow.v1.PutTokenRequest
-	(*DeleteTokenRequest)(nil),     // 31: hedgerow.v1.DeleteTokenRequest
-	(*JoinNodeRequest)(nil),        // 32: hedgerow.v1.JoinNodeRequest
-	(*ReportJoinRequest)(nil),      // 33: hedgerow.v1.ReportJoinRequest
-	(*GetInstanceRequest)(nil),     // 34: hedgerow.v1.GetInstanceRequest
-	(*ListInstancesRequest)(nil),   // 35: hedgerow.v1.ListInstancesRequest
-	(*ListInstancesResponse)(nil),  // 36: hedgerow.v1.ListInstancesResponse
-	(*GetDefaultsRequest)(nil),     // 37: hedgerow.v1.GetDefaultsRequest
-	(*PutDefaultsRequest)(nil),     // 38: hedgerow.v1.PutDefaultsRequest
-	(*ApplyRequest)(nil),           // 39: hedgerow.v1.ApplyRequest
-	(*Batch)(nil),                  // 40: hedgerow.v1.Batch
-	(*ApplyResponse)(nil),          // 41: hedgerow.v1.ApplyResponse
-	(*Change)(nil),                 // 42: hedgerow.v1.Change
-	(*Service)(nil),                // 43: hedgerow.v1.Service
-	(*Route)(nil),                  // 44: hedgerow.v1.Route
-	(*Policy)(nil),                 // 45: hedgerow.v1.Policy
-	(*TopicRule)(nil),              // 46: hedgerow.v1.TopicRule
-	(*Node)(nil),                   // 47: hedgerow.v1.Node
-	(*Token)(nil),                  // 48: hedgerow.v1.Token
-	(*Instance)(nil),               // 49: hedgerow.v1.Instance
-	(*Defaults)(nil),               // 50: hedgerow.v1.Defaults
-	(*structpb.Struct)(nil),        // 51: google.protobuf.Struct
-	(*emptypb.Empty)(nil),          // 52: google.protobuf.Empty
-	(*JoinFile)(nil),               // 53: hedgerow.v1.JoinFile
+	(ReportJoinRequest_Outcome)(0),     // 0: hedgerow.v1.ReportJoinRequest.Outcome
+	(Change_Action)(0),                 // 1: hedgerow.v1.Change.Action
+	(*GetServiceRequest)(nil),          // 2: hedgerow.v1.GetServiceRequest
+	(*ListServicesRequest)(nil),        // 3: hedgerow.v1.ListServicesRequest
+	(*ListServicesResponse)(nil),       // 4: hedgerow.v1.ListServicesResponse
+	(*PutServiceRequest)(nil),          // 5: hedgerow.v1.PutServiceRequest
+	(*DeleteServiceRequest)(nil),       // 6: hedgerow.v1.DeleteServiceRequest
+	(*GetRouteRequest)(nil),            // 7: hedgerow.v1.GetRouteRequest
+	(*ListRoutesRequest)(nil),          // 8: hedgerow.v1.ListRoutesRequest
+	(*ListRoutesResponse)(nil),         // 9: hedgerow.v1.ListRoutesResponse
+	(*PutRouteRequest)(nil),            // 10: hedgerow.v1.PutRouteRequest
+	(*DeleteRouteRequest)(nil),         // 11: hedgerow.v1.DeleteRouteRequest
+	(*GetPolicyRequest)(nil),           // 12: hedgerow.v1.GetPolicyRequest
+	(*ListPoliciesRequest)(nil),        // 13: hedgerow.v1.ListPoliciesRequest
+	(*ListPoliciesResponse)(nil),       // 14: hedgerow.v1.ListPoliciesResponse
+	(*PutPolicyRequest)(nil),           // 15: hedgerow.v1.PutPolicyRequest
+	(*DeletePolicyRequest)(nil),        // 16: hedgerow.v1.DeletePolicyRequest
+	(*GetAuthenticatorRequest)(nil),    // 17: hedgerow.v1.GetAuthenticatorRequest
+	(*ListAuthenticatorsRequest)(nil),  // 18: hedgerow.v1.ListAuthenticatorsRequest
+	(*ListAuthenticatorsResponse)(nil), // 19: hedgerow.v1.ListAuthenticatorsResponse
+	(*PutAuthenticatorRequest)(nil),    // 20: hedgerow.v1.PutAuthenticatorRequest
+	(*DeleteAuthenticatorRequest)(nil), // 21: hedgerow.v1.DeleteAuthenticatorRequest
+	(*GetTopicRuleRequest)(nil),        // 22: hedgerow.v1.GetTopicRuleRequest
+	(*ListTopicRulesRequest)(nil),      // 23: hedgerow.v1.ListTopicRulesRequest
+	(*ListTopicRulesResponse)(nil),     // 24: hedgerow.v1.ListTopicRulesResponse
+	(*PutTopicRuleRequest)(nil),        // 25: hedgerow.v1.PutTopicRuleRequest
+	(*DeleteTopicRuleRequest)(nil),     // 26: hedgerow.v1.DeleteTopicRuleRequest
+	(*GetNodeRequest)(nil),             // 27: hedgerow.v1.GetNodeRequest
+	(*ListNodesRequest)(nil),           // 28: hedgerow.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),          // 29: hedgerow.v1.ListNodesResponse
+	(*PutNodeRequest)(nil),             // 30: hedgerow.v1.PutNodeRequest
+	(*DeleteNodeRequest)(nil),          // 31: hedgerow.v1.DeleteNodeRequest
+	(*GetTokenRequest)(nil),            // 32: hedgerow.v1.GetTokenRequest
+	(*ListTokensRequest)(nil),          // 33: hedgerow.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),         // 34: hedgerow.v1.ListTokensResponse
+	(*PutTokenRequest)(nil),            // 35: hedgerow.v1.PutTokenRequest
+	(*DeleteTokenRequest)(nil),         // 36: hedgerow.v1.DeleteTokenRequest
+	(*JoinNodeRequest)(nil),            // 37: hedgerow.v1.JoinNodeRequest
+	(*ReportJoinRequest)(nil),          // 38: hedgerow.v1.ReportJoinRequest
+	(*GetInstanceRequest)(nil),         // 39: hedgerow.v1.GetInstanceRequest
+	(*ListInstancesRequest)(nil),       // 40: hedgerow.v1.ListInstancesRequest
+	(*ListInstancesResponse)(nil),      // 41: hedgerow.v1.ListInstancesResponse
+	(*GetDefaultsRequest)(nil),         // 42: hedgerow.v1.GetDefaultsRequest
+	(*PutDefaultsRequest)(nil),         // 43: hedgerow.v1.PutDefaultsRequest
+	(*ApplyRequest)(nil),               // 44: hedgerow.v1.ApplyRequest
+	(*Batch)(nil),                      // 45: hedgerow.v1.Batch
+	(*ApplyResponse)(nil),              // 46: hedgerow.v1.ApplyResponse
+	(*Change)(nil),                     // 47: hedgerow.v1.Change
+	(*Service)(nil),                    // 48: hedgerow.v1.Service
+	(*Route)(nil),                      // 49: hedgerow.v1.Route
+	(*Policy)(nil),                     // 50: hedgerow.v1.Policy
+	(*Authenticator)(nil),              // 51: hedgerow.v1.Authenticator
+	(*TopicRule)(nil),                  // 52: hedgerow.v1.TopicRule
+	(*Node)(nil),                       // 53: hedgerow.v1.Node
+	(*Token)(nil),                      // 54: hedgerow.v1.Token
+	(*Instance)(nil),                   // 55: hedgerow.v1.Instance
+	(*Defaults)(nil),                   // 56: hedgerow.v1.Defaults
+	(*structpb.Struct)(nil),            // 57: google.protobuf.Struct
+	(*emptypb.Empty)(nil),              // 58: google.protobuf.Empty
+	(*JoinFile)(nil),                   // 59: hedgerow.v1.JoinFile
 }
 var file_hedgerow_v1_control_proto_depIdxs = []int32{
-	43, // 0: hedgerow.v1.ListServicesResponse.services:type_name -> hedgerow.v1.Service
-	43, // 1: hedgerow.v1.PutServiceRequest.service:type_name -> hedgerow.v1.Service
-	44, // 2: hedgerow.v1.ListRoutesResponse.routes:type_name -> hedgerow.v1.Route
-	44, // 3: hedgerow.v1.PutRouteRequest.route:type_name -> hedgerow.v1.Route
-	45, // 4: hedgerow.v1.ListPoliciesResponse.policies:type_name -> hedgerow.v1.Policy
-	45, // 5: hedgerow.v1.PutPolicyRequest.policy:type_name -> hedgerow.v1.Policy
-	46, // 6: hedgerow.v1.ListTopicRulesResponse.topic_rules:type_name -> hedgerow.v1.TopicRule
-	46, // 7: hedgerow.v1.PutTopicRuleRequest.topic_rule:type_name -> hedgerow.v1.TopicRule
-	47, // 8: hedgerow.v1.ListNodesResponse.nodes:type_name -> hedgerow.v1.Node
-	47, // 9: hedgerow.v1.PutNodeRequest.node:type_name -> hedgerow.v1.Node
-	48, // 10: hedgerow.v1.ListTokensResponse.tokens:type_name -> hedgerow.v1.Token
-	48, // 11: hedgerow.v1.PutTokenRequest.token:type_name -> hedgerow.v1.Token
-	0,  // 12: hedgerow.v1.ReportJoinRequest.outcome:type_name -> hedgerow.v1.ReportJoinRequest.Outcome
-	49, // 13: hedgerow.v1.ListInstancesResponse.instances:type_name -> hedgerow.v1.Instance
-	50, // 14: hedgerow.v1.PutDefaultsRequest.defaults:type_name -> hedgerow.v1.Defaults
-	40, // 15: hedgerow.v1.ApplyRequest.batch:type_name -> hedgerow.v1.Batch
-	51, // 16: hedgerow.v1.Batch.objects:type_name -> google.protobuf.Struct
-	42, // 17: hedgerow.v1.ApplyResponse.changes:type_name -> hedgerow.v1.Change
-	1,  // 18: hedgerow.v1.Change.action:type_name -> hedgerow.v1.Change.Action
-	2,  // 19: hedgerow.v1.Control.GetService:input_type -> hedgerow.v1.GetServiceRequest
-	3,  // 20: hedgerow.v1.Control.ListServices:input_type -> hedgerow.v1.ListServicesRequest
-	5,  // 21: hedgerow.v1.Control.PutService:input_type -> hedgerow.v1.PutServiceRequest
-	6,  // 22: hedgerow.v1.Control.DeleteService:input_type -> hedgerow.v1.DeleteServiceRequest
-	7,  // 23: hedgerow.v1.Control.GetRoute:input_type -> hedgerow.v1.GetRouteRequest
-	8,  // 24: hedgerow.v1.Control.ListRoutes:input_type -> hedgerow.v1.ListRoutesRequest
-	10, // 25: hedgerow.v1.Control.PutRoute:input_type -> hedgerow.v1.PutRouteRequest
-	11, // 26: hedgerow.v1.Control.DeleteRoute:input_type -> hedgerow.v1.DeleteRouteRequest
-	12, // 27: hedgerow.v1.Control.GetPolicy:input_type -> hedgerow.v1.GetPolicyRequest
-	13, // 28: hedgerow.v1.Control.ListPolicies:input_type -> hedgerow.v1.ListPoliciesRequest
-	15, // 29: hedgerow.v1.Control.PutPolicy:input_type -> hedgerow.v1.PutPolicyRequest
-	16, // 30: hedgerow.v1.Control.DeletePolicy:input_type -> hedgerow.v1.DeletePolicyRequest
-	17, // 31: hedgerow.v1.Control.GetTopicRule:input_type -> hedgerow.v1.GetTopicRuleRequest
-	18, // 32: hedgerow.v1.Control.ListTopicRules:input_type -> hedgerow.v1.ListTopicRulesRequest
-	20, // 33: hedgerow.v1.Control.PutTopicRule:input_type -> hedgerow.v1.PutTopicRuleRequest
-	21, // 34: hedgerow.v1.Control.DeleteTopicRule:input_type -> hedgerow.v1.DeleteTopicRuleRequest
-	22, // 35: hedgerow.v1.Control.GetNode:input_type -> hedgerow.v1.GetNodeRequest
-	23, // 36: hedgerow.v1.Control.ListNodes:input_type -> hedgerow.v1.ListNodesRequest
-	25, // 37: hedgerow.v1.Control.PutNode:input_type -> hedgerow.v1.PutNodeRequest
-	26, // 38: hedgerow.v1.Control.DeleteNode:input_type -> hedgerow.v1.DeleteNodeRequest
-	27, // 39: hedgerow.v1.Control.GetToken:input_type -> hedgerow.v1.GetTokenRequest
-	28, // 40: hedgerow.v1.Control.ListTokens:input_type -> hedgerow.v1.ListTokensRequest
-	30, // 41: hedgerow.v1.Control.PutToken:input_type -> hedgerow.v1.PutTokenRequest
-	31, // 42: hedgerow.v1.Control.DeleteToken:input_type -> hedgerow.v1.DeleteTokenRequest
-	32, // 43: hedgerow.v1.Control.JoinNode:input_type -> hedgerow.v1.JoinNodeRequest
-	33, // 44: hedgerow.v1.Control.ReportJoin:input_type -> hedgerow.v1.ReportJoinRequest
-	37, // 45: hedgerow.v1.Control.GetDefaults:input_type -> hedgerow.v1.GetDefaultsRequest
-	38, // 46: hedgerow.v1.Control.PutDefaults:input_type -> hedgerow.v1.PutDefaultsRequest
-	34, // 47: hedgerow.v1.Control.GetInstance:input_type -> hedgerow.v1.GetInstanceRequest
-	35, // 48: hedgerow.v1.Control.ListInstances:input_type -> hedgerow.v1.ListInstancesRequest
-	39, // 49: hedgerow.v1.Control.Apply:input_type -> hedgerow.v1.ApplyRequest
-	43, // 50: hedgerow.v1.Control.GetService:output_type -> hedgerow.v1.Service
-	4,  // 51: hedgerow.v1.Control.ListServices:output_type -> hedgerow.v1.ListServicesResponse
-	43, // 52: hedgerow.v1.Control.PutService:output_type -> hedgerow.v1.Service
-	52, // 53: hedgerow.v1.Control.DeleteService:output_type -> google.protobuf.Empty
-	44, // 54: hedgerow.v1.Control.GetRoute:output_type -> hedgerow.v1.Route
-	9,  // 55: hedgerow.v1.Control.ListRoutes:output_type -> hedgerow.v1.ListRoutesResponse
-	44, // 56: hedgerow.v1.Control.PutRoute:output_type -> hedgerow.v1.Route
-	52, // 57: hedgerow.v1.Control.DeleteRoute:output_type -> google.protobuf.Empty
-	45, // 58: hedgerow.v1.Control.GetPolicy:output_type -> hedgerow.v1.Policy
-	14, // 59: hedgerow.v1.Control.ListPolicies:output_type -> hedgerow.v1.ListPoliciesResponse
-	45, // 60: hedgerow.v1.Control.PutPolicy:output_type -> hedgerow.v1.Policy
-	52, // 61: hedgerow.v1.Control.DeletePolicy:output_type -> google.protobuf.Empty
-	46, // 62: hedgerow.v1.Control.GetTopicRule:output_type -> hedgerow.v1.TopicRule
-	19, // 63: hedgerow.v1.Control.ListTopicRules:output_type -> hedgerow.v1.ListTopicRulesResponse
-	46, // 64: hedgerow.v1.Control.PutTopicRule:output_type -> hedgerow.v1.TopicRule
-	52, // 65: hedgerow.v1.Control.DeleteTopicRule:output_type -> google.protobuf.Empty
-	47, // 66: hedgerow.v1.Control.GetNode:output_type -> hedgerow.v1.Node
-	24, // 67: hedgerow.v1.Control.ListNodes:output_type -> hedgerow.v1.ListNodesResponse
-	47, // 68: hedgerow.v1.Control.PutNode:output_type -> hedgerow.v1.Node
-	52, // 69: hedgerow.v1.Control.DeleteNode:output_type -> google.protobuf.Empty
-	48, // 70: hedgerow.v1.Control.GetToken:output_type -> hedgerow.v1.Token
-	29, // 71: hedgerow.v1.Control.ListTokens:output_type -> hedgerow.v1.ListTokensResponse
-	48, // 72: hedgerow.v1.Control.PutToken:output_type -> hedgerow.v1.Token
-	52, // 73: hedgerow.v1.Control.DeleteToken:output_type -> google.protobuf.Empty
-	53, // 74: hedgerow.v1.Control.JoinNode:output_type -> hedgerow.v1.JoinFile
-	52, // 75: hedgerow.v1.Control.ReportJoin:output_type -> google.protobuf.Empty
-	50, // 76: hedgerow.v1.Control.GetDefaults:output_type -> hedgerow.v1.Defaults
-	50, // 77: hedgerow.v1.Control.PutDefaults:output_type -> hedgerow.v1.Defaults
-	49, // 78: hedgerow.v1.Control.GetInstance:output_type -> hedgerow.v1.Instance
-	36, // 79: hedgerow.v1.Control.ListInstances:output_type -> hedgerow.v1.ListInstancesResponse
-	41, // 80: hedgerow.v1.Control.Apply:output_type -> hedgerow.v1.ApplyResponse
-	50, // [50:81] is the sub-list for method output_type
-	19, // [19:50] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	48, // 0: hedgerow.v1.ListServicesResponse.services:type_name -> hedgerow.v1.Service
+	48, // 1: hedgerow.v1.PutServiceRequest.service:type_name -> hedgerow.v1.Service
+	49, // 2: hedgerow.v1.ListRoutesResponse.routes:type_name -> hedgerow.v1.Route
+	49, // 3: hedgerow.v1.PutRouteRequest.route:type_name -> hedgerow.v1.Route
+	50, // 4: hedgerow.v1.ListPoliciesResponse.policies:type_name -> hedgerow.v1.Policy
+	50, // 5: hedgerow.v1.PutPolicyRequest.policy:type_name -> hedgerow.v1.Policy
+	51, // 6: hedgerow.v1.ListAuthenticatorsResponse.authenticators:type_name -> hedgerow.v1.Authenticator
+	51, // 7: hedgerow.v1.PutAuthenticatorRequest.authenticator:type_name -> hedgerow.v1.Authenticator
+	52, // 8: hedgerow.v1.ListTopicRulesResponse.topic_rules:type_name -> hedgerow.v1.TopicRule
+	52, // 9: hedgerow.v1.PutTopicRuleRequest.topic_rule:type_name -> hedgerow.v1.TopicRule
+	53, // 10: hedgerow.v1.ListNodesResponse.nodes:type_name -> hedgerow.v1.Node
+	53, // 11: hedgerow.v1.PutNodeRequest.node:type_name -> hedgerow.v1.Node
+	54, // 12: hedgerow.v1.ListTokensResponse.tokens:type_name -> hedgerow.v1.Token
+	54, // 13: hedgerow.v1.PutTokenRequest.token:type_name -> hedgerow.v1.Token
+	0,  // 14: hedgerow.v1.ReportJoinRequest.outcome:type_name -> hedgerow.v1.ReportJoinRequest.Outcome
+	55, // 15: hedgerow.v1.ListInstancesResponse.instances:type_name -> hedgerow.v1.Instance
+	56, // 16: hedgerow.v1.PutDefaultsRequest.defaults:type_name -> hedgerow.v1.Defaults
+	45, // 17: hedgerow.v1.ApplyRequest.batch:type_name -> hedgerow.v1.Batch
+	57, // 18: hedgerow.v1.Batch.objects:type_name -> google.protobuf.Struct
+	47, // 19: hedgerow.v1.ApplyResponse.changes:type_name -> hedgerow.v1.Change
+	1,  // 20: hedgerow.v1.Change.action:type_name -> hedgerow.v1.Change.Action
+	2,  // 21: hedgerow.v1.Control.GetService:input_type -> hedgerow.v1.GetServiceRequest
+	3,  // 22: hedgerow.v1.Control.ListServices:input_type -> hedgerow.v1.ListServicesRequest
+	5,  // 23: hedgerow.v1.Control.PutService:input_type -> hedgerow.v1.PutServiceRequest
+	6,  // 24: hedgerow.v1.Control.DeleteService:input_type -> hedgerow.v1.DeleteServiceRequest
+	7,  // 25: hedgerow.v1.Control.GetRoute:input_type -> hedgerow.v1.GetRouteRequest
+	8,  // 26: hedgerow.v1.Control.ListRoutes:input_type -> hedgerow.v1.ListRoutesRequest
+	10, // 27: hedgerow.v1.Control.PutRoute:input_type -> hedgerow.v1.PutRouteRequest
+	11, // 28: hedgerow.v1.Control.DeleteRoute:input_type -> hedgerow.v1.DeleteRouteRequest
+	12, // 29: hedgerow.v1.Control.GetPolicy:input_type -> hedgerow.v1.GetPolicyRequest
+	13, // 30: hedgerow.v1.Control.ListPolicies:input_type -> hedgerow.v1.ListPoliciesRequest
+	15, // 31: hedgerow.v1.Control.PutPolicy:input_type -> hedgerow.v1.PutPolicyRequest
+	16, // 32: hedgerow.v1.Control.DeletePolicy:input_type -> hedgerow.v1.DeletePolicyRequest
+	17, // 33: hedgerow.v1.Control.GetAuthenticator:input_type -> hedgerow.v1.GetAuthenticatorRequest
+	18, // 34: hedgerow.v1.Control.ListAuthenticators:input_type -> hedgerow.v1.ListAuthenticatorsRequest
+	20, // 35: hedgerow.v1.Control.PutAuthenticator:input_type -> hedgerow.v1.PutAuthenticatorRequest
+	21, // 36: hedgerow.v1.Control.DeleteAuthenticator:input_type -> hedgerow.v1.DeleteAuthenticatorRequest
+	22, // 37: hedgerow.v1.Control.GetTopicRule:input_type -> hedgerow.v1.GetTopicRuleRequest
+	23, // 38: hedgerow.v1.Control.ListTopicRules:input_type -> hedgerow.v1.ListTopicRulesRequest
+	25, // 39: hedgerow.v1.Control.PutTopicRule:input_type -> hedgerow.v1.PutTopicRuleRequest
+	26, // 40: hedgerow.v1.Control.DeleteTopicRule:input_type -> hedgerow.v1.DeleteTopicRuleRequest
+	27, // 41: hedgerow.v1.Control.GetNode:input_type -> hedgerow.v1.GetNodeRequest
+	28, // 42: hedgerow.v1.Control.ListNodes:input_type -> hedgerow.v1.ListNodesRequest
+	30, // 43: hedgerow.v1.Control.PutNode:input_type -> hedgerow.v1.PutNodeRequest
+	31, // 44: hedgerow.v1.Control.DeleteNode:input_type -> hedgerow.v1.DeleteNodeRequest
+	32, // 45: hedgerow.v1.Control.GetToken:input_type -> hedgerow.v1.GetTokenRequest
+	33, // 46: hedgerow.v1.Control.ListTokens:input_type -> hedgerow.v1.ListTokensRequest
+	35, // 47: hedgerow.v1.Control.PutToken:input_type -> hedgerow.v1.PutTokenRequest
+	36, // 48: hedgerow.v1.Control.DeleteToken:input_type -> hedgerow.v1.DeleteTokenRequest
+	37, // 49: hedgerow.v1.Control.JoinNode:input_type -> hedgerow.v1.JoinNodeRequest
+	38, // 50: hedgerow.v1.Control.ReportJoin:input_type -> hedgerow.v1.ReportJoinRequest
+	42, // 51: hedgerow.v1.Control.GetDefaults:input_type -> hedgerow.v1.GetDefaultsRequest
+	43, // 52: hedgerow.v1.Control.PutDefaults:input_type -> hedgerow.v1.PutDefaultsRequest
+	39, // 53: hedgerow.v1.Control.GetInstance:input_type -> hedgerow.v1.GetInstanceRequest
+	40, // 54: hedgerow.v1.Control.ListInstances:input_type -> hedgerow.v1.ListInstancesRequest
+	44, // 55: hedgerow.v1.Control.Apply:input_type -> hedgerow.v1.ApplyRequest
+	48, // 56: hedgerow.v1.Control.GetService:output_type -> hedgerow.v1.Service
+	4,  // 57: hedgerow.v1.Control.ListServices:output_type -> hedgerow.v1.ListServicesResponse
+	48, // 58: hedgerow.v1.Control.PutService:output_type -> hedgerow.v1.Service
+	58, // 59: hedgerow.v1.Control.DeleteService:output_type -> google.protobuf.Empty
+	49, // 60: hedgerow.v1.Control.GetRoute:output_type -> hedgerow.v1.Route
+	9,  // 61: hedgerow.v1.Control.ListRoutes:output_type -> hedgerow.v1.ListRoutesResponse
+	49, // 62: hedgerow.v1.Control.PutRoute:output_type -> hedgerow.v1.Route
+	58, // 63: hedgerow.v1.Control.DeleteRoute:output_type -> google.protobuf.Empty
+	50, // 64: hedgerow.v1.Control.GetPolicy:output_type -> hedgerow.v1.Policy
+	14, // 65: hedgerow.v1.Control.ListPolicies:output_type -> hedgerow.v1.ListPoliciesResponse
+	50, // 66: hedgerow.v1.Control.PutPolicy:output_type -> hedgerow.v1.Policy
+	58, // 67: hedgerow.v1.Control.DeletePolicy:output_type -> google.protobuf.Empty
+	51, // 68: hedgerow.v1.Control.GetAuthenticator:output_type -> hedgerow.v1.Authenticator
+	19, // 69: hedgerow.v1.Control.ListAuthenticators:output_type -> hedgerow.v1.ListAuthenticatorsResponse
+	51, // 70: hedgerow.v1.Control.PutAuthenticator:output_type -> hedgerow.v1.Authenticator
+	58, // 71: hedgerow.v1.Control.DeleteAuthenticator:output_type -> google.protobuf.Empty
+	52, // 72: hedgerow.v1.Control.GetTopicRule:output_type -> hedgerow.v1.TopicRule
+	24, // 73: hedgerow.v1.Control.ListTopicRules:output_type -> hedgerow.v1.ListTopicRulesResponse
+	52, // 74: hedgerow.v1.Control.PutTopicRule:output_type -> hedgerow.v1.TopicRule
+	58, // 75: hedgerow.v1.Control.DeleteTopicRule:output_type -> google.protobuf.Empty
+	53, // 76: hedgerow.v1.Control.GetNode:output_type -> hedgerow.v1.Node
+	29, // 77: hedgerow.v1.Control.ListNodes:output_type -> hedgerow.v1.ListNodesResponse
+	53, // 78: hedgerow.v1.Control.PutNode:output_type -> hedgerow.v1.Node
+	58, // 79: hedgerow.v1.Control.DeleteNode:output_type -> google.protobuf.Empty
+	54, // 80: hedgerow.v1.Control.GetToken:output_type -> hedgerow.v1.Token
+	34, // 81: hedgerow.v1.Control.ListTokens:output_type -> hedgerow.v1.ListTokensResponse
+	54, // 82: hedgerow.v1.Control.PutToken:output_type -> hedgerow.v1.Token
+	58, // 83: hedgerow.v1.Control.DeleteToken:output_type -> google.protobuf.Empty
+	59, // 84: hedgerow.v1.Control.JoinNode:output_type -> hedgerow.v1.JoinFile
+	58, // 85: hedgerow.v1.Control.ReportJoin:output_type -> google.protobuf.Empty
+	56, // 86: hedgerow.v1.Control.GetDefaults:output_type -> hedgerow.v1.Defaults
+	56, // 87: hedgerow.v1.Control.PutDefaults:output_type -> hedgerow.v1.Defaults
+	55, // 88: hedgerow.v1.Control.GetInstance:output_type -> hedgerow.v1.Instance
+	41, // 89: hedgerow.v1.Control.ListInstances:output_type -> hedgerow.v1.ListInstancesResponse
+	46, // 90: hedgerow.v1.Control.Apply:output_type -> hedgerow.v1.ApplyResponse
+	56, // [56:91] is the sub-list for method output_type
+	21, // [21:56] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_hedgerow_v1_control_proto_init() }
@@ -2735,6 +3051,7 @@ func file_hedgerow_v1_control_proto_init() {
 	if File_hedgerow_v1_control_proto != nil {
 		return
 	}
+	file_hedgerow_v1_authenticator_proto_init()
 	file_hedgerow_v1_defaults_proto_init()
 	file_hedgerow_v1_instance_proto_init()
 	file_hedgerow_v1_node_proto_init()
@@ -2743,15 +3060,15 @@ func file_hedgerow_v1_control_proto_init() {
 	file_hedgerow_v1_service_proto_init()
 	file_hedgerow_v1_token_proto_init()
 	file_hedgerow_v1_topic_rule_proto_init()
-	file_hedgerow_v1_control_proto_msgTypes[31].OneofWrappers = []any{}
-	file_hedgerow_v1_control_proto_msgTypes[40].OneofWrappers = []any{}
+	file_hedgerow_v1_control_proto_msgTypes[36].OneofWrappers = []any{}
+	file_hedgerow_v1_control_proto_msgTypes[45].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hedgerow_v1_control_proto_rawDesc), len(file_hedgerow_v1_control_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   41,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -20,37 +20,41 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Control_GetService_FullMethodName      = "/hedgerow.v1.Control/GetService"
-	Control_ListServices_FullMethodName    = "/hedgerow.v1.Control/ListServices"
-	Control_PutService_FullMethodName      = "/hedgerow.v1.Control/PutService"
-	Control_DeleteService_FullMethodName   = "/hedgerow.v1.Control/DeleteService"
-	Control_GetRoute_FullMethodName        = "/hedgerow.v1.Control/GetRoute"
-	Control_ListRoutes_FullMethodName      = "/hedgerow.v1.Control/ListRoutes"
-	Control_PutRoute_FullMethodName        = "/hedgerow.v1.Control/PutRoute"
-	Control_DeleteRoute_FullMethodName     = "/hedgerow.v1.Control/DeleteRoute"
-	Control_GetPolicy_FullMethodName       = "/hedgerow.v1.Control/GetPolicy"
-	Control_ListPolicies_FullMethodName    = "/hedgerow.v1.Control/ListPolicies"
-	Control_PutPolicy_FullMethodName       = "/hedgerow.v1.Control/PutPolicy"
-	Control_DeletePolicy_FullMethodName    = "/hedgerow.v1.Control/DeletePolicy"
-	Control_GetTopicRule_FullMethodName    = "/hedgerow.v1.Control/GetTopicRule"
-	Control_ListTopicRules_FullMethodName  = "/hedgerow.v1.Control/ListTopicRules"
-	Control_PutTopicRule_FullMethodName    = "/hedgerow.v1.Control/PutTopicRule"
-	Control_DeleteTopicRule_FullMethodName = "/hedgerow.v1.Control/DeleteTopicRule"
-	Control_GetNode_FullMethodName         = "/hedgerow.v1.Control/GetNode"
-	Control_ListNodes_FullMethodName       = "/hedgerow.v1.Control/ListNodes"
-	Control_PutNode_FullMethodName         = "/hedgerow.v1.Control/PutNode"
-	Control_DeleteNode_FullMethodName      = "/hedgerow.v1.Control/DeleteNode"
-	Control_GetToken_FullMethodName        = "/hedgerow.v1.Control/GetToken"
-	Control_ListTokens_FullMethodName      = "/hedgerow.v1.Control/ListTokens"
-	Control_PutToken_FullMethodName        = "/hedgerow.v1.Control/PutToken"
-	Control_DeleteToken_FullMethodName     = "/hedgerow.v1.Control/DeleteToken"
-	Control_JoinNode_FullMethodName        = "/hedgerow.v1.Control/JoinNode"
-	Control_ReportJoin_FullMethodName      = "/hedgerow.v1.Control/ReportJoin"
-	Control_GetDefaults_FullMethodName     = "/hedgerow.v1.Control/GetDefaults"
-	Control_PutDefaults_FullMethodName     = "/hedgerow.v1.Control/PutDefaults"
-	Control_GetInstance_FullMethodName     = "/hedgerow.v1.Control/GetInstance"
-	Control_ListInstances_FullMethodName   = "/hedgerow.v1.Control/ListInstances"
-	Control_Apply_FullMethodName           = "/hedgerow.v1.Control/Apply"
+	Control_GetService_FullMethodName          = "/hedgerow.v1.Control/GetService"
+	Control_ListServices_FullMethodName        = "/hedgerow.v1.Control/ListServices"
+	Control_PutService_FullMethodName          = "/hedgerow.v1.Control/PutService"
+	Control_DeleteService_FullMethodName       = "/hedgerow.v1.Control/DeleteService"
+	Control_GetRoute_FullMethodName            = "/hedgerow.v1.Control/GetRoute"
+	Control_ListRoutes_FullMethodName          = "/hedgerow.v1.Control/ListRoutes"
+	Control_PutRoute_FullMethodName            = "/hedgerow.v1.Control/PutRoute"
+	Control_DeleteRoute_FullMethodName         = "/hedgerow.v1.Control/DeleteRoute"
+	Control_GetPolicy_FullMethodName           = "/hedgerow.v1.Control/GetPolicy"
+	Control_ListPolicies_FullMethodName        = "/hedgerow.v1.Control/ListPolicies"
+	Control_PutPolicy_FullMethodName           = "/hedgerow.v1.Control/PutPolicy"
+	Control_DeletePolicy_FullMethodName        = "/hedgerow.v1.Control/DeletePolicy"
+	Control_GetAuthenticator_FullMethodName    = "/hedgerow.v1.Control/GetAuthenticator"
+	Control_ListAuthenticators_FullMethodName  = "/hedgerow.v1.Control/ListAuthenticators"
+	Control_PutAuthenticator_FullMethodName    = "/hedgerow.v1.Control/PutAuthenticator"
+	Control_DeleteAuthenticator_FullMethodName = "/hedgerow.v1.Control/DeleteAuthenticator"
+	Control_GetTopicRule_FullMethodName        = "/hedgerow.v1.Control/GetTopicRule"
+	Control_ListTopicRules_FullMethodName      = "/hedgerow.v1.Control/ListTopicRules"
+	Control_PutTopicRule_FullMethodName        = "/hedgerow.v1.Control/PutTopicRule"
+	Control_DeleteTopicRule_FullMethodName     = "/hedgerow.v1.Control/DeleteTopicRule"
+	Control_GetNode_FullMethodName             = "/hedgerow.v1.Control/GetNode"
+	Control_ListNodes_FullMethodName           = "/hedgerow.v1.Control/ListNodes"
+	Control_PutNode_FullMethodName             = "/hedgerow.v1.Control/PutNode"
+	Control_DeleteNode_FullMethodName          = "/hedgerow.v1.Control/DeleteNode"
+	Control_GetToken_FullMethodName            = "/hedgerow.v1.Control/GetToken"
+	Control_ListTokens_FullMethodName          = "/hedgerow.v1.Control/ListTokens"
+	Control_PutToken_FullMethodName            = "/hedgerow.v1.Control/PutToken"
+	Control_DeleteToken_FullMethodName         = "/hedgerow.v1.Control/DeleteToken"
+	Control_JoinNode_FullMethodName            = "/hedgerow.v1.Control/JoinNode"
+	Control_ReportJoin_FullMethodName          = "/hedgerow.v1.Control/ReportJoin"
+	Control_GetDefaults_FullMethodName         = "/hedgerow.v1.Control/GetDefaults"
+	Control_PutDefaults_FullMethodName         = "/hedgerow.v1.Control/PutDefaults"
+	Control_GetInstance_FullMethodName         = "/hedgerow.v1.Control/GetInstance"
+	Control_ListInstances_FullMethodName       = "/hedgerow.v1.Control/ListInstances"
+	Control_Apply_FullMethodName               = "/hedgerow.v1.Control/Apply"
 )
 
 // ControlClient is the client API for Control service.
@@ -84,6 +88,14 @@ type ControlClient interface {
 	PutPolicy(ctx context.Context, in *PutPolicyRequest, opts ...grpc.CallOption) (*Policy, error)
 	// Deletes a policy. Refused while another object refers to it.
 	DeletePolicy(ctx context.Context, in *DeletePolicyRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// Gets an authenticator.
+	GetAuthenticator(ctx context.Context, in *GetAuthenticatorRequest, opts ...grpc.CallOption) (*Authenticator, error)
+	// Lists authenticators, sorted by name.
+	ListAuthenticators(ctx context.Context, in *ListAuthenticatorsRequest, opts ...grpc.CallOption) (*ListAuthenticatorsResponse, error)
+	// Creates or replaces an authenticator. Answers what is stored.
+	PutAuthenticator(ctx context.Context, in *PutAuthenticatorRequest, opts ...grpc.CallOption) (*Authenticator, error)
+	// Deletes an authenticator. Refused while another object refers to it.
+	DeleteAuthenticator(ctx context.Context, in *DeleteAuthenticatorRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
 	// Gets a topic rule.
 	GetTopicRule(ctx context.Context, in *GetTopicRuleRequest, opts ...grpc.CallOption) (*TopicRule, error)
 	// Lists topic rules, sorted by name.
@@ -250,6 +262,46 @@ func (c *controlClient) DeletePolicy(ctx context.Context, in *DeletePolicyReques
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(emptypb.Empty)
 	err := c.cc.Invoke(ctx, Control_DeletePolicy_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) GetAuthenticator(ctx context.Context, in *GetAuthenticatorRequest, opts ...grpc.CallOption) (*Authenticator, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Authenticator)
+	err := c.cc.Invoke(ctx, Control_GetAuthenticator_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) ListAuthenticators(ctx context.Context, in *ListAuthenticatorsRequest, opts ...grpc.CallOption) (*ListAuthenticatorsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListAuthenticatorsResponse)
+	err := c.cc.Invoke(ctx, Control_ListAuthenticators_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) PutAuthenticator(ctx context.Context, in *PutAuthenticatorRequest, opts ...grpc.CallOption) (*Authenticator, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Authenticator)
+	err := c.cc.Invoke(ctx, Control_PutAuthenticator_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) DeleteAuthenticator(ctx context.Context, in *DeleteAuthenticatorRequest, opts ...grpc.CallOption) (*emptypb.Empty, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(emptypb.Empty)
+	err := c.cc.Invoke(ctx, Control_DeleteAuthenticator_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -477,6 +529,14 @@ type ControlServer interface {
 	PutPolicy(context.Context, *PutPolicyRequest) (*Policy, error)
 	// Deletes a policy. Refused while another object refers to it.
 	DeletePolicy(context.Context, *DeletePolicyRequest) (*emptypb.Empty, error)
+	// Gets an authenticator.
+	GetAuthenticator(context.Context, *GetAuthenticatorRequest) (*Authenticator, error)
+	// Lists authenticators, sorted by name.
+	ListAuthenticators(context.Context, *ListAuthenticatorsRequest) (*ListAuthenticatorsResponse, error)
+	// Creates or replaces an authenticator. Answers what is stored.
+	PutAuthenticator(context.Context, *PutAuthenticatorRequest) (*Authenticator, error)
+	// Deletes an authenticator. Refused while another object refers to it.
+	DeleteAuthenticator(context.Context, *DeleteAuthenticatorRequest) (*emptypb.Empty, error)
 	// Gets a topic rule.
 	GetTopicRule(context.Context, *GetTopicRuleRequest) (*TopicRule, error)
 	// Lists topic rules, sorted by name.
@@ -564,6 +624,18 @@ func (UnimplementedControlServer) PutPolicy(context.Context, *PutPolicyRequest) 
 }
 func (UnimplementedControlServer) DeletePolicy(context.Context, *DeletePolicyRequest) (*emptypb.Empty, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeletePolicy not implemented")
+}
+func (UnimplementedControlServer) GetAuthenticator(context.Context, *GetAuthenticatorRequest) (*Authenticator, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetAuthenticator not implemented")
+}
+func (UnimplementedControlServer) ListAuthenticators(context.Context, *ListAuthenticatorsRequest) (*ListAuthenticatorsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListAuthenticators not implemented")
+}
+func (UnimplementedControlServer) PutAuthenticator(context.Context, *PutAuthenticatorRequest) (*Authenticator, error) {
+	return nil, status.Error(codes.Unimplemented, "method PutAuthenticator not implemented")
+}
+func (UnimplementedControlServer) DeleteAuthenticator(context.Context, *DeleteAuthenticatorRequest) (*emptypb.Empty, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteAuthenticator not implemented")
 }
 func (UnimplementedControlServer) GetTopicRule(context.Context, *GetTopicRuleRequest) (*TopicRule, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetTopicRule not implemented")
@@ -855,6 +927,78 @@ func _Control_DeletePolicy_Handler(srv interface{}, ctx context.Context, dec fun
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(ControlServer).DeletePolicy(ctx, req.(*DeletePolicyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_GetAuthenticator_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetAuthenticatorRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).GetAuthenticator(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_GetAuthenticator_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).GetAuthenticator(ctx, req.(*GetAuthenticatorRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_ListAuthenticators_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListAuthenticatorsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).ListAuthenticators(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_ListAuthenticators_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).ListAuthenticators(ctx, req.(*ListAuthenticatorsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_PutAuthenticator_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PutAuthenticatorRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).PutAuthenticator(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_PutAuthenticator_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).PutAuthenticator(ctx, req.(*PutAuthenticatorRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_DeleteAuthenticator_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteAuthenticatorRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).DeleteAuthenticator(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_DeleteAuthenticator_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).DeleteAuthenticator(ctx, req.(*DeleteAuthenticatorRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -1255,6 +1399,22 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeletePolicy",
 			Handler:    _Control_DeletePolicy_Handler,
+		},
+		{
+			MethodName: "GetAuthenticator",
+			Handler:    _Control_GetAuthenticator_Handler,
+		},
+		{
+			MethodName: "ListAuthenticators",
+			Handler:    _Control_ListAuthenticators_Handler,
+		},
+		{
+			MethodName: "PutAuthenticator",
+			Handler:    _Control_PutAuthenticator_Handler,
+		},
+		{
+			MethodName: "DeleteAuthenticator",
+			Handler:    _Control_DeleteAuthenticator_Handler,
 		},
 		{
 			MethodName: "GetTopicRule",

@@ -409,7 +409,9 @@ func (x *PolicyFrom) GetClaims() []*PolicyClaim {
 	return nil
 }
 
-// PolicyClaim asks that a claim of the caller's token has one of the values.
+// PolicyClaim asks that a claim of the caller has one of the values, as an
+// authenticator that the target has, or the gateway, has verified it. All claims
+// of an entry have to.
 type PolicyClaim struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`

@@ -29,6 +29,7 @@ var tags = []struct{ name, prefix, description string }{
 	{"Services", "/v1/services", "Named groups of interchangeable instances."},
 	{"Routes", "/v1/routes", "Which requests go to which services."},
 	{"Policies", "/v1/policies", "Who may call what."},
+	{"Authenticators", "/v1/authenticators", "How end users and programs prove who they are."},
 	{"TopicRules", "/v1/topicRules", "Which MQTT messages become which requests."},
 	{"Nodes", "/v1/nodes", "The machines that run the data plane."},
 	{"Instances", "/v1/instances", "What runs now. Read-only."},
