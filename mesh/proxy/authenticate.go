@@ -112,7 +112,11 @@ func (d *Decision) authenticate(g *guard, face Face, c *call) bool {
 		d.reject(g, p)
 		return false
 	}
-	d.asks = append(d.asks, g.asks...)
+	for _, a := range g.asks {
+		if !slices.Contains(d.asks, a) { // it may be of the gateway and of the route
+			d.asks = append(d.asks, a)
+		}
+	}
 	if p.by != nil { // else what another guard has proved still holds
 		d.proof, c.proof = p, p
 		d.forward(p, c)

@@ -172,7 +172,9 @@ func (e *Engine) Update(s *mesh.Snapshot) {
 		next.endpoints = NewEndpoints(old.endpoints, s, e.opt.Node)
 	}
 	e.state.Store(next)
-	e.keyrings.keep(next.table.rings)
+	if old == nil || old.table != next.table {
+		e.keyrings.keep(next.table.rings)
+	}
 	if old != nil {
 		close(old.replaced)
 		e.forget(old.config, s.Config)

@@ -226,6 +226,9 @@ func TestForwardAuthFails(t *testing.T) {
 				if rec.Authentication == nil || rec.Authentication.Reason != proxy.ReasonAskUnavailable || !strings.Contains(rec.Cause, "ask: service who") {
 					t.Errorf("the record is %+v %q", rec.Authentication, rec.Cause)
 				}
+				if strings.Contains(r.name, "endless") && !strings.Contains(rec.Cause, "is longer than") {
+					t.Errorf("an endless answer was read until %q", rec.Cause)
+				}
 			})
 		}
 	}
