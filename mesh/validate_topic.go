@@ -35,8 +35,8 @@ func (r *TopicRule) normalize() {
 func (r *TopicRule) validate(v *Violations) {
 	v.oneOf("direction", r.Direction, []string{Uplink}, Downlink, RequestReply)
 	v.oneOf("encoding", r.Encoding, []string{EncodingRaw}, CloudEvents)
-	v.oneOf("ordering", r.Ordering, []string{PerTopic}, NoOrder)
-	v.oneOf("ack", r.Ack, []string{AckDelivered}, AckSpooled)
+	v.oneOf("ordering", r.Ordering, []string{PerTopic, NoOrder})
+	v.oneOf("ack", r.Ack, []string{AckDelivered, AckSpooled})
 	if r.QoS != nil && *r.QoS > 2 {
 		v.Add("qos", "", "%d is none of 0, 1 and 2", *r.QoS)
 	} else {
@@ -47,7 +47,7 @@ func (r *TopicRule) validate(v *Violations) {
 	v.unsupported(r.DeadLetter != nil, "deadLetter")
 	v.unsupported(r.Spool != nil, "spool")
 	if r.Retry != nil {
-		v.unsupported(r.Retry.MaxAge != nil, "retry.maxAge")
+		checkDuration("retry.maxAge", r.Retry.MaxAge, time.Second, 365*24*time.Hour, v)
 		if r.Retry.Backoff != nil {
 			r.Retry.Backoff.validate("retry.backoff", v)
 			checkDuration("retry.backoff.max", r.Retry.Backoff.Max, time.Millisecond, 10*time.Minute, v)

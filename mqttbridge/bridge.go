@@ -32,6 +32,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
+	"github.com/hedgerow-mesh/hedgerow/mqttbridge/spool"
 )
 
 // Defaults of Options, and limits that are not configurable.
@@ -68,8 +69,11 @@ type Options struct {
 	// for their turn. QoS 0 has a quarter of it for itself. A face that finds
 	// it full stops reading: the broker or the device waits.
 	MaxPendingBytes int64 // default 64 MiB
-	Log             zerolog.Logger
-	Registerer      prometheus.Registerer
+	// Spool is where messages are kept on disk. Without a directory there is none, and
+	// every message is acknowledged when its service has answered 2xx, whatever its rule says.
+	Spool      spool.Options
+	Log        zerolog.Logger
+	Registerer prometheus.Registerer
 }
 
 // Message is one PUBLISH as a face received it. The payload must not change
@@ -86,6 +90,9 @@ type Message struct {
 	// is acknowledged the sender cannot give its packet id to another message.
 	PacketID  uint16
 	Duplicate bool
+	// Told says that the sender learns why it was refused. The message of one that
+	// does not, which a service refuses for good, becomes a dead letter.
+	Told bool
 }
 
 // Bridge matches messages to rules and delivers them. Its methods are safe for
@@ -101,6 +108,9 @@ type Bridge struct {
 	// updateMu makes Updates one at a time and guards config, the last one compiled.
 	updateMu sync.Mutex
 	config   *mesh.Config
+
+	spool *spool.Spool // nil if there is none
+	queue *queue
 
 	epoch string // random, part of every message id of this process
 	seq   atomic.Uint64
@@ -143,6 +153,7 @@ func New(opts Options) (*Bridge, error) {
 		pending:  semaphore.NewWeighted(opts.MaxPendingBytes),
 		pending0: semaphore.NewWeighted(max(opts.MaxPendingBytes/4, 1)),
 		lanes:    map[laneKey]*lane{},
+		queue:    newQueue(),
 	}
 	b.soft, b.softCancel = context.WithCancel(context.Background())
 	b.hard, b.hardCancel = context.WithCancel(context.Background())
@@ -150,24 +161,36 @@ func New(opts Options) (*Bridge, error) {
 	if err := b.metrics.register(opts.Registerer, &b.account); err != nil {
 		return nil, fmt.Errorf("mqttbridge.New: %w", err)
 	}
+	if err := b.openSpool(); err != nil {
+		return nil, fmt.Errorf("mqttbridge.New: %w", err)
+	}
 	return b, nil
 }
 
 // Run keeps the bridge delivering until ctx ends, then lets the attempts under
 // way finish within Options.Grace and returns when nothing of it runs any
-// more. Messages that were not delivered are given back to their faces, which
-// leave them unacknowledged.
+// more. Messages that were neither delivered nor spooled are given back to their
+// faces, which leave them unacknowledged.
 func (b *Bridge) Run(ctx context.Context) error {
+	if b.spool != nil {
+		for range b.opts.MaxConcurrent {
+			b.wg.Go(func() { b.work(ctx) })
+		}
+	}
 	<-ctx.Done()
 	b.mu.Lock()
 	b.closed = true
 	b.mu.Unlock()
 	b.softCancel()
+	b.queue.close()
 	cut := time.AfterFunc(b.opts.Grace, b.hardCancel)
 	defer cut.Stop()
 	b.wg.Wait()
 	b.hardCancel()
-	return nil
+	if b.spool == nil {
+		return nil
+	}
+	return b.spool.Close()
 }
 
 // Ready is closed when the first Snapshot has arrived. A face must not take
@@ -191,6 +214,7 @@ func (b *Bridge) Update(s *mesh.Snapshot) {
 	if next, changed := compile(s.Config, old); changed {
 		b.table.Store(next)
 		close(old.replaced)
+		b.queue.wake()
 		b.reportRules(next)
 	}
 	if b.config == nil {
@@ -216,8 +240,9 @@ func (b *Bridge) reportRules(t *table) {
 	b.metrics.rules.WithLabelValues("shadowed").Set(float64(len(t.shadowed)))
 }
 
-// Deliver hands m to the service of the rule that matches its topic and waits
-// for the outcome: nil after a 2xx, ErrUnrouted if no rule matches, and a
+// Deliver takes m for the service of the rule that matches its topic and waits for
+// the outcome: nil when it is spooled or, where the rule wants its acknowledgement to
+// say so, after a 2xx; ErrUnrouted if no rule matches, and a
 // *Refusal if the service refused it for good, ctx ended, or the bridge is
 // shutting down. An attempt under way when ctx is cancelled is waited for; one
 // under way at ctx's deadline is cut.
@@ -226,10 +251,13 @@ func (b *Bridge) Deliver(ctx context.Context, m Message) error {
 	if err != nil {
 		return err
 	}
-	it.failFast = true
+	it.failFast = m.Told || b.spool == nil
 	result := make(chan error, 1)
 	it.done = []func(error){func(err error) { result <- err }}
-	if err := b.admit(ctx, it); err != nil {
+	if b.spools(it) {
+		b.account.receive()
+		b.keep(ctx, it, it.done[0])
+	} else if err := b.admit(ctx, it); err != nil {
 		return err
 	}
 	return <-result
@@ -276,6 +304,11 @@ func (b *Bridge) item(ctx context.Context, m Message) (*item, error) {
 func (b *Bridge) admit(ctx context.Context, it *item) error {
 	it.cost = min(int64(len(it.message.Payload)+len(it.message.Topic)+messageOverhead), b.opts.MaxPendingBytes)
 	it.room = b.pending
+	if b.spool != nil {
+		var cancel context.CancelFunc
+		it.ctx, cancel = context.WithTimeout(it.ctx, deliveredWait)
+		it.done = append(it.done, func(error) { cancel() })
+	}
 	if it.message.Duplicate && b.join(it) {
 		b.account.duplicate()
 		return nil

@@ -513,7 +513,7 @@ func TestMetricsAddUpInEveryScrape(t *testing.T) {
 # HELP hedgerow_bridge_messages_delivered_total Messages that the service accepted with a 2xx.
 # TYPE hedgerow_bridge_messages_delivered_total counter
 hedgerow_bridge_messages_delivered_total 1
-# HELP hedgerow_bridge_messages_inflight Messages that wait or are being delivered.
+# HELP hedgerow_bridge_messages_inflight Messages that are neither on disk nor done with.
 # TYPE hedgerow_bridge_messages_inflight gauge
 hedgerow_bridge_messages_inflight 0
 # HELP hedgerow_bridge_messages_received_total Messages that a topic rule matches.

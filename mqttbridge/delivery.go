@@ -76,7 +76,7 @@ func (b *Bridge) deliver(it *item) error {
 			return nil
 		}
 		refused := last.Permanent() || last.Reason == ReasonBadRule
-		if refused && it.failFast {
+		if refused && (it.failFast || b.spool != nil) {
 			return last
 		}
 		delay := backoff(it.rule.backoffBase, it.rule.backoffMax, attempt)

@@ -253,12 +253,18 @@ func (e *External) receive(ctx, connCtx context.Context, m mqtt.Message) {
 	if !e.enter() {
 		return // it stays the broker's
 	}
-	it.done = []func(error){func(err error) {
+	done := func(err error) {
 		defer e.inFlight.Done()
 		if err == nil {
 			m.Ack()
 		}
-	}}
+	}
+	if e.bridge.spools(it) {
+		e.bridge.account.receive()
+		e.bridge.keep(connCtx, it, done)
+		return
+	}
+	it.done = []func(error){done}
 	if e.bridge.admit(connCtx, it) != nil {
 		e.inFlight.Done()
 	}

@@ -39,7 +39,9 @@ func (b *Bridge) submit(it *item) {
 	b.mu.Lock()
 	if b.closed {
 		b.mu.Unlock()
-		b.settle(it, &Refusal{Reason: ReasonShutdown}, it.done)
+		refusal := &Refusal{Reason: ReasonShutdown}
+		b.account.finish(it.message.QoS, refusal)
+		b.settle(it, refusal, it.done)
 		return
 	}
 	l := b.lanes[key]
@@ -87,7 +89,13 @@ func (b *Bridge) drain(key laneKey, l *lane) {
 		it := l.items[0]
 		b.mu.Unlock()
 
-		err := b.deliver(it)
+		var err error
+		if b.spool != nil && it.message.QoS > 0 && b.queue.has(key) {
+			err = &Refusal{Reason: ReasonTimeout} // the one before it was spooled: it must not overtake
+		} else {
+			err = b.deliver(it)
+		}
+		safe := b.rescue(it, err)
 
 		// Removed before it is reported: from here on no duplicate can join,
 		// and all that did are told.
@@ -100,13 +108,17 @@ func (b *Bridge) drain(key laneKey, l *lane) {
 		l.items = l.items[1:]
 		done := it.done
 		b.mu.Unlock()
+		if safe {
+			err = nil
+		} else {
+			b.account.finish(it.message.QoS, asRefusal(err))
+		}
 		b.settle(it, err, done)
 	}
 }
 
-// settle counts the outcome, frees the room and reports.
+// settle frees the room and reports the outcome, which was counted.
 func (b *Bridge) settle(it *item, err error, done []func(error)) {
-	b.account.finish(it.message.QoS, asRefusal(err))
 	it.room.Release(it.cost)
 	for _, d := range done {
 		d(err)

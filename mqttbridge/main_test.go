@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
+	"github.com/hedgerow-mesh/hedgerow/mqttbridge/spool"
 )
 
 func TestMain(m *testing.M) {
@@ -149,7 +150,16 @@ func start(t *testing.T, rt http.RoundTripper, rules ...*mesh.TopicRule) *Bridge
 
 func startStoppable(t *testing.T, rt http.RoundTripper, rules ...*mesh.TopicRule) (b *Bridge, stop func()) {
 	t.Helper()
-	b, err := New(Options{RoundTripper: rt, Node: "edge7", Log: zerolog.Nop(), Registerer: prometheus.NewRegistry()})
+	return startSpooling(t, "", rt, rules...)
+}
+
+// startSpooling runs a bridge with a spool in dir.
+func startSpooling(t *testing.T, dir string, rt http.RoundTripper, rules ...*mesh.TopicRule) (b *Bridge, stop func()) {
+	t.Helper()
+	b, err := New(Options{
+		RoundTripper: rt, Node: "edge7", Log: zerolog.Nop(), Registerer: prometheus.NewRegistry(),
+		Spool: spool.Options{Dir: dir, MaxBytes: 1 << 20, Log: zerolog.Nop()},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,15 +182,18 @@ func startStoppable(t *testing.T, rt http.RoundTripper, rules ...*mesh.TopicRule
 func checkSum(t *testing.T, b *Bridge) Stats {
 	t.Helper()
 	s := b.Stats()
-	sum := s.Delivered + s.InFlight
+	sum := s.Delivered + s.InFlight + s.Spooled
+	for _, n := range s.Dead {
+		sum += n
+	}
 	for _, n := range s.Refused {
 		sum += n
 	}
 	for _, n := range s.Dropped {
 		sum += n
 	}
-	if sum != s.Received {
-		t.Errorf("received %d, accounted for %d: %+v", s.Received, sum, s)
+	if sum != s.Received+s.Recovered {
+		t.Errorf("received %d, recovered %d, accounted for %d: %+v", s.Received, s.Recovered, sum, s)
 	}
 	return s
 }

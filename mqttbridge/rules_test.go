@@ -136,7 +136,6 @@ func TestSubscriptions(t *testing.T) {
 func TestRulesThatCannotBeCompiledAreHeldNotLeftOut(t *testing.T) {
 	for name, edit := range map[string]func(*mesh.TopicRule){
 		"an expression is not ignored":      func(r *mesh.TopicRule) { r.When = "true" },
-		"a spool is not pretended":          func(r *mesh.TopicRule) { r.Ack = mesh.AckSpooled },
 		"a path with an unknown capture":    func(r *mesh.TopicRule) { r.To.Path = "/{nobody}" },
 		"no destination":                    func(r *mesh.TopicRule) { r.To = nil },
 		"a downlink is not taken as uplink": func(r *mesh.TopicRule) { r.Direction = mesh.Downlink },

@@ -189,6 +189,7 @@ func (h *hook) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, er
 	m := mqttbridge.Message{
 		Topic: pk.TopicName, Payload: pk.Payload, QoS: pk.FixedHeader.Qos,
 		Client: cl.ID, PacketID: pk.PacketID, Duplicate: pk.FixedHeader.Dup,
+		Told: cl.Properties.ProtocolVersion >= 5,
 	}
 	if m.QoS == 0 {
 		h.cfg.Deliverer.Offer(m)

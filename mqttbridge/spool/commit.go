@@ -101,12 +101,15 @@ func (s *Spool) write(batch []*op) {
 	s.mu.Lock()
 	for _, o := range batch {
 		if o.record != nil {
-			s.sizes[o.seq] = int32(o.size) //nolint:gosec // Record.check bounds it
+			s.sizes[o.kept.Seq] = int32(o.size) //nolint:gosec // Record.check bounds it
 		}
 	}
 	s.mu.Unlock()
-	for _, o := range batch {
-		o.result <- nil
+	for _, o := range batch { // in their order
+		o.done(o.kept.Seq, nil)
+		if o.kept.Seq != 0 {
+			s.each(o.kept)
+		}
 	}
 }
 
@@ -130,7 +133,7 @@ func (s *Spool) put(tx *bolt.Tx, batch []*op, removed []uint64) error {
 		if err != nil {
 			return err
 		}
-		o.seq = seq
+		o.kept.Seq = seq
 		number(o.record, s.epoch, seq)
 		if err := messages.Put(key(seq), o.record); err != nil {
 			return err
@@ -158,7 +161,7 @@ func (s *Spool) undo(batch []*op, removed []uint64, err error) {
 	}
 	s.mu.Unlock()
 	for _, o := range batch {
-		o.result <- fmt.Errorf("%w: %w", ErrFailed, err)
+		o.done(0, fmt.Errorf("%w: %w", ErrFailed, err))
 	}
 	if !first {
 		return

@@ -48,7 +48,7 @@ func (s *Spool) parseDead(k, value []byte) (DeadLetter, error) {
 // A message that is gone is none.
 func (s *Spool) Bury(ctx context.Context, seq uint64, reason string) error {
 	found, grown := false, int64(0)
-	err := s.do(ctx, func(tx *bolt.Tx) error {
+	err := s.do(ctx, func(tx *bolt.Tx, _ *Kept) error {
 		messages, dead := tx.Bucket([]byte(bucketMessages)), tx.Bucket([]byte(bucketDead))
 		raw := messages.Get(key(seq))
 		if found = raw != nil; !found {
@@ -60,18 +60,19 @@ func (s *Spool) Bury(ctx context.Context, seq uint64, reason string) error {
 			return err
 		}
 		return messages.Delete(key(seq))
+	}, func() {
+		if found {
+			delete(s.sizes, seq)
+			s.bytes += grown
+			s.dead++
+		}
 	})
+	if err == nil && !found {
+		err = ErrGone
+	}
 	if err != nil {
-		return fmt.Errorf("spool.Bury: %w", err)
+		return fmt.Errorf("spool.Bury %d: %w", seq, err)
 	}
-	if !found {
-		return ErrGone
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.sizes, seq)
-	s.bytes += grown
-	s.dead++
 	return nil
 }
 
@@ -99,50 +100,59 @@ func (s *Spool) Dead(after uint64, limit int) ([]DeadLetter, error) {
 	return out, nil
 }
 
-// Replay makes a message of a dead letter again, the last of all, and returns its
-// number once that is on disk. Epoch and Number of the record stay what they were.
-func (s *Spool) Replay(ctx context.Context, id uint64) (Kept, error) {
-	var kept Kept
+// Replay makes a message of a dead letter again, the last of all, and returns once that
+// is on disk. Epoch and Number of the record stay what they were.
+func (s *Spool) Replay(ctx context.Context, id uint64) error {
 	var refused error
 	var was, size int64
-	err := s.do(ctx, func(tx *bolt.Tx) error {
+	var seq uint64
+	err := s.do(ctx, func(tx *bolt.Tx, kept *Kept) error {
 		dead, messages := tx.Bucket([]byte(bucketDead)), tx.Bucket([]byte(bucketMessages))
 		value := dead.Get(key(id))
 		if value == nil {
 			refused = ErrGone
 			return nil
 		}
-		d, err := s.parseDead(key(id), value)
+		raw, d, err := s.revive(key(id), value)
 		if err != nil {
 			refused = fmt.Errorf("it cannot be read: %w", err)
 			return nil
 		}
-		seq, err := messages.NextSequence()
-		if err != nil {
+		if seq, err = messages.NextSequence(); err != nil {
 			return err
 		}
-		d.Expires = time.Time{} // or it would die again
-		raw, err := s.encode(&d.Record)
-		if err != nil {
-			return err
-		}
-		number(raw, d.Epoch, d.Number)
 		if err := messages.Put(key(seq), raw); err != nil {
 			return err
 		}
-		kept = Kept{Seq: seq, Client: d.Client, Topic: d.Topic}
+		*kept = Kept{Seq: seq, Client: d.Client, Topic: d.Topic}
 		was, size = int64(len(value)+recordOverhead), int64(len(raw)+recordOverhead)
 		return dead.Delete(key(id))
+	}, func() {
+		if refused == nil {
+			s.sizes[seq] = int32(size) //nolint:gosec // it was read, so it is bounded
+			s.bytes += size - was
+			s.dead--
+		}
 	})
 	if err = errors.Join(err, refused); err != nil {
-		return Kept{}, fmt.Errorf("spool.Replay %d: %w", id, err)
+		return fmt.Errorf("spool.Replay %d: %w", id, err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.sizes[kept.Seq] = int32(size) //nolint:gosec // it was read, so it is bounded
-	s.bytes += size - was
-	s.dead--
-	return kept, nil
+	return nil
+}
+
+// revive returns the record of a dead letter as it is kept again.
+func (s *Spool) revive(k, value []byte) ([]byte, DeadLetter, error) {
+	d, err := s.parseDead(k, value)
+	if err != nil {
+		return nil, d, err
+	}
+	d.Expires = time.Time{} // or it would die again
+	raw, err := s.encode(&d.Record)
+	if err != nil {
+		return nil, d, err
+	}
+	number(raw, d.Epoch, d.Number)
+	return raw, d, nil
 }
 
 // Purge forgets dead letters, and returns how many there were of ids. Without ids it
@@ -150,7 +160,7 @@ func (s *Spool) Replay(ctx context.Context, id uint64) (Kept, error) {
 func (s *Spool) Purge(ctx context.Context, ids ...uint64) (int, error) {
 	var n int
 	var size int64
-	err := s.do(ctx, func(tx *bolt.Tx) error {
+	err := s.do(ctx, func(tx *bolt.Tx, _ *Kept) error {
 		dead := tx.Bucket([]byte(bucketDead))
 		keys := make([][]byte, 0, len(ids))
 		for _, id := range ids {
@@ -174,14 +184,13 @@ func (s *Spool) Purge(ctx context.Context, ids ...uint64) (int, error) {
 			}
 		}
 		return nil
+	}, func() {
+		s.dead -= n
+		s.bytes -= size
 	})
 	if err != nil {
 		return 0, fmt.Errorf("spool.Purge: %w", err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.dead -= n
-	s.bytes -= size
 	return n, nil
 }
 

@@ -36,16 +36,17 @@ const (
 // lockTimeout is how long Open waits for another process to let go.
 const lockTimeout = 250 * time.Millisecond
 
-// Kept is a message that Open found.
+// Kept is a message that is on disk.
 type Kept struct {
-	Seq     uint64
-	Client  string
-	Topic   string
-	Expires time.Time
+	Seq      uint64
+	Client   string
+	Topic    string
+	Appended bool // now, by Append; else it was found, or replayed
 }
 
 // Open opens the spool in opts.Dir, or makes it, and calls each with every message
-// that is kept, in the order in which they came. A file that is damaged does not
+// that is kept, in the order in which they came: those that it finds before it returns,
+// and later those that are appended or replayed. It must not block. A file that is damaged does not
 // stop it: what can be read of it is kept, the rest is put aside and counted. It
 // fails if another process has the spool, or the disk takes nothing.
 func Open(opts Options, each func(Kept)) (*Spool, error) {
@@ -57,9 +58,9 @@ func Open(opts Options, each func(Kept)) (*Spool, error) {
 	}
 	s := &Spool{
 		opts: opts, ops: make(chan *op, maxBatch), wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
-		sizes: map[uint64]int32{},
+		sizes: map[uint64]int32{}, each: each,
 	}
-	if err := s.start(each); err != nil {
+	if err := s.start(); err != nil {
 		return nil, fmt.Errorf("spool.Open %s: %w", s.path(), errors.Join(err, s.shut()))
 	}
 	go s.commit()
@@ -70,10 +71,10 @@ func (s *Spool) path() string { return filepath.Join(s.opts.Dir, fileName) }
 
 // start opens the file and reads all of it; a damaged one is replaced by what can be
 // read of it.
-func (s *Spool) start(each func(Kept)) error {
+func (s *Spool) start() error {
 	var err error
 	if s.db, err = openFile(s.path()); err == nil {
-		err = s.read(each)
+		err = s.read()
 	}
 	if err == nil || !isDamage(err) {
 		return err
@@ -96,7 +97,7 @@ func (s *Spool) start(each func(Kept)) error {
 	}
 	s.opts.Log.Error().Err(damage).Str("file", aside).Int("messages", n).
 		Msg("the spool's file is damaged: the messages that could be read of it are dead letters now, delivered ones among them; the file was put aside")
-	return s.read(each)
+	return s.read()
 }
 
 var (
@@ -198,8 +199,9 @@ func prepare(tx *bolt.Tx) error {
 }
 
 // read walks what is kept. Records that are not what was written are put aside.
-func (s *Spool) read(each func(Kept)) error {
+func (s *Spool) read() error {
 	var bad [][]byte
+	var found []Kept
 	err := s.view(func(tx *bolt.Tx) error {
 		s.epoch = binary.LittleEndian.Uint64(tx.Bucket([]byte(bucketMeta)).Get([]byte(keyEpoch)))
 		cursor := tx.Bucket([]byte(bucketMessages)).Cursor()
@@ -216,16 +218,22 @@ func (s *Spool) read(each func(Kept)) error {
 			seq := binary.BigEndian.Uint64(k)
 			s.sizes[seq] = int32(len(raw) + recordOverhead) //nolint:gosec // it was read, so it is bounded
 			s.bytes += int64(len(raw) + recordOverhead)
-			each(Kept{Seq: seq, Client: r.Client, Topic: r.Topic, Expires: r.Expires})
+			found = append(found, Kept{Seq: seq, Client: r.Client, Topic: r.Topic})
 		}
 		s.countRest(tx)
 		return nil
 	})
-	if err != nil || len(bad) == 0 {
+	if err == nil && len(bad) > 0 {
+		s.damaged += len(bad)
+		err = s.update(func(tx *bolt.Tx) error { return setAside(tx, bad) })
+	}
+	if err != nil {
 		return err
 	}
-	s.damaged += len(bad)
-	return s.update(func(tx *bolt.Tx) error { return setAside(tx, bad) })
+	for _, k := range found { // only now: a file that fails halfway is read again
+		s.each(k)
+	}
+	return nil
 }
 
 // countRest counts what is no message that waits.
@@ -267,17 +275,25 @@ func (s *Spool) get(bucket string, seq uint64) (raw []byte, err error) {
 	return raw, nil
 }
 
-// do has the committer make a change, and waits for it.
-func (s *Spool) do(ctx context.Context, change func(tx *bolt.Tx) error) error {
-	o := &op{change: change, result: make(chan error, 1)}
+// do has the committer make a change, and waits for it. kept is a message that it
+// adds, if its Seq is set by then. after is called, with s.mu held, once it is on disk.
+func (s *Spool) do(ctx context.Context, change func(tx *bolt.Tx, kept *Kept) error, after func()) error {
+	result := make(chan error, 1)
+	o := &op{done: func(_ uint64, err error) {
+		if err == nil {
+			s.mu.Lock()
+			after()
+			s.mu.Unlock()
+		}
+		result <- err
+	}}
+	o.change = func(tx *bolt.Tx) error { return change(tx, &o.kept) }
 	if err := s.submit(ctx, o); err != nil {
 		return err
 	}
 	select {
-	case err := <-o.result:
+	case err := <-result:
 		return err
-	case <-s.done:
-		return errClosed
 	case <-ctx.Done():
 		return ctx.Err()
 	}

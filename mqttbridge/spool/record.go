@@ -15,6 +15,7 @@ type Record struct {
 	Received time.Time // when it came; to the microsecond
 	Expires  time.Time // when it must not be delivered any more; zero is never
 	QoS      byte
+	ID       string // what the message is called; "" is by Epoch and Number
 	Client   string // who published it
 	Topic    string
 	Rule     string // "topicRules/telemetry", the one that matched
@@ -47,7 +48,7 @@ const (
 	sumFrom    = 12
 	flagSealed = 1 // the body is encrypted
 
-	maxRecordBytes = headSize + maxPayload + (4+maxHeaders)*maxText
+	maxRecordBytes = headSize + maxPayload + (5+maxHeaders)*maxText
 )
 
 // checksum is CRC-32C, which processors have an instruction for.
@@ -62,7 +63,7 @@ func (r *Record) appendBody(b []byte) []byte {
 	}
 	b = binary.AppendVarint(b, expires)
 	b = append(b, r.QoS)
-	for _, s := range [...]string{r.Client, r.Topic, r.Rule} {
+	for _, s := range [...]string{r.ID, r.Client, r.Topic, r.Rule} {
 		b = appendText(b, s)
 	}
 	b = binary.AppendUvarint(b, uint64(len(r.Headers)))
@@ -84,7 +85,7 @@ func (r *Record) check() error {
 	if len(r.Headers) > maxHeaders || len(r.Headers)%2 != 0 {
 		return fmt.Errorf("%d names and values of headers, at most %d are kept, in pairs", len(r.Headers), maxHeaders)
 	}
-	for _, s := range append([]string{r.Client, r.Topic, r.Rule}, r.Headers...) {
+	for _, s := range append([]string{r.ID, r.Client, r.Topic, r.Rule}, r.Headers...) {
 		if len(s) > maxText {
 			return fmt.Errorf("a text of %d bytes, at most %d are kept", len(s), maxText)
 		}
@@ -184,7 +185,7 @@ func parseBody(b []byte) (Record, error) {
 		r.Expires = time.UnixMicro(expires)
 	}
 	r.QoS = p.byte()
-	r.Client, r.Topic, r.Rule = p.text(), p.text(), p.text()
+	r.ID, r.Client, r.Topic, r.Rule = p.text(), p.text(), p.text(), p.text()
 	n := p.uvarint()
 	if n > maxHeaders || n%2 != 0 {
 		p.failed = true

@@ -56,6 +56,8 @@ var (
 	ErrFailed = errors.New("the spool's disk fails")
 	// ErrGone says that no such record is kept.
 	ErrGone = errors.New("no such message is kept")
+	// ErrTooLarge says that the record is larger than any that is kept.
+	ErrTooLarge = errors.New("the message is too large to be kept")
 
 	errClosed = fmt.Errorf("%w: it is closed", ErrFailed)
 )
@@ -83,6 +85,9 @@ type Spool struct {
 	stop  chan struct{} // closed by Close
 	done  chan struct{} // closed when the committer has ended
 	once  sync.Once
+	each  func(Kept)
+
+	entering sync.RWMutex // held by who hands over, and to close
 
 	// file guards db: it is replaced after a failure, while nobody reads.
 	file sync.RWMutex
@@ -112,10 +117,10 @@ type Stats struct {
 // op is something for the committer to write.
 type op struct {
 	record []byte // framed but for its number; nil if something else is to be done
-	seq    uint64 // of the record, once written
+	kept   Kept   // of the record, with its number once written
 	size   int64
-	change func(tx *bolt.Tx) error // instead of a record
-	result chan error              // buffered
+	change func(tx *bolt.Tx) error // instead of a record; its error is the disk's
+	done   func(seq uint64, err error)
 }
 
 // Stats returns what is kept now.
@@ -131,30 +136,39 @@ func (s *Spool) Epoch() uint64 { return s.epoch }
 // Append keeps r and returns its number once it is on disk. Numbers grow. It fails
 // with ErrFull or ErrFailed; then, or when ctx has ended, the sender must not be told
 // that r is safe. It may be kept all the same, and be delivered.
-func (s *Spool) Append(ctx context.Context, r *Record) (uint64, error) {
-	if err := r.check(); err != nil {
-		return 0, fmt.Errorf("spool.Append %s: %w", r.Topic, err)
-	}
-	b, err := s.encode(r)
-	if err != nil {
-		return 0, err
-	}
-	o := &op{record: b, size: int64(len(b)) + recordOverhead, result: make(chan error, 1)}
-	if err := s.reserve(o.size); err != nil {
-		return 0, err
-	}
-	if err := s.submit(ctx, o); err != nil {
-		s.release(o.size)
+func (s *Spool) Append(ctx context.Context, r *Record) (seq uint64, err error) {
+	result := make(chan error, 1)
+	if err := s.Start(ctx, r, func(n uint64, err error) { seq = n; result <- err }); err != nil {
 		return 0, err
 	}
 	select {
-	case err := <-o.result:
-		return o.seq, err
-	case <-s.done:
-		return 0, errClosed
+	case err := <-result:
+		return seq, err
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
+}
+
+// Start is Append that does not wait for the disk, but until r has its place in the
+// order: done is told what became of it, and must not block. After an error done is
+// not called.
+func (s *Spool) Start(ctx context.Context, r *Record, done func(seq uint64, err error)) error {
+	if err := r.check(); err != nil {
+		return fmt.Errorf("spool.Append: %w: %w", ErrTooLarge, err)
+	}
+	b, err := s.encode(r)
+	if err != nil {
+		return err
+	}
+	size := int64(len(b)) + recordOverhead
+	if err := s.reserve(size); err != nil {
+		return err
+	}
+	err = s.submit(ctx, &op{record: b, kept: Kept{Client: r.Client, Topic: r.Topic, Appended: true}, size: size, done: done})
+	if err != nil {
+		s.release(size)
+	}
+	return err
 }
 
 // reserve takes room before anything is written, so that what is being written
@@ -178,13 +192,18 @@ func (s *Spool) release(size int64) {
 	s.mu.Unlock()
 }
 
-// submit hands o to the committer.
+// submit hands o to the committer, which will say how it went.
 func (s *Spool) submit(ctx context.Context, o *op) error {
+	s.entering.RLock() // so that the committer ends only when nobody is about to hand over
+	defer s.entering.RUnlock()
+	select {
+	case <-s.stop:
+		return errClosed
+	default:
+	}
 	select {
 	case s.ops <- o:
 		return nil
-	case <-s.stop:
-		return errClosed
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -228,7 +247,11 @@ func (s *Spool) Load(seq uint64) (Record, error) {
 // Close writes what is to be written and closes the file. Appends that wait then
 // fail, or succeed.
 func (s *Spool) Close() error {
-	s.once.Do(func() { close(s.stop) })
+	s.once.Do(func() {
+		s.entering.Lock()
+		close(s.stop)
+		s.entering.Unlock()
+	})
 	<-s.done
 	return s.shut()
 }

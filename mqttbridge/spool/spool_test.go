@@ -49,7 +49,7 @@ func closed(t *testing.T, s *Spool) {
 
 func record(topic, payload string) *Record {
 	return &Record{
-		Received: time.UnixMicro(1_700_000_000_000_001), QoS: 1, Client: "d1", Topic: topic, Rule: "topicRules/t",
+		Received: time.UnixMicro(1_700_000_000_000_001), QoS: 1, ID: "n/1", Client: "d1", Topic: topic, Rule: "topicRules/t",
 		Headers: []string{"traceparent", "00-x"}, Payload: []byte(payload),
 	}
 }
@@ -282,23 +282,40 @@ func TestDeadLetters(t *testing.T) {
 		t.Errorf("buried twice: %v", err)
 	}
 	closed(t, s)
-	s, kept := open(t, dir)
-	if st := s.Stats(); len(kept) != 0 || st.Dead != 3 {
-		t.Fatalf("%v, %+v", kept, st)
+	var last Kept
+	var mu sync.Mutex
+	s, err := Open(Options{Dir: dir, Log: zerolog.Nop()}, func(k Kept) { mu.Lock(); last = k; mu.Unlock() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closed(t, s) })
+	told := func() Kept { // it is told a moment after Replay returns
+		for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); <-time.After(time.Millisecond) {
+			mu.Lock()
+			k := last
+			mu.Unlock()
+			if k.Seq != 0 {
+				return k
+			}
+		}
+		return Kept{}
+	}
+	if st := s.Stats(); st.Messages != 0 || st.Dead != 3 {
+		t.Fatalf("%+v", st)
 	}
 	dead, err := s.Dead(0, 2)
 	if err != nil || len(dead) != 2 || dead[0].ID != first || dead[0].Reason != "expired" || string(dead[0].Payload) != "poison" {
 		t.Fatalf("%+v, %v", dead, err)
 	}
-	again, err := s.Replay(t.Context(), first)
-	if err != nil {
+	if err := s.Replay(t.Context(), first); err != nil {
 		t.Fatal(err)
 	}
+	again := told()
 	got := loaded(t, s, again.Seq)
 	if got.Number != first || got.Epoch != s.Epoch() || !got.Expires.IsZero() || again.Seq <= first || string(got.Payload) != "poison" {
 		t.Errorf("%+v was replayed as %+v", got, again)
 	}
-	if _, err := s.Replay(t.Context(), first); !errors.Is(err, ErrGone) {
+	if err := s.Replay(t.Context(), first); !errors.Is(err, ErrGone) {
 		t.Errorf("replayed twice: %v", err)
 	}
 	rest, err := s.Dead(first, 0)
