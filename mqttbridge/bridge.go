@@ -3,17 +3,17 @@
 // A Bridge holds the compiled topic rules and delivers: it matches a message,
 // builds the request, sends it through the mesh (routing, balancing, mTLS and
 // authorization are the RoundTripper's) and tries again until the service
-// answers 2xx. Two faces feed it: External, a client of somebody else's broker,
+// answers 2xx. Messages that need not wait for their service to be acknowledged
+// are kept in a spool meanwhile (package spool). Two faces feed it: External, a client of somebody else's broker,
 // and the embedded broker in the package broker. Publish is the client side,
 // for the command line.
 //
-// It does not keep messages across a restart, has no dead letter, sends
-// nothing back to devices, and knows nothing of certificates or of where
+// It sends nothing back to devices, and knows nothing of certificates or of where
 // services run.
 //
 // Invariant: a message of QoS 1 or 2 that a rule matches is acknowledged only
-// after the service answered 2xx, and received = delivered + refused + dropped
-// + in flight, at every moment.
+// when it is on disk or the service has answered 2xx, and received + recovered =
+// delivered + dead + refused + dropped + spooled + in flight, at every moment.
 package mqttbridge
 
 import (

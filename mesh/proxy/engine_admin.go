@@ -31,10 +31,12 @@ type AdminOptions struct {
 	// Degraded returns what is lacking without which the process is ready all the
 	// same, as a certificate of one hostname of many. May be nil.
 	Degraded func() []error
+	// More are handlers of the process's own, by the pattern of http.ServeMux.
+	More map[string]http.Handler
 }
 
 // Admin returns the handler of the admin port: /ready, /metrics, /config,
-// /endpoints, /decisions, /certs and, to clients on this host, /debug/pprof/. It changes
+// /endpoints, /decisions, /certs and, to clients on this host, /debug/pprof/. These change
 // nothing. It answers only requests whose Host is an address or localhost, so
 // that no web page reaches it by rebinding a name.
 func (e *Engine) Admin(opt AdminOptions) http.Handler {
@@ -65,6 +67,9 @@ func (e *Engine) Admin(opt AdminOptions) http.Handler {
 	mux.Handle("/debug/pprof/profile", onLoopback(http.HandlerFunc(pprof.Profile)))
 	mux.Handle("/debug/pprof/symbol", onLoopback(http.HandlerFunc(pprof.Symbol)))
 	mux.Handle("/debug/pprof/trace", onLoopback(http.HandlerFunc(pprof.Trace)))
+	for pattern, handler := range opt.More {
+		mux.Handle(pattern, handler)
+	}
 	return noRebinding(mux)
 }
 

@@ -26,14 +26,14 @@ func (s *Spool) commit() {
 				s.write(nil)
 			}
 		case <-s.stop:
-			s.last()
+			s.finish()
 			return
 		}
 	}
 }
 
-// last writes what was handed over before the end.
-func (s *Spool) last() {
+// finish writes what was handed over before the end.
+func (s *Spool) finish() {
 	for {
 		select {
 		case o := <-s.ops:
@@ -106,6 +106,9 @@ func (s *Spool) write(batch []*op) {
 	}
 	s.mu.Unlock()
 	for _, o := range batch { // in their order
+		if o.kept.Seq != 0 {
+			s.last.Store(o.kept.Seq)
+		}
 		o.done(o.kept.Seq, nil)
 		if o.kept.Seq != 0 {
 			s.each(o.kept)

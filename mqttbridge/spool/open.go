@@ -204,7 +204,9 @@ func (s *Spool) read() error {
 	var found []Kept
 	err := s.view(func(tx *bolt.Tx) error {
 		s.epoch = binary.LittleEndian.Uint64(tx.Bucket([]byte(bucketMeta)).Get([]byte(keyEpoch)))
-		cursor := tx.Bucket([]byte(bucketMessages)).Cursor()
+		messages := tx.Bucket([]byte(bucketMessages))
+		s.last.Store(messages.Sequence())
+		cursor := messages.Cursor()
 		for k, raw := cursor.First(); k != nil; k, raw = cursor.Next() {
 			r, err := s.decode(raw)
 			if errors.Is(err, errKey) {

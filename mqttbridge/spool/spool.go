@@ -21,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -80,6 +81,7 @@ type Options struct {
 type Spool struct {
 	opts  Options
 	epoch uint64
+	last  atomic.Uint64
 	ops   chan *op
 	wake  chan struct{} // has the committer look at removed
 	stop  chan struct{} // closed by Close
@@ -129,6 +131,9 @@ func (s *Spool) Stats() Stats {
 	defer s.mu.Unlock()
 	return Stats{Messages: len(s.sizes), Bytes: s.bytes, Max: s.opts.MaxBytes, Dead: s.dead, Damaged: s.damaged, Failed: s.failed}
 }
+
+// Last returns a number that no later record has.
+func (s *Spool) Last() uint64 { return s.last.Load() }
 
 // Epoch is random and made with the file. With a record's number it is unique for ever.
 func (s *Spool) Epoch() uint64 { return s.epoch }

@@ -1,6 +1,6 @@
-// Package client is the client verbs of hedgerow: apply, get, delete, node,
-// status, publish, token and version. Each is one or a few plain HTTP requests to the control
-// API (publish: one MQTT message), its answer as a table, JSON or YAML, and an
+// Package client is the client verbs of hedgerow: apply, get, delete, node, status,
+// publish, dead-letters, token and version. Each is one or a few plain HTTP requests to the control
+// API (publish: one MQTT message; dead-letters: a bridge), its answer as a table, JSON or YAML, and an
 // error that says what to do next.
 //
 // It does not validate objects, which the control plane does, with all it
@@ -33,7 +33,8 @@ type app struct {
 func New(stdout, stderr io.Writer, version string) []*cobra.Command {
 	a := &app{stdout: stdout, stderr: stderr, version: version}
 	verbs := []*cobra.Command{
-		a.applyCommand(), a.getCommand(), a.deleteCommand(), a.nodeCommand(), a.statusCommand(), a.publishCommand(), a.tokenCommand(), a.versionCommand(),
+		a.applyCommand(), a.getCommand(), a.deleteCommand(), a.nodeCommand(), a.statusCommand(), a.publishCommand(),
+		a.deadLettersCommand(), a.tokenCommand(), a.versionCommand(),
 	}
 	for _, c := range verbs {
 		c.SilenceErrors, c.SilenceUsage = true, true

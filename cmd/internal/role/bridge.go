@@ -3,6 +3,7 @@ package role
 import (
 	"context"
 	"errors"
+	"net/http"
 
 	"github.com/spf13/cobra"
 
@@ -22,7 +23,8 @@ func BridgeCommand() *cobra.Command {
 	return Command("bridge", "Turn MQTT messages into requests to mesh services",
 		`Bridge subscribes at an MQTT broker to the topics of the mesh's topic rules and
 turns each message into a request to a service, as /svc/mqtt-bridge. A message of
-QoS 1 is acknowledged when the service has answered 2xx.`,
+QoS 1 is acknowledged when it is on disk below dataDir or, by choice of its topic
+rule, when the service has answered 2xx.`,
 		&cfg, (*Bridge).Validate, func(ctx context.Context, cfg *Bridge) error { return RunBridge(ctx, cfg, Deps{}) })
 }
 
@@ -43,18 +45,27 @@ func RunBridge(ctx context.Context, cfg *Bridge, deps Deps) error {
 		return p.abandon(err)
 	}
 	p.face = engine
-	bridge, err := mqttbridge.New(mqttbridge.Options{
-		RoundTripper: engine.RoundTripper(source), Node: cfg.Node, Log: p.log, Registerer: p.reg,
-	})
+	bridge, err := newBridge(cfg, p, engine.RoundTripper(source))
 	if err != nil {
 		return p.abandon(errors.Join(err, engine.close()))
 	}
+	engine.show(bridge)
 	p.use = bridge.Update
 	feed, err := bridgeFeed(cfg, p, bridge)
 	if err != nil {
 		return p.abandon(errors.Join(err, engine.close()))
 	}
 	return p.run(ctx, deps, namedPart{"bridge", bridge.Run}, namedPart{"broker", feed})
+}
+
+func newBridge(cfg *Bridge, p *plane, transport http.RoundTripper) (*mqttbridge.Bridge, error) {
+	kept, err := spoolOptions(cfg, p.log)
+	if err != nil {
+		return nil, err
+	}
+	return mqttbridge.New(mqttbridge.Options{
+		RoundTripper: transport, Node: cfg.Node, Spool: kept, Log: p.log, Registerer: p.reg,
+	})
 }
 
 // bridgeEngine is the face of a bridge: it forwards what the bridge sends, and
@@ -88,6 +99,12 @@ func newBridgeEngine(cfg *Bridge, p *plane, source *identity.Source) (*bridgeEng
 		Drain: cfg.Drain,
 	}
 	return b, nil
+}
+
+// show adds what the admin port has of the bridge.
+func (b *bridgeEngine) show(bridge *mqttbridge.Bridge) {
+	b.options.More = map[string]http.Handler{"/dead-letters": bridge.DeadLetters()}
+	b.plan.Admin.Handler = b.Admin(b.options)
 }
 
 // Ready implements face.

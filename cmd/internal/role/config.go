@@ -9,6 +9,7 @@ import (
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 	"github.com/hedgerow-mesh/hedgerow/mesh/proxy"
 	"github.com/hedgerow-mesh/hedgerow/mesh/registry"
+	"github.com/hedgerow-mesh/hedgerow/mqttbridge/spool"
 )
 
 // Base is what the configuration of every role has.
@@ -117,6 +118,7 @@ type Bridge struct {
 	Base   `yaml:",inline"`
 	Vault  Vault        `yaml:"vault"`
 	MQTT   MQTT         `yaml:"mqtt"`
+	Spool  Spool        `yaml:"spool"`
 	Admin  Listen       `yaml:"admin"`
 	Limits proxy.Limits `yaml:"limits"`
 	// Embedded is the address of a broker in this process, used instead of
@@ -134,6 +136,12 @@ type MQTT struct {
 	Username     string  `yaml:"username"`
 	PasswordFile string  `yaml:"passwordFile"`
 	TLS          MQTTTLS `yaml:"tls"`
+}
+
+// Spool is where a bridge keeps messages, dataDir/spool.
+type Spool struct {
+	MaxMib  uint32 `yaml:"maxMib" help:"MiB of messages that wait and of dead letters; more are refused"`
+	KeyFile string `yaml:"keyFile" help:"file with 64 hex digits, the AES-256 key that messages are encrypted with on disk; without it they are not"`
 }
 
 // MQTTTLS turns on TLS to the broker when CAFile is set.
@@ -183,6 +191,7 @@ func DefaultBridge() Bridge {
 		Base:   defaultBase(),
 		Vault:  defaultVault(),
 		MQTT:   MQTT{Address: "127.0.0.1:1883"},
+		Spool:  Spool{MaxMib: spool.DefaultMaxBytes >> 20},
 		Admin:  Listen{Address: "127.0.0.1:15020"},
 		Limits: proxy.MeshLimits(),
 	}
