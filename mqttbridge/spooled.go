@@ -56,10 +56,9 @@ func (b *Bridge) kept(k spool.Kept) {
 	b.queue.add(key, k.Seq)
 }
 
-// spools reports whether it is acknowledged when it is on disk. What follows spooled
-// messages of its key must not overtake them.
+// spools reports whether it is acknowledged when it is on disk.
 func (b *Bridge) spools(it *item) bool {
-	return b.spool != nil && (it.rule.source.Ack != mesh.AckDelivered || b.queue.has(laneKey{it.message.Client, it.message.Topic}))
+	return b.spool != nil && it.rule.source.Ack != mesh.AckDelivered
 }
 
 // keep puts it, which was received, into the spool. done is told the outcome, nil once

@@ -51,6 +51,9 @@ func tables() []table {
 		{"issued certificates", "mesh/identity", issuedCertificates()},
 		{"acme", acme, acmeCertificates()},
 
+		{"spool", "mqttbridge/spool", spoolKeeps()},
+		{"spooled delivery", "mqttbridge", spooledDelivery()},
+
 		{"callers", engine, trustPolicies()},
 		{"kept identities", "mesh/identity", trustKept()},
 		{"peers' certificates", "mesh/identity", peersCertificates()},

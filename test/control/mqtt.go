@@ -1,0 +1,28 @@
+package main
+
+// spoolKeeps are controls of what is kept on disk.
+func spoolKeeps() []control {
+	return []control{
+		without("a spool has an end", "spool.go", "case s.bytes+size > s.opts.MaxBytes:", "case false:", "TestFull").orHangs(),
+		without("a disk that fails promises nothing", "commit.go", "o.done(0, fmt.Errorf(\"%w: %w\", ErrFailed, err))", "o.done(0, nil)", "TestAFailingDiskPromisesNothing"),
+		without("a file whose disk failed is opened anew", "commit.go", "	s.failed = err\n	for", "	for", "TestAFailingDiskPromisesNothing"),
+		without("what a record says is what was written", "record.go", "got != want {", "false && got != want {", "TestARecordThatIsNotWhatWasWrittenIsPutAside"),
+		without("records are not given up for want of a key", "open.go", "if errors.Is(err, errKey) {", "if false {", "TestSealed"),
+		without("a damaged file is read before it is written", "open.go", "if err := walk(path); err != nil {", "if false {", "TestADamagedFileGivesUpNothingItStillHas"),
+		without("a damaged file does not stop the bridge", "open.go", "if err == nil || !isDamage(err) {", "if true {", "TestADamagedFileGivesUpNothingItStillHas"),
+		without("removals are written", "commit.go", "if err := messages.Delete(key(seq)); err != nil {", "if err := error(nil); err != nil || seq == 0 {", "TestWhatIsKeptOutlivesTheProcess"),
+	}
+}
+
+// spooledDelivery are controls of how kept messages are delivered.
+func spooledDelivery() []control {
+	return []control{
+		without("nothing overtakes what is spooled", "lanes.go", "it.message.QoS > 0 && b.queue.has(key) {", "false {", "TestAMessageThatAsksForDeliveryIsSpooledAfterAWhile"),
+		without("old messages are given up", "spooled.go", "time.Now().After(r.Expires):", "false:", "TestOldMessagesBecomeDeadLetters"),
+		without("a message that is refused for good holds up none", "spooled.go", "case refusal.Permanent():", "case false:", "TestWhatAServiceRefusesForGoodHoldsUpNobody"),
+		without("who is told of a refusal keeps the message", "bridge.go", "it.failFast = m.Told || b.spool == nil", "it.failFast = false", "TestWhoIsToldOfARefusalKeepsItsMessage"),
+		without("a message keeps its name", "spooled.go", "ID: it.id, Client", "Client", "TestAMessageThatAsksForDeliveryIsSpooledAfterAWhile").orHangs(),
+		without("a web page purges nothing", "deadletters.go", "|| r.Header.Get(\"Origin\") != \"\"", "", "TestDeadLettersOverHTTP"),
+		without("purging all is said", "deadletters.go", "if (len(a.IDs) == 0) != a.All {", "if false {", "TestDeadLettersOverHTTP"),
+	}
+}
