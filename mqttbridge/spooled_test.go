@@ -223,7 +223,7 @@ func TestASpoolThatIsFullTakesNothing(t *testing.T) {
 		}
 		break
 	}
-	if st := checkSum(t, b); kept < 5 || kept > 10 || st.Spooled != uint64(kept) || st.Refused[ReasonSpoolFull] != 1 { //nolint:gosec // a small number
+	if st := checkSum(t, b); kept < 5 || kept > 10 || st.Spooled != uint64(kept) || st.Refused[ReasonSpoolFull] != 1 {
 		t.Errorf("%d of 100,000 bytes fit into 1 MiB: %+v", kept, st)
 	}
 	s.answer(nil)

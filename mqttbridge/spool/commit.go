@@ -101,7 +101,7 @@ func (s *Spool) write(batch []*op) {
 	s.mu.Lock()
 	for _, o := range batch {
 		if o.record != nil {
-			s.sizes[o.kept.Seq] = int32(o.size) //nolint:gosec // Record.check bounds it
+			s.sizes[o.kept.Seq] = int32(o.size)
 		}
 	}
 	s.mu.Unlock()

@@ -129,7 +129,7 @@ func (s *Spool) Replay(ctx context.Context, id uint64) error {
 		return dead.Delete(key(id))
 	}, func() {
 		if refused == nil {
-			s.sizes[seq] = int32(size) //nolint:gosec // it was read, so it is bounded
+			s.sizes[seq] = int32(size)
 			s.bytes += size - was
 			s.dead--
 		}

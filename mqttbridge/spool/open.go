@@ -218,7 +218,7 @@ func (s *Spool) read() error {
 				continue
 			}
 			seq := binary.BigEndian.Uint64(k)
-			s.sizes[seq] = int32(len(raw) + recordOverhead) //nolint:gosec // it was read, so it is bounded
+			s.sizes[seq] = int32(len(raw) + recordOverhead)
 			s.bytes += int64(len(raw) + recordOverhead)
 			found = append(found, Kept{Seq: seq, Client: r.Client, Topic: r.Topic})
 		}

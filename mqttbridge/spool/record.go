@@ -107,7 +107,7 @@ func (s *Spool) encode(r *Record) ([]byte, error) {
 		sealed := append(bytes.Clone(b[:headSize]), nonce...)
 		b = s.opts.Seal.Seal(sealed, nonce, b[headSize:], []byte(magic))
 	}
-	binary.LittleEndian.PutUint32(b[4:], uint32(len(b))) //nolint:gosec // Record.check bounds it
+	binary.LittleEndian.PutUint32(b[4:], uint32(len(b)))
 	return b, nil
 }
 
