@@ -45,6 +45,10 @@ func (c *Config) CheckReferences(o Object) []Violation {
 				}
 			}
 		}
+	case *Service:
+		if o.External != nil {
+			c.checkDialled("external.address", o.External.Address, &v)
+		}
 	case *Node:
 		for i, s := range o.Services {
 			c.checkService(at("services", i), s, &v)

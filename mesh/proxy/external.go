@@ -172,7 +172,7 @@ func (ps *peers) dialExternal(ctx context.Context, e *mesh.External, config *tls
 // the configuration names the service, and at others that the configuration lists.
 func (d dialList) outside(addr netip.Addr) bool {
 	addr = addr.Unmap()
-	return contains(d.mesh, addr) || isPublic(addr)
+	return lists(d.mesh, addr) || isPublic(addr)
 }
 
 // isPublic reports whether addr may be a host's of the Internet: it is global unicast

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 )
@@ -40,7 +41,12 @@ func prefixes(cidrs []string) []netip.Prefix {
 func (d dialList) allows(node string, addr netip.Addr) bool {
 	addr = addr.Unmap()
 	narrow, narrowed := d.nodes[node]
-	return contains(d.mesh, addr) && (!narrowed || contains(narrow, addr))
+	return lists(d.mesh, addr) && (!narrowed || lists(narrow, addr))
+}
+
+// lists reports whether addr may be dialled by a dial list.
+func lists(list []netip.Prefix, addr netip.Addr) bool {
+	return slices.ContainsFunc(list, func(p netip.Prefix) bool { return mesh.Lists(p, addr) })
 }
 
 func contains(list []netip.Prefix, addr netip.Addr) bool {

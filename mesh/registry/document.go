@@ -176,7 +176,7 @@ func checkAddress(address string, node *mesh.Node, defaults *mesh.Defaults) erro
 func within(addr netip.Addr, cidrs []string) bool {
 	return slices.ContainsFunc(cidrs, func(cidr string) bool {
 		p, err := netip.ParsePrefix(cidr)
-		return err == nil && p.Contains(addr)
+		return err == nil && mesh.Lists(p, addr)
 	})
 }
 

@@ -109,7 +109,8 @@ func testConfig() *mesh.Config {
 	c.Put(&mesh.Service{Meta: mesh.Meta{Name: "services/orders"}})
 	c.Put(&mesh.Node{Meta: mesh.Meta{Name: "nodes/n1"}, Roles: []string{mesh.RoleSidecar, mesh.RoleGateway}, Services: []string{"orders"}})
 	c.Put(&mesh.Node{Meta: mesh.Meta{Name: "nodes/n2"}, Roles: []string{mesh.RoleSidecar}, Services: []string{"orders"}, DialCidrs: []string{"127.0.0.2/32"}})
-	c.Put(&mesh.Defaults{Meta: mesh.Meta{Name: "defaults/mesh"}, DialCidrs: []string{"127.0.0.0/8", "2001:db8::/32"}})
+	c.Put(&mesh.Defaults{Meta: mesh.Meta{Name: "defaults/mesh"}, DialCidrs: []string{"127.0.0.0/8", "2001:db8::/32", "f000::/4"}})
+	c.Put(&mesh.Node{Meta: mesh.Meta{Name: "nodes/n3"}, Roles: []string{mesh.RoleSidecar}, Services: []string{"orders"}})
 	return c
 }
 
@@ -138,6 +139,7 @@ func TestInstanceOfADocument(t *testing.T) {
 		{"at an address with a zone", document{}, func(in *mesh.Instance) { in.Address = "[2001:db8::1%eth0]:80" }, rejectAddress},
 		{"at port 0", document{}, func(in *mesh.Instance) { in.Address = "127.0.0.1:0" }, rejectAddress},
 		{"at metadata", document{}, func(in *mesh.Instance) { in.Address = "169.254.169.254:80" }, rejectAddress},
+		{"at metadata, in a list of everything", document{Node: "n3"}, func(in *mesh.Instance) { in.Name, in.Address = "instances/n3-1", "[fe80::1]:80" }, rejectAddress},
 		{"outside the mesh's list", document{}, func(in *mesh.Instance) { in.Address = "10.0.0.1:80" }, rejectAddress},
 		{"outside the node's own list", document{Node: "n2"}, func(in *mesh.Instance) { in.Name = "instances/n2-1" }, rejectAddress},
 		{"with a line break in a label", document{}, func(in *mesh.Instance) { in.Labels = mesh.Labels{"a": "b\n"} }, rejectMalformed},

@@ -69,6 +69,7 @@ func tables() []table {
 		{"signed registry", "mesh/registry", trustRegistry()},
 		{"registrations", "mesh/registry", registrations()},
 		{"redis users", "mesh/registry", redisUsers()},
+		{"dial lists", "mesh", dialLists()},
 		{"signed writes", "controlapi", trustWrites()},
 		{"Vault", "vaultpki", trustVault()},
 		{"shared log", "controlapi", sharedWrites()},
