@@ -134,6 +134,11 @@ func (l *leaf) readRoots(ctx context.Context, now time.Time) (due bool) {
 	if l.roots == nil || l.source.Current() == nil || now.Before(l.nextBundle) {
 		return false
 	}
+	// An issuer that is away has no roots either. To wait for it here would hold up the
+	// renewal, which brings them.
+	if last := l.source.failed.Load(); last != nil && mesh.KindOf(*last) == mesh.Unavailable {
+		return false
+	}
 	wait := l.bundleWait()
 	if l.nextBundle.IsZero() { // the one that is there was just read, from disk at the oldest
 		l.nextBundle = now.Add(wait / 2)

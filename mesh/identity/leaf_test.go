@@ -107,6 +107,33 @@ func TestRootsStayWhileNobodyTells(t *testing.T) {
 	})
 }
 
+// While the issuer is away nothing waits for its roots, least of all the renewal.
+func TestRootsAreNotReadOfAnIssuerThatIsAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		from := &bundling{issuer: newIssuer(t, 30*time.Second)}
+		from.tell(nil, from.root.cert)
+		_, src := rotate(t, from, new(bytes.Buffer))
+		synctest.Wait()
+		from.set(errSealed)
+		time.Sleep(15 * time.Second) // a renewal has failed
+		synctest.Wait()
+		from.mu.Lock()
+		before := from.reads
+		from.mu.Unlock()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if from.reads != before {
+			t.Errorf("read %d times", from.reads-before)
+		}
+		from.set(nil)
+		time.Sleep(6 * time.Minute)
+		synctest.Wait()
+		if from.reads == before || src.Ready() != nil {
+			t.Errorf("not read any more: %v", src.Ready())
+		}
+	})
+}
+
 // Who removes the old root too early has the certificates below it renewed at once: the own
 // one is never without a root.
 func TestARootThatLeavesRenewsFirst(t *testing.T) {

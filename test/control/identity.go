@@ -53,6 +53,7 @@ func rotation() []control {
 		without("roots that are read are used", "source.go", "next.Bundle = b", "next.Bundle = was.Bundle", roots),
 		without("no own certificate without its root", "source.go", "if err := s.verifyOwn(was.chain, b, at); err != nil {", "if err := s.verifyOwn(was.chain, b, at); false {", "TestTrustRefuses"),
 		without("a root that leaves renews", "leaf.go", "return mesh.KindOf(err) == mesh.Conflict", "return false", "TestARootThatLeavesRenewsFirst"),
+		without("nobody waits for roots of who is away", "leaf.go", "last != nil && mesh.KindOf(*last) == mesh.Unavailable {", "last != nil && false {", "TestRootsAreNotReadOfAnIssuerThatIsAway"),
 		without("roots are kept", "source.go", "Set(float64(len(b.roots)))\n\ts.store()", "Set(float64(len(b.roots)))", "TestTrustIsKept"),
 		without("half of its life is an alarm", "source.go", "return !now.Before(c.Received.Add(end.Sub(c.Received) / 2))", "return now.Before(end) && false", overdue),
 		without("the alarm is logged", "leaf.go", "overdue && !l.overdue && c != nil", "overdue && !l.overdue && c == nil", overdue),
