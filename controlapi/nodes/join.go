@@ -107,13 +107,17 @@ func (m *Manager) save(ctx context.Context, j Join) error {
 }
 
 // Report takes what a host says became of the token with the proof: that it has enrolled, or
-// was refused. remote is where the host is, and bounds how often it may ask. It does not
-// tell who may not report whether there is such a node.
+// was refused. remote is where the host is, from where only so many wrong proofs are taken;
+// of one token only so many reports are. It does not tell who may not report whether there is
+// such a node.
 func (m *Manager) Report(ctx context.Context, remote, node, proof string, enrolled bool) error {
 	const op = "nodes.Report"
-	if !m.limit.allow(remote) {
+	limited := func() error {
 		m.metrics.reports.WithLabelValues("limited").Inc()
 		return mesh.Errorf(op, "", mesh.Unavailable, "too many reports").WithHint("try again in a minute")
+	}
+	if m.limit.spent(remote) {
+		return limited()
 	}
 	release, err := m.hold(ctx)
 	if err != nil {
@@ -128,8 +132,12 @@ func (m *Manager) Report(ctx context.Context, remote, node, proof string, enroll
 		j, ok = m.proven(node, proof)
 	}
 	if !ok {
+		m.limit.allow(remote) // guesses are counted, or a fleet behind one address could not report
 		m.metrics.reports.WithLabelValues("unproven").Inc()
 		return mesh.Errorf(op, "", mesh.Unauthentic, "the proof is not that of the node's newest token")
+	}
+	if !m.limit.allow(j.Proof) {
+		return limited()
 	}
 	now := time.Now().UTC()
 	if enrolled {

@@ -9,8 +9,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Limits of reports, which anybody may send: from one address one every six seconds, ten at
-// once; of more addresses than are kept, all others share one.
+// Limits of wrong proofs from one address, and of reports about one token: one every
+// six seconds, ten at once. Of more addresses than are kept, all others share one.
 const (
 	reportEvery = 6 * time.Second
 	reportBurst = 10
@@ -25,11 +25,28 @@ type limiter struct {
 
 func newLimiter() *limiter { return &limiter{remotes: map[string]time.Time{}} }
 
-// allow reports whether an address may ask now. The port does not count.
-func (l *limiter) allow(remote string) bool {
+// withoutPort returns an address without its port, which does not count.
+func withoutPort(remote string) string {
 	if host, _, err := net.SplitHostPort(remote); err == nil {
-		remote = host
+		return host
 	}
+	return remote
+}
+
+// spent reports whether allow would be false, and counts nothing.
+func (l *limiter) spent(remote string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	full, known := l.remotes[withoutPort(remote)]
+	if !known && len(l.remotes) >= maxRemotes {
+		full = l.remotes[""]
+	}
+	return time.Until(full) > (reportBurst-1)*reportEvery
+}
+
+// allow counts one, and reports whether there was room for it.
+func (l *limiter) allow(remote string) bool {
+	remote = withoutPort(remote)
 	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()

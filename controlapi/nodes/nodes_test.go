@@ -428,9 +428,30 @@ func TestReportsAreLimited(t *testing.T) {
 		if err := p.report(inv, "edge7", false); err != nil || p.alarms(Refused) != 1 {
 			t.Errorf("a report from elsewhere: %v, %v alarms", err, p.alarms(Refused))
 		}
+		for range 3 * reportBurst { // who has the proof is no guest either
+			_ = p.report(inv, "edge7", false) // some are refused
+		}
+		if n := p.alarms(Refused); n != reportBurst {
+			t.Errorf("%v alarms by one token", n)
+		}
 		time.Sleep(time.Minute)
 		if err := p.Report(t.Context(), "192.0.2.9:1", "edge7", proofOf(inv.Token), true); err != nil {
 			t.Errorf("a minute later: %v", err)
+		}
+	})
+}
+
+// A fleet that enrols from behind one address is not in its own way.
+func TestProvenReportsOfManyNodesAreTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlane(t, newVault())
+		defer p.start()()
+		for n := range 5 * reportBurst {
+			node := fmt.Sprintf("edge%d", n)
+			p.want(func(w map[string]Grant) { w[node] = grant(node) })
+			if err := p.report(p.join(node), node, true); err != nil {
+				t.Fatal(err)
+			}
 		}
 	})
 }

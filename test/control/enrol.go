@@ -23,8 +23,9 @@ func enrolTokens() []control {
 		without("a token that nobody watched is an alarm", "join.go", "case j.Used.IsZero() && !now.Before(j.Expires) && !j.ended(now):", "case false:", "TestTokensOutliveTheControlPlane"),
 		without("a token is kept before it is given out", "join.go", "if err := m.save(ctx, j); err != nil {\n\t\treturn Invitation{}", "if err := m.save(ctx, j); false {\n\t\treturn Invitation{}", "TestATokenIsKeptBeforeItIsGivenOut"),
 		without("the token itself is not kept", "join.go", "Proof: proofOf(inv.Token)", "Proof: inv.Token", tokens),
-		without("reports are limited", "join.go", "if !m.limit.allow(remote) {", "if m.limit.allow(remote); false {", "TestReportsAreLimited"),
-		without("the limiter is bounded", "limit.go", "if !known && len(l.remotes) >= maxRemotes {", "if false {", "TestTheLimiterIsBounded"),
+		without("wrong proofs are limited", "join.go", "if m.limit.spent(remote) {", "if m.limit.spent(remote); false {", "TestReportsAreLimited"),
+		without("reports of one token are limited", "join.go", "if !m.limit.allow(j.Proof) {", "if m.limit.allow(j.Proof); false {", "TestReportsAreLimited"),
+		without("the limiter is bounded", "limit.go", "if !known && len(l.remotes) >= maxRemotes {\n\t\tfor", "if false {\n\t\tfor", "TestTheLimiterIsBounded"),
 		without("nothing is withdrawn before anything is known", "reconcile.go", "if ctx.Err() != nil || !keep && !known {", "if ctx.Err() != nil {", "TestNothingIsWithdrawnBeforeAnythingIsKnown").and("if known && !m.listed {", "if !m.listed {"),
 		without("what Vault has too much is found", "reconcile.go", "\tfor _, node := range names {\n\t\tm.entry(node)\n\t}\n}", "}", "TestVaultFollowsTheConfiguration"),
 	}
