@@ -93,6 +93,10 @@ type Options struct {
 	TrustDomain string
 	// OIDC says whose signed tokens are taken for bearer tokens. May be nil.
 	OIDC *OIDC
+	// Audit keeps what was asked for. If nil, nothing does.
+	Audit Audit
+	// RequestsPerSecond is how many a caller may send; 50 if it is 0.
+	RequestsPerSecond float64
 	// Hosts are names under which the API is reached, beside the loopback
 	// names and the address that the connection came to: "mesh.example".
 	Hosts []string
@@ -192,6 +196,9 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 	if opts.identify != nil {
 		identify = opts.identify
 	}
+	w.audit = newAuditor(opts.Audit, opts.Now, log, m)
+	limits := newLimiter(opts.Now, opts.RequestsPerSecond)
+	limited := func(r *http.Request) caller { return limits.check(identify(r)) }
 	s := &Server{writer: w, tls: opts.TLS, log: log, service: &service{writer: w, observed: opts.Observed, used: known.used, join: opts.Join, trustDomain: opts.TrustDomain}}
 	if opts.Trust != nil {
 		s.service.nodes, err = nodes.New(nodes.Options{Trust: opts.Trust, Store: opts.Joins, Wanted: s.service.grants, Log: log, Metrics: opts.Metrics})
@@ -202,7 +209,7 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 	}
 	s.grpc = newGRPC(s.service, log, m)
 	s.http, err = newHandler(handlerOptions{
-		service: s.service, grpc: s.grpc, identify: identify, hosts: opts.Hosts,
+		service: s.service, grpc: s.grpc, identify: limited, hosts: opts.Hosts,
 		checks: append(slices.Clone(opts.Checks), Check{Name: "signed", Ready: w.signedLately}), gatherer: opts.Gatherer, log: log, metrics: m,
 	})
 	if err != nil {

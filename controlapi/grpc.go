@@ -32,10 +32,12 @@ func newGRPC(s *service, log zerolog.Logger, m *metrics) *grpc.Server {
 				c := classFor(classify(err))
 				answered = c.status
 				logInternal(log, c.code, info.FullMethod, err)
+				s.writer.audit.refused(ctx, targetOf(req), err)
 				err = statusOf(err, info.FullMethod)
 			}
 			m.requests.WithLabelValues("grpc", strconv.Itoa(answered)).Inc()
 		}()
+		ctx = withRPC(ctx, path.Base(info.FullMethod))
 		// The handler in front of this one has found out who calls.
 		if err := admit(ctx, path.Base(info.FullMethod)); err != nil {
 			return nil, err
@@ -48,6 +50,14 @@ func newGRPC(s *service, log zerolog.Logger, m *metrics) *grpc.Server {
 	g := grpc.NewServer(grpc.MaxRecvMsgSize(maxBodyBytes), grpc.UnaryInterceptor(intercept))
 	hedgerowv1.RegisterControlServer(g, s)
 	return g
+}
+
+// targetOf says which object a request is about, if it is about one.
+func targetOf(req any) string {
+	if r, ok := req.(interface{ GetId() string }); ok {
+		return r.GetId()
+	}
+	return ""
 }
 
 // refuseUnknown reports fields that this version does not know: a newer client

@@ -111,6 +111,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (h *handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	c := writeProblem(w, r, err)
 	logInternal(h.log, c.code, r.Method+" "+r.URL.Path, err)
+	h.service.writer.audit.refused(r.Context(), r.URL.Path, err)
 }
 
 // checkOrigin refuses requests that a web page elsewhere had a browser send: by
@@ -166,7 +167,9 @@ func (h *handler) rest(w http.ResponseWriter, r *http.Request) {
 func (h *handler) admitted(next runtime.HandlerFunc) runtime.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request, params map[string]string) {
 		pattern, _ := runtime.HTTPPattern(r.Context())
-		err := admit(r.Context(), h.rpcs[r.Method+" "+pattern.String()])
+		rpc := h.rpcs[r.Method+" "+pattern.String()]
+		r = r.WithContext(withRPC(r.Context(), rpc))
+		err := admit(r.Context(), rpc)
 		if err == nil {
 			err = checkContentType(r)
 		}

@@ -15,6 +15,7 @@ type metrics struct {
 	races       prometheus.Counter
 	unfollowed  prometheus.Counter
 	panics      prometheus.Counter
+	unaudited   prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -47,13 +48,17 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Name: "hedgerow_controlapi_follow_failures_total",
 			Help: "Times that it could not be seen whether another control plane has written.",
 		}),
+		unaudited: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "hedgerow_controlapi_unaudited_total",
+			Help: "Entries that the audit log did not take: of a write, which was refused for it, or of what was refused anyway.",
+		}),
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "hedgerow_controlapi_panics_total",
 			Help: "Requests that ended in a panic. Any is a defect.",
 		}),
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.requests, m.revision, m.unreadable, m.unpublished, m.unsigned, m.races, m.unfollowed, m.panics} {
+	for _, c := range []prometheus.Collector{m.requests, m.revision, m.unreadable, m.unpublished, m.unsigned, m.races, m.unfollowed, m.panics, m.unaudited} {
 		errs = append(errs, reg.Register(c))
 	}
 	return m, errors.Join(errs...)

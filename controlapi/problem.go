@@ -31,6 +31,7 @@ const (
 	codeUnsupported     = "unsupported"
 	codeInternal        = "internal"
 	codeUnavailable     = "unavailable"
+	codeRateLimited     = "rate_limited"
 )
 
 // class is what is answered for a code, and what /docs/errors says of it.
@@ -102,13 +103,18 @@ func classes() []class {
 			"Leave out what violations names. Nothing is stored and ignored.",
 		},
 		{
+			codeRateLimited, http.StatusTooManyRequests, codes.ResourceExhausted, "refused",
+			"The caller sends more requests than it may, or too many from its address were not authenticated.",
+			"Wait as long as Retry-After says. POST /v1:apply writes many objects at once.",
+		},
+		{
 			codeInternal, http.StatusInternalServerError, codes.Internal, "failed",
 			"A defect of the control plane. The log has the cause.",
 			"Please report it.",
 		},
 		{
 			codeUnavailable, http.StatusServiceUnavailable, codes.Unavailable, "refused",
-			"The registry or the log is away. Nothing was stored.",
+			"The registry or the log is away, or the audit log cannot be written. Nothing was stored.",
 			"Try again; /readyz says what is missing.",
 		},
 	}
@@ -271,6 +277,9 @@ func writeProblem(w http.ResponseWriter, r *http.Request, err error) class {
 	h.Del("ETag")
 	if c.status == http.StatusUnauthorized {
 		h.Set("WWW-Authenticate", `Bearer realm="hedgerow"`)
+	}
+	if c.status == http.StatusTooManyRequests {
+		h.Set("Retry-After", "1")
 	}
 	w.WriteHeader(c.status)
 	w.Write(body) //nolint:errcheck // the caller is gone

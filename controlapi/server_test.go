@@ -118,7 +118,7 @@ func newAPI(t *testing.T, edit ...func(*Options)) *api {
 	reg := prometheus.NewRegistry()
 	opts := Options{
 		Log: a.log, Publisher: a.publisher, Authority: signers.New("test").Authority(), TokenFile: tokenFile(t, testToken+"\n"),
-		Metrics: reg, Gatherer: reg, Logger: zerolog.Nop(), Hosts: []string{"mesh.example"},
+		Metrics: reg, Gatherer: reg, RequestsPerSecond: 1e6, Logger: zerolog.Nop(), Hosts: []string{"mesh.example"},
 	}
 	for _, e := range edit {
 		e(&opts)

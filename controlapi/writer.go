@@ -29,6 +29,7 @@ type writer struct {
 	changed   func() // told of every revision
 	log       zerolog.Logger
 	metrics   *metrics
+	audit     *auditor
 
 	turn  chan struct{} // holds one token; who has it may write
 	state atomic.Pointer[state]
@@ -112,7 +113,11 @@ func (w *writer) attempt(ctx context.Context, edits []edit, when conditions, dry
 	if err := w.sign(ctx, p); err != nil {
 		return nil, err
 	}
+	if err := w.audit.accepted(ctx, p); err != nil {
+		return nil, err
+	}
 	if err := w.store(ctx, p); err != nil {
+		w.audit.failed(ctx, p, err)
 		return nil, err
 	}
 	published := w.publish(ctx, p, st.head)

@@ -34,7 +34,7 @@ loopback, with something to try.`,
 		c.GroupID = "roles"
 		hedgerow.AddCommand(c)
 	}
-	for _, c := range append(client.New(os.Stdout, os.Stderr, role.Version()), root.Command(), vault.Command(), enroll.Command()) {
+	for _, c := range append(client.New(os.Stdout, os.Stderr, role.Version()), root.Command(), vault.Command(), enroll.Command(), control.AuditCommand(os.Stdout)) {
 		c.GroupID = "verbs"
 		hedgerow.AddCommand(c)
 	}

@@ -64,3 +64,30 @@ func accessGrants() []control {
 		without("a caller has a name", "grant.go", "if !ok || len(name) > maxNameBytes {", "if !ok && len(name) > maxNameBytes {", oidc),
 	}
 }
+
+// accessAudit is what is kept of what was asked for, and how often one may ask.
+func accessAudit() []control {
+	const strangers = "TestStrangersGetFewEntries"
+	return []control{
+		without("what is not audited is not written", "writer.go", "if err := w.audit.accepted(ctx, p); err != nil {", "if err := w.audit.accepted(ctx, p); false {", "TestWithoutAnAuditNothingIsWritten"),
+		without("what was not stored is told", "writer.go", "w.audit.failed(ctx, p, err)", "", "TestAWriteThatCannotBeStoredIsAuditedAsFailed"),
+		without("REST is audited", "http.go", "h.service.writer.audit.refused(r.Context(), r.URL.Path, err)", "", "TestWhatIsAudited"),
+		without("gRPC is audited", "grpc.go", "s.writer.audit.refused(ctx, targetOf(req), err)", "", "TestWhatIsAudited"),
+		without("strangers do not fill the disk", "audit.go", "if !a.strangers.take(a.now(), strangersPerSecond, 10*strangersPerSecond) {", "if false {", strangers),
+		without("a caller has a rate", "rate.go", "if !take(l.callers, c.name, l.now(), l.perCaller) {", "if false {", "TestCallersAreKeptToTheirRate"),
+		without("strangers have a rate", "rate.go", "mesh.KindOf(c.err) == mesh.Unauthentic && !take(", "false && !take(", strangers).and("\"github.com/hedgerow-mesh/hedgerow/mesh\"\n", "_ \"github.com/hedgerow-mesh/hedgerow/mesh\"\n"),
+		without("buckets are bounded", "rate.go", "if len(of) >= maxBuckets {\n\t\t\treturn false\n\t\t}", "", "TestBucketsAreBounded"),
+	}
+}
+
+// accessChain is how the audit log shows what was done to it.
+func accessChain() []control {
+	const bytes, lines = "TestEveryChangedByteIsFound", "TestEveryLineThatIsMissingMovedOrAddedIsFound"
+	return []control{
+		without("a line has its hash", "auditlog.go", "hex.EncodeToString(sum[:]) != hash {", "hex.EncodeToString(sum[:]) == \"\" {", bytes),
+		without("a line follows another", "auditlog.go", "(e.Seq != after.Seq+1 || e.Prev != after.Hash)", "false", lines),
+		without("a line has the hash of the one before", "auditlog.go", "e.Seq != after.Seq+1 || e.Prev != after.Hash", "e.Seq != after.Seq+1", lines),
+		without("a torn line is cut off", "auditlog.go", "err = f.Truncate(whole)", "err = nil", "TestHalfALineAtTheEndIsCutOff"),
+		without("a changed log is not continued", "auditlog.go", "if err != nil && !errors.Is(err, errTorn) {", "if false {", "TestAChangedLogIsNotContinued"),
+	}
+}

@@ -77,5 +77,7 @@ func tables() []table {
 		{"api roles", "controlapi", accessRoles()},
 		{"api tokens", "controlapi", accessTokens()},
 		{"api grants", "controlapi", accessGrants()},
+		{"api audit", "controlapi", accessAudit()},
+		{"audit chain", "controlapi/auditlog", accessChain()},
 	}
 }

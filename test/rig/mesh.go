@@ -94,6 +94,7 @@ func New(t testing.TB, opt Options) *Mesh {
 		"dataDir": filepath.Join(m.Dir, "control"),
 		"redis":   m.controlRedis(),
 		"trust":   config{"caFile": m.write("ca.pem", m.PKI.RootPEM)},
+		"access":  config{"requestsPerSecond": 1000}, // a test is one caller
 	})
 	m.Apply(opt.Objects)
 	return m

@@ -22,6 +22,8 @@ import (
 type Access struct {
 	Certificates []controlapi.CertificateGrant `yaml:"certificates" help:"what the bearers of client certificates may do: [{id or subject, role, scopes}]"`
 	OIDC         OIDC                          `yaml:"oidc"`
+	// RequestsPerSecond is for each caller; twice as many may come at once.
+	RequestsPerSecond float64 `yaml:"requestsPerSecond" help:"how many requests a caller may send each second; 50 if absent"`
 }
 
 // OIDC says whose signed tokens are bearer tokens.
@@ -47,6 +49,9 @@ func (a *Access) validate(t TLS) error {
 	}
 	if (t.ClientCAFile == "") != (len(a.Certificates) == 0) {
 		errs = append(errs, errors.New("access.certificates and tls.clientCaFile go together"))
+	}
+	if a.RequestsPerSecond < 0 {
+		errs = append(errs, errors.New("access.requestsPerSecond is less than none"))
 	}
 	o := a.OIDC
 	if o.Issuer == "" {
@@ -161,6 +166,7 @@ func withAccess(opts *controlapi.Options, cfg *Config, log zerolog.Logger) (run 
 	if opts.TLS, err = tlsConfig(cfg.TLS); err != nil {
 		return nil, err
 	}
+	opts.RequestsPerSecond = cfg.Access.RequestsPerSecond
 	opts.Certificates, opts.TrustDomain = cfg.Access.Certificates, cfg.TrustDomain
 	opts.OIDC, run, err = openOIDC(cfg.Access.OIDC, cfg.DataDir, log)
 	return run, err

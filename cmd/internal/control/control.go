@@ -20,6 +20,7 @@ import (
 
 	"github.com/hedgerow-mesh/hedgerow/cmd/internal/role"
 	"github.com/hedgerow-mesh/hedgerow/controlapi"
+	"github.com/hedgerow-mesh/hedgerow/controlapi/auditlog"
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 	"github.com/hedgerow-mesh/hedgerow/mesh/registry"
 )
@@ -144,6 +145,11 @@ func Run(ctx context.Context, cfg *Config, deps Deps) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, revisions.close()) }()
+	audit, err := auditlog.Open(filepath.Join(cfg.DataDir, auditFile))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, audit.Close()) }()
 	trust, err := openTrust(ctx, cfg, vault, log)
 	if err != nil {
 		return err
@@ -164,7 +170,7 @@ func Run(ctx context.Context, cfg *Config, deps Deps) (err error) {
 	watcher := registry.NewWatcher(client, roots.bundle, registry.WatcherOptions{All: true, OnSnapshot: usersOf(users)})
 	opts := controlapi.Options{
 		Log: revisions.Log, Publisher: client, Authority: trust.authority, Observed: watcher, TokenFile: filepath.Join(cfg.DataDir, tokenFile),
-		Hosts: cfg.Hosts, Metrics: reg, Gatherer: reg, Logger: log,
+		Audit: audit, Hosts: cfg.Hosts, Metrics: reg, Gatherer: reg, Logger: log,
 	}
 	if vault != nil {
 		trusted := vaultNodes{vault.Admin(cfg.TrustDomain)}

@@ -1,0 +1,57 @@
+package control
+
+import (
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hedgerow-mesh/hedgerow/controlapi/auditlog"
+)
+
+// auditFile, in the data directory, is the audit log; those that were rotated away are beside it.
+const auditFile = "audit.log"
+
+// AuditCommand returns `audit`, which prints to stdout.
+func AuditCommand(stdout io.Writer) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "audit",
+		Short: "Verify audit logs of a control plane",
+		Args:  cobra.NoArgs,
+		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	verify := &cobra.Command{
+		Use:   "verify FILE...",
+		Short: "Verify that nobody has changed the files",
+		Long: `Verifies the chain of hashes in the files of an audit log, in the order in which
+they are given, which continue each other: audit-*.log, then audit.log. It
+prints where the chain ends. That the end was not cut off shows when this is
+compared with what was printed earlier, or is kept elsewhere.`,
+		Example:       "  hedgerow audit verify /var/lib/hedgerow/control/audit-*.log /var/lib/hedgerow/control/audit.log",
+		Args:          cobra.MinimumNArgs(1),
+		SilenceErrors: true, SilenceUsage: true,
+		RunE: func(_ *cobra.Command, files []string) error {
+			var tail auditlog.Tail
+			for _, name := range files {
+				var err error
+				if tail, err = verifyFile(name, tail); err != nil {
+					return fmt.Errorf("audit verify: %s: %w", name, err)
+				}
+			}
+			_, err := fmt.Fprintf(stdout, "intact up to entry %d, whose hash is %s\n", tail.Seq, tail.Hash)
+			return err
+		},
+	}
+	c.AddCommand(verify)
+	return c
+}
+
+func verifyFile(name string, after auditlog.Tail) (auditlog.Tail, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return after, err
+	}
+	defer f.Close()
+	return auditlog.Verify(f, after)
+}
