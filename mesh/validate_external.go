@@ -66,7 +66,8 @@ func checkRemoteName(field, name string, v *Violations) {
 		return
 	}
 	checkHostname(field, name, v)
-	if label := name[strings.LastIndexByte(name, '.')+1:]; strings.Trim(label, "0123456789") == "" {
+	label := name[strings.LastIndexByte(name, '.')+1:]
+	if strings.Trim(label, "0123456789") == "" || strings.HasPrefix(strings.ToLower(label), "0x") { // inet_aton(3) takes either
 		v.Add(field, "four numbers up to 255, e.g. \"10.0.0.7\"", "%q is not an IP address, and a host name does not end in a number", name)
 	}
 }

@@ -147,7 +147,7 @@ func (l *Log) before() (Tail, error) {
 	if err != nil {
 		return Tail{}, &mesh.Error{Op: op, Name: l.path, Kind: mesh.Unavailable, Err: err}
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // only read from
 	tail, err := Verify(f, Tail{})
 	if err != nil {
 		return tail, &mesh.Error{Op: op, Name: f.Name(), Kind: mesh.Invalid, Err: err}

@@ -8,7 +8,7 @@ func accessRoles() []control {
 		without("an RPC asks for a role", "access.go", "case c.role < needs.role:", "case false:", roles),
 		without("an RPC that nobody placed is an admin's", "access.go", "needs = permission{role: admin}", "needs = permission{}", "TestUnplacedRPCsAreAnAdmins"),
 		without("what is about no objects is not for the scoped", "access.go", "case len(c.scopes) > 0 && !needs.scoped:", "case false:", "TestUnplacedRPCsAreAnAdmins"),
-		without("REST asks who may", "http.go", "err := admit(r.Context(), h.rpcs[r.Method+\" \"+pattern.String()])", "var err error\n\t\t_ = pattern", roles),
+		without("REST asks who may", "http.go", "err := admit(r.Context(), rpc)", "var err error", roles),
 		without("gRPC asks who may", "grpc.go", "if err := admit(ctx, path.Base(info.FullMethod)); err != nil {", "if err := admit(ctx, path.Base(info.FullMethod)); err != nil && false {", roles),
 		without("a batch writes no more than a PUT", "scope.go", "p.role < needs {", "false {", scopes),
 		without("an object of others is not taken", "scope.go", "stored != nil && !p.mayHave(e.name, stored.Labels)", "false", scopes).and("stored := s.header(e.name); ", ""),
@@ -77,6 +77,14 @@ func accessAudit() []control {
 		without("a caller has a rate", "rate.go", "if !take(l.callers, c.name, l.now(), l.perCaller) {", "if false {", "TestCallersAreKeptToTheirRate"),
 		without("strangers have a rate", "rate.go", "mesh.KindOf(c.err) == mesh.Unauthentic && !take(", "false && !take(", strangers).and("\"github.com/hedgerow-mesh/hedgerow/mesh\"\n", "_ \"github.com/hedgerow-mesh/hedgerow/mesh\"\n"),
 		without("buckets are bounded", "rate.go", "if len(of) >= maxBuckets {\n\t\t\treturn false\n\t\t}", "", "TestBucketsAreBounded"),
+	}
+}
+
+// accessHostile is what else is refused at the API.
+func accessHostile() []control {
+	const rows = "TestHostileRows"
+	return []control{
+		without("nothing is inflated", "http.go", "if err == nil {\n\t\t\terr = checkEncoding(r)\n\t\t}\n", "", rows),
 	}
 }
 

@@ -78,6 +78,7 @@ func tables() []table {
 		{"api tokens", "controlapi", accessTokens()},
 		{"api grants", "controlapi", accessGrants()},
 		{"api audit", "controlapi", accessAudit()},
+		{"api hostile rows", "controlapi", accessHostile()},
 		{"audit chain", "controlapi/auditlog", accessChain()},
 	}
 }
