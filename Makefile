@@ -64,6 +64,13 @@ e2e-identity: deps build ## rotate identities under load, change the CA, take Va
 	@CGO_ENABLED=0 go build -tags clockhook -o bin/clockhook/ ./cmd/hedgerow-edge
 	@exec bin/chaos $(ARGS) f12 f13 f14 f15 f16 f17
 
+.PHONY: chaos-quarantine
+chaos-quarantine: build ## shut nodes out while they do all that they can (ARGS=-short)
+	@./test/chaos/deps
+	@./test/chaos/unchecked
+	@go build -o bin/chaos ./test/chaos
+	@exec bin/chaos $(ARGS) quarantine
+
 .PHONY: slow
 slow: build ## let slow clients loose on a gateway and a sidecar (ARGS=-short)
 	@./test/chaos/deps

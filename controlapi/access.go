@@ -68,6 +68,11 @@ func permissions() map[string]permission {
 
 		// Who may change a token may become anyone.
 		"GetToken": {admin, false}, "ListTokens": {admin, false}, "PutToken": {admin, false}, "DeleteToken": {admin, false},
+
+		"QuarantineNode":  {admin, false},
+		"ReleaseNode":     {admin, false},
+		"GetQuarantine":   {viewer, false},
+		"ListQuarantines": {viewer, false},
 	}
 	for _, kind := range []string{"Service", "Route", "Authenticator", "TopicRule", "Node"} {
 		all["List"+kind+"s"] = permission{viewer, true}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/rogpeppe/go-internal/diff"
@@ -113,7 +114,12 @@ func batchEdit(object *structpb.Struct) (edit, error) {
 	if err != nil {
 		return edit{}, &mesh.Error{Op: "controlapi.apply", Name: name, Kind: mesh.Malformed, Err: err}
 	}
-	of, _, _ := strings.Cut(name, "/")
+	of, id, _ := strings.Cut(name, "/")
+	if !slices.Contains(mesh.Collections(), mesh.Collection(of)) {
+		var v mesh.Violations
+		v.Add("name", "POST /v1/nodes/"+id+":quarantine and :release change it", "%q is not written as an object", name)
+		return edit{}, &mesh.Error{Op: "controlapi.apply", Kind: mesh.Malformed, Err: &mesh.ValidationError{Violations: v}}
+	}
 	m := newMessage(mesh.Collection(of))
 	if err := decodeJSON(raw, m); err != nil {
 		return edit{}, err

@@ -103,6 +103,11 @@ type Options struct {
 	// TLS is served if it is set. It is needed on any listener that is not on
 	// a loopback address.
 	TLS *tls.Config
+	// Access is where nodes log in: it is withdrawn from those in quarantine.
+	Access []Access
+	// Backdate is how far at least whoever issues the mesh's certificates dates the start of
+	// their validity back; see mesh.CertificatesFrom. 0 is always right.
+	Backdate time.Duration
 	// Checks are looked at by /readyz, beside the registry.
 	Checks []Check
 	// Metrics is where metrics are registered; Gatherer is what /metrics
@@ -199,7 +204,7 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 	w.audit = newAuditor(opts.Audit, opts.Now, log, m)
 	limits := newLimiter(opts.Now, opts.RequestsPerSecond)
 	limited := func(r *http.Request) caller { return limits.check(identify(r)) }
-	s := &Server{writer: w, tls: opts.TLS, log: log, service: &service{writer: w, observed: opts.Observed, used: known.used, join: opts.Join, trustDomain: opts.TrustDomain}}
+	s := &Server{writer: w, tls: opts.TLS, log: log, service: &service{writer: w, observed: opts.Observed, used: known.used, containments: newContainments(&opts, log, m), join: opts.Join, trustDomain: opts.TrustDomain}}
 	if opts.Trust != nil {
 		s.service.nodes, err = nodes.New(nodes.Options{Trust: opts.Trust, Store: opts.Joins, Wanted: s.service.grants, Log: log, Metrics: opts.Metrics})
 		if err != nil {

@@ -297,7 +297,7 @@ func allowed(path string) string {
 		return "POST"
 	case path == "/v1/defaults/mesh":
 		return "GET, HEAD, PUT"
-	case strings.HasPrefix(path, "/v1/instances/"), strings.Count(path, "/") == 2:
+	case strings.HasPrefix(path, "/v1/instances/"), strings.HasPrefix(path, "/v1/quarantines/"), strings.Count(path, "/") == 2:
 		return "GET, HEAD"
 	}
 	return "GET, HEAD, PUT, DELETE"

@@ -34,7 +34,9 @@ func (s *service) grants() (map[string]nodes.Grant, bool) {
 	st := s.writer.state.Load()
 	out := make(map[string]nodes.Grant, len(st.config.Nodes))
 	for id, n := range st.config.Nodes {
-		out[id] = s.grant(id, n)
+		if q := st.config.Quarantines[id]; q == nil || !q.Active() {
+			out[id] = s.grant(id, n)
+		}
 	}
 	return out, st.head.Revision > 0
 }
@@ -69,10 +71,13 @@ func (s *service) JoinNode(ctx context.Context, r *hedgerowv1.JoinNodeRequest) (
 		return nil, err // that it is not there, or not the caller's
 	}
 	name := string(mesh.Nodes) + "/" + r.GetId()
-	node := s.writer.state.Load().config.Nodes[r.GetId()]
+	st := s.writer.state.Load()
+	node := st.config.Nodes[r.GetId()]
 	switch {
 	case node == nil:
 		return nil, mesh.Errorf(op, name, mesh.NotFound, "there is no such object")
+	case st.config.Quarantines[r.GetId()] != nil && st.config.Quarantines[r.GetId()].Active():
+		return nil, mesh.Errorf(op, name, mesh.Conflict, "the node is in quarantine").WithHint("release it first, if it may come back")
 	case s.nodes == nil:
 		return nil, mesh.Errorf(op, name, mesh.Conflict, "this control plane has no Vault").WithHint("set vault in its configuration; see docs/enrolment.md")
 	}

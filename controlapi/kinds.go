@@ -123,13 +123,16 @@ func (s *service) GetNode(ctx context.Context, r *hedgerowv1.GetNodeRequest) (*h
 		return nil, err
 	}
 	s.observe(n)
-	return n, nil
+	return n, s.showQuarantines(true, n)
 }
 
 // ListNodes returns a page of nodes, with what they last reported.
 func (s *service) ListNodes(ctx context.Context, r *hedgerowv1.ListNodesRequest) (*hedgerowv1.ListNodesResponse, error) {
 	page, next, err := list(ctx, s, mesh.Nodes, r, newOf[hedgerowv1.Node])
 	s.observe(page...)
+	if err == nil {
+		err = s.showQuarantines(false, page...)
+	}
 	return &hedgerowv1.ListNodesResponse{Nodes: page, NextPageToken: next}, err
 }
 

@@ -16,6 +16,7 @@ type metrics struct {
 	unfollowed  prometheus.Counter
 	panics      prometheus.Counter
 	unaudited   prometheus.Counter
+	unwithdrawn *prometheus.CounterVec // access
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -57,8 +58,12 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Help: "Requests that ended in a panic. Any is a defect.",
 		}),
 	}
+	m.unwithdrawn = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "hedgerow_controlapi_withdrawal_failures_total",
+		Help: "Attempts to withdraw the access of a quarantined node that failed, by where. Each is tried again.",
+	}, []string{"access"})
 	var errs []error
-	for _, c := range []prometheus.Collector{m.requests, m.revision, m.unreadable, m.unpublished, m.unsigned, m.races, m.unfollowed, m.panics, m.unaudited} {
+	for _, c := range []prometheus.Collector{m.requests, m.revision, m.unreadable, m.unpublished, m.unsigned, m.races, m.unfollowed, m.panics, m.unaudited, m.unwithdrawn} {
 		errs = append(errs, reg.Register(c))
 	}
 	return m, errors.Join(errs...)

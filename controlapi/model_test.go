@@ -27,6 +27,7 @@ func contractTypes() map[proto.Message]any {
 		new(hedgerowv1.Defaults):      new(mesh.Defaults),
 		new(hedgerowv1.Instance):      new(mesh.Instance),
 		new(hedgerowv1.Token):         new(mesh.Token),
+		new(hedgerowv1.Quarantine):    new(mesh.Quarantine),
 	}
 }
 

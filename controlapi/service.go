@@ -21,11 +21,12 @@ import (
 // them into what they answer.
 type service struct {
 	hedgerowv1.UnsafeControlServer
-	writer   *writer
-	observed Observed             // nil: nothing is observed
-	used     *lastUse             // of tokens
-	nodes    *nodes.Manager       // nil: no host can join
-	join     *hedgerowv1.JoinFile // what hosts need beside the token
+	writer       *writer
+	observed     Observed // nil: nothing is observed
+	used         *lastUse // of tokens
+	containments *containments
+	nodes        *nodes.Manager       // nil: no host can join
+	join         *hedgerowv1.JoinFile // what hosts need beside the token
 
 	trustDomain string
 }

@@ -291,9 +291,11 @@ func outputOnly(o mesh.Object) {
 	h.Etag, h.Revision, h.CreateTime, h.UpdateTime = "", 0, nil, nil
 	switch o := o.(type) {
 	case *mesh.Node:
-		o.State, o.AppliedRevision, o.LastSeenTime, o.JoinAlarm, o.TrustError = "", 0, nil, nil, ""
+		o.State, o.AppliedRevision, o.LastSeenTime, o.JoinAlarm, o.TrustError, o.Quarantine = "", 0, nil, nil, "", nil
 	case *mesh.Token: // what becomes of its hash, see keepHash
 		o.Secret, o.LastUsedTime = "", nil
+	case *mesh.Quarantine:
+		o.State, o.Contained = "", nil
 	}
 }
 
@@ -320,6 +322,7 @@ func (s *state) cloneConfig() *mesh.Config {
 	c.Services, c.Routes, c.Policies = maps.Clone(c.Services), maps.Clone(c.Routes), maps.Clone(c.Policies)
 	c.TopicRules, c.Nodes, c.Tokens = maps.Clone(c.TopicRules), maps.Clone(c.Nodes), maps.Clone(c.Tokens)
 	c.Authenticators = maps.Clone(c.Authenticators)
+	c.Quarantines = maps.Clone(c.Quarantines)
 	return &c
 }
 
@@ -341,6 +344,8 @@ func remove(c *mesh.Config, name string) {
 		delete(c.Nodes, id)
 	case mesh.Tokens:
 		delete(c.Tokens, id)
+	case mesh.Quarantines:
+		delete(c.Quarantines, id)
 	}
 }
 

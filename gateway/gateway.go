@@ -83,9 +83,10 @@ type Options struct {
 	KeysDir     string              // as proxy.Options has it
 	Name        string              // of this process in decision records
 	Observe     proxy.Observe
-	// Need, Tokens, Compiled and Freshness are those of proxy.Options and
+	// Need, Denies, Tokens, Compiled and Freshness are those of proxy.Options and
 	// proxy.AdminOptions. Each may be nil.
 	Need      func(service string)
+	Denies    *identity.Denies
 	Tokens    proxy.Tokens
 	Compiled  func(head mesh.Head, errs []error)
 	Freshness func() (age time.Duration, stale bool)
@@ -158,7 +159,7 @@ func New(cfg Config, opt Options) (*Gateway, error) {
 	}
 	engine, err := proxy.New(proxy.Options{
 		Mesh: opt.Mesh, TrustDomain: opt.TrustDomain, Node: opt.Node, Name: opt.Name, Limits: opt.Limits, Observe: opt.Observe, KeysDir: opt.KeysDir,
-		Log: opt.Log, Registerer: opt.Registerer, Need: opt.Need, Tokens: opt.Tokens, Compiled: opt.Compiled,
+		Log: opt.Log, Registerer: opt.Registerer, Need: opt.Need, Denies: opt.Denies, Tokens: opt.Tokens, Compiled: opt.Compiled,
 	})
 	if err != nil {
 		return nil, err

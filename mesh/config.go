@@ -74,6 +74,8 @@ type Config struct {
 	Nodes          map[string]*Node
 	Tokens         map[string]*Token // empty but in a control plane
 	Defaults       *Defaults         // never nil; the zero mesh denies and dials nowhere
+	// Quarantines are by the node's id.
+	Quarantines map[string]*Quarantine
 
 	failed map[string]error // why records were not accepted, by name
 }
@@ -82,7 +84,10 @@ type Config struct {
 // instances, by service id, sorted by name. Both are immutable. A watcher that
 // saw no change keeps the pointer of Config, so that users may compare it.
 type Snapshot struct {
-	Config    *Config
+	Config *Config
+	// Denies is whose certificates are refused. A watcher that saw no change keeps the
+	// pointer.
+	Denies    *Denies
 	Instances map[string][]*Instance
 }
 
@@ -97,13 +102,15 @@ func NewConfig() *Config {
 		Nodes:          map[string]*Node{},
 		Tokens:         map[string]*Token{},
 		Defaults:       &Defaults{Meta: Meta{Name: string(AllDefault) + "/" + DefaultsID}, Authorization: Deny},
+		Quarantines:    map[string]*Quarantine{},
 	}
 }
 
 // DecodeRecords decodes every record. A record that does not decode or does
 // not validate is reported and left out: one bad object never takes the others
 // with it. Only a bad policy or authenticator stays, as one that nothing satisfies,
-// so that what it protects is closed rather than open (see proxy.Compile).
+// so that what it protects is closed rather than open (see proxy.Compile), and a bad
+// quarantine, as one that was never released.
 func DecodeRecords(head Head, records Records) (*Config, []error) {
 	return NewConfig().Next(head, nil, records)
 }
@@ -122,6 +129,7 @@ func (c *Config) Next(head Head, was, records Records) (*Config, []error) {
 		Tokens:         make(map[string]*Token, len(c.Tokens)),
 		Defaults:       NewConfig().Defaults,
 		failed:         map[string]error{},
+		Quarantines:    make(map[string]*Quarantine, len(c.Quarantines)),
 	}
 	for name, record := range records {
 		if old, known := was[name]; known && bytes.Equal(old, record) {
@@ -141,7 +149,7 @@ func (c *Config) Next(head Head, was, records Records) (*Config, []error) {
 func (c *Config) takeOver(old *Config, name string) {
 	of, id, _ := cutName(name)
 	if err := old.failed[name]; err != nil {
-		if c.failed[name] = err; of != Policies && of != Authenticators {
+		if c.failed[name] = err; of != Policies && of != Authenticators && of != Quarantines {
 			return
 		}
 	}
@@ -160,6 +168,8 @@ func (c *Config) takeOver(old *Config, name string) {
 		c.Nodes[id] = old.Nodes[id]
 	case Tokens:
 		c.Tokens[id] = old.Tokens[id]
+	case Quarantines:
+		c.Quarantines[id] = old.Quarantines[id]
 	case AllDefault:
 		c.Defaults = old.Defaults
 	}
@@ -176,11 +186,13 @@ func (c *Config) decode(name string, record []byte) {
 		return
 	}
 	c.failed[name] = err
-	switch of, _, _ := cutName(name); of {
-	case Policies:
+	switch of, id, _ := cutName(name); {
+	case of == Policies:
 		c.Put(closedPolicy(name, record))
-	case Authenticators:
+	case of == Authenticators:
 		c.Put(closedAuthenticator(name, record))
+	case of == Quarantines && ValidID(id):
+		c.Put(closedQuarantine(name))
 	}
 }
 
@@ -222,6 +234,8 @@ func (c *Config) Put(o Object) {
 		c.Nodes[id] = o
 	case *Token:
 		c.Tokens[id] = o
+	case *Quarantine:
+		c.Quarantines[id] = o
 	case *Defaults:
 		c.Defaults = o
 	}
@@ -245,6 +259,8 @@ func (c *Config) Objects(of Collection) []Object {
 		out = objects(c.Nodes)
 	case Tokens:
 		out = objects(c.Tokens)
+	case Quarantines:
+		out = objects(c.Quarantines)
 	case AllDefault:
 		out = []Object{c.Defaults}
 	}

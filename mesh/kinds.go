@@ -263,7 +263,9 @@ type Node struct {
 	State           string     `json:"state,omitempty"`
 	AppliedRevision uint32     `json:"appliedRevision,omitempty"`
 	LastSeenTime    *time.Time `json:"lastSeenTime,omitempty"`
-	JoinAlarm       *JoinAlarm `json:"joinAlarm,omitempty"`
+	// Quarantine is that of the node, if there is one.
+	Quarantine *Quarantine `json:"quarantine,omitempty"`
+	JoinAlarm  *JoinAlarm  `json:"joinAlarm,omitempty"`
 	// TrustError is why Vault does not yet allow the node what it may be.
 	TrustError string `json:"trustError,omitempty"`
 }

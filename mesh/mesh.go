@@ -30,6 +30,8 @@ const (
 	Nodes          Collection = "nodes"
 	AllDefault     Collection = "defaults" // a singleton: defaults/mesh
 	Tokens         Collection = "tokens"   // private
+	// Quarantines is read-only in the API but for methods of its own.
+	Quarantines Collection = "quarantines"
 )
 
 // DefaultsID is the id of the only Defaults object.
@@ -56,7 +58,7 @@ func (m *Meta) ID() string {
 }
 
 // Object is one stored object of any kind but Instance. *Service, *Route,
-// *Policy, *Authenticator, *TopicRule, *Node, *Defaults and *Token are the implementations.
+// *Policy, *Authenticator, *TopicRule, *Node, *Quarantine, *Defaults and *Token are the implementations.
 type Object interface {
 	// Header returns the object's Meta, to read and, before it is
 	// published, to set.

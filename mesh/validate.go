@@ -80,6 +80,8 @@ func NewObject(of Collection) Object {
 		return &TopicRule{}
 	case Nodes:
 		return &Node{}
+	case Quarantines:
+		return &Quarantine{}
 	case AllDefault:
 		return &Defaults{}
 	case Tokens:

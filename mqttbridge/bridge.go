@@ -98,12 +98,13 @@ type Message struct {
 // Bridge matches messages to rules and delivers them. Its methods are safe for
 // concurrent use.
 type Bridge struct {
-	opts    Options
-	log     zerolog.Logger // of single messages: sampled, so that a flood of them is not a flood of lines
-	account account
-	metrics metrics
-	table   atomic.Pointer[table]
-	ready   chan struct{} // closed by the first Update
+	opts       Options
+	log        zerolog.Logger // of single messages: sampled, so that a flood of them is not a flood of lines
+	account    account
+	metrics    metrics
+	table      atomic.Pointer[table]
+	ready      chan struct{} // closed by the first Update
+	suspension atomic.Pointer[suspension]
 
 	// updateMu makes Updates one at a time and guards config, the last one compiled.
 	updateMu sync.Mutex
@@ -158,6 +159,7 @@ func New(opts Options) (*Bridge, error) {
 	b.soft, b.softCancel = context.WithCancel(context.Background())
 	b.hard, b.hardCancel = context.WithCancel(context.Background())
 	b.table.Store(newTable())
+	b.suspension.Store(newSuspension(false))
 	if err := b.metrics.register(opts.Registerer, &b.account); err != nil {
 		return nil, fmt.Errorf("mqttbridge.New: %w", err)
 	}
@@ -200,13 +202,15 @@ func (b *Bridge) Ready() <-chan struct{} { return b.ready }
 // Stats returns the message counts at one moment.
 func (b *Bridge) Stats() Stats { return b.account.stats() }
 
-// Update makes the topic rules of s the current ones. A rule that does not
+// Update makes the topic rules of s the current ones, and ends the faces' sessions while it
+// has the bridge's node in quarantine. A rule that does not
 // compile is held: its messages wait, unacknowledged, until it is repaired.
 // Messages that wait are matched again before their next attempt, and keep
 // their last rule if none matches any more.
 func (b *Bridge) Update(s *mesh.Snapshot) {
 	b.updateMu.Lock()
 	defer b.updateMu.Unlock()
+	b.suspend(s.Denies)
 	if s.Config == b.config { // only instances changed
 		return
 	}

@@ -2,6 +2,7 @@ package mqttbridge
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -121,12 +122,15 @@ func (e *External) Run(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	}
-	for failures := 0; ctx.Err() == nil; failures++ {
+	for failures := 0; e.bridge.allowed(ctx); failures++ {
 		start := time.Now()
 		err := e.session(ctx)
 		e.up.Store(false)
 		if ctx.Err() != nil {
 			break
+		}
+		if errors.Is(err, errSuspended) {
+			continue
 		}
 		if time.Since(start) > reconnectMax {
 			failures = 0
@@ -210,11 +214,18 @@ func (e *External) session(ctx context.Context) error {
 	return err
 }
 
+// errSuspended ends a session because the node is in quarantine.
+var errSuspended = errors.New("the node is in quarantine")
+
 // serve keeps the subscriptions equal to the rules until the connection is
 // lost or ctx ends. In the latter case it waits for messages under way, so
 // that those which succeed are still acknowledged.
 func (e *External) serve(ctx context.Context, client mqtt.Client, lost <-chan struct{}) error {
 	for {
+		suspended, resumed := e.bridge.Suspended()
+		if suspended {
+			return errSuspended
+		}
 		t := e.bridge.table.Load()
 		if err := e.subscribe(client, t.filters, lost); err != nil {
 			return err
@@ -222,6 +233,7 @@ func (e *External) serve(ctx context.Context, client mqtt.Client, lost <-chan st
 		again := time.NewTimer(resubscribeEvery)
 		select {
 		case <-t.replaced:
+		case <-resumed: // or the contrary
 		case <-again.C:
 		case <-lost:
 			again.Stop()

@@ -491,3 +491,51 @@ func TestAKilledBridgeGetsTheMessageAgain(t *testing.T) {
 		t.Errorf("the broker still had %q", left)
 	}
 }
+
+// A bridge whose node is in quarantine leaves its broker, and comes back when the node is
+// released.
+func TestExternalLeavesWhileItsNodeIsInQuarantine(t *testing.T) {
+	broker := servers.Mosquitto(t)
+	s := newService(func(int, received) int { return 200 })
+	b := start(t, s, telemetry())
+	e, err := NewExternal(b, ExternalConfig{Address: broker.Addr})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- e.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	subscribed(t, broker.Addr, s, "devices/d1/telemetry")
+	quarantine := func(node string) *mesh.Snapshot {
+		snapshot := snapshot(telemetry())
+		snapshot.Denies = mesh.NewDenies(map[string]*mesh.Quarantine{node: {}})
+		return snapshot
+	}
+	b.Update(quarantine("another"))
+	arrived := func(body string) bool {
+		return slices.ContainsFunc(s.all(), func(r received) bool { return r.Body == body })
+	}
+	publish(t, broker.Addr, "devices/d1/telemetry", "still")
+	poll(t, "delivered, as others are in quarantine", func() bool { return arrived("still") })
+	began := time.Now()
+	b.Update(quarantine(b.opts.Node))
+	poll(t, "gone", func() bool { return !e.Connected() })
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("it left after %v", took)
+	}
+	publish(t, broker.Addr, "devices/d1/telemetry", "meanwhile")
+	hold := time.NewTimer(time.Second) // longer than it waits before it connects again
+	<-hold.C
+	if e.Connected() || arrived("meanwhile") {
+		t.Error("it takes messages in quarantine")
+	}
+	b.Update(snapshot(telemetry()))
+	poll(t, "back", e.Connected)
+	poll(t, "delivered, what the broker kept", func() bool { return arrived("meanwhile") })
+}

@@ -44,9 +44,10 @@ type Options struct {
 	// Changed is given the instances to register: after the first check of the
 	// workloads and whenever one changed. It must not block. May be nil.
 	Changed func([]*mesh.Instance)
-	// Need, Tokens, Compiled and Freshness are those of proxy.Options and
+	// Need, Denies, Tokens, Compiled and Freshness are those of proxy.Options and
 	// proxy.AdminOptions. Each may be nil.
 	Need      func(service string)
+	Denies    *identity.Denies
 	Tokens    proxy.Tokens
 	Compiled  func(head mesh.Head, errs []error)
 	Freshness func() (age time.Duration, stale bool)
@@ -88,7 +89,7 @@ func New(cfg Config, opt Options) (*Sidecar, error) {
 	var err error
 	s.engine, err = proxy.New(proxy.Options{
 		Mesh: opt.Mesh, TrustDomain: opt.TrustDomain, Node: cfg.Node, Name: opt.Name, Limits: opt.Limits, Observe: opt.Observe, KeysDir: opt.KeysDir,
-		Log: opt.Log, Registerer: opt.Registerer, Need: opt.Need, Tokens: opt.Tokens, Compiled: opt.Compiled,
+		Log: opt.Log, Registerer: opt.Registerer, Need: opt.Need, Denies: opt.Denies, Tokens: opt.Tokens, Compiled: opt.Compiled,
 	})
 	if err != nil {
 		return nil, err

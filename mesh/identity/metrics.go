@@ -37,7 +37,7 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 		notAfter: gauge("not_after_seconds", "Unix time after which the current certificate is refused."),
 		left:     gauge("time_left_seconds", "Time until the current certificate is refused; 0 afterwards, and without one."),
 		overdue:  gauge("overdue", "1 while half or more of the current certificate's life is over, or there is none: it should have been renewed long ago."),
-		refused:  counter("refused_handshakes_total", "Peers refused in the handshake: their certificate is not trusted, or proves another identity than the one dialled (wrong_peer: suspect the registry).", "side", "reason"),
+		refused:  counter("refused_handshakes_total", "Peers refused in the handshake: their certificate is not trusted, or proves another identity than the one dialled (wrong_peer: suspect the registry), or is of a node in quarantine (quarantined).", "side", "reason"),
 		unkept:   counter("unkept_total", "Certificates that are in use and could not be written to disk: a restart while the issuer is away would have none."),
 		checks:   counter("self_checks_total", "Handshakes with this process's own inbound after a renewal, by result: failed is that it presents another certificate than the current one, or cannot be reached.", "result"),
 		roots:    gauge("bundle_roots", "Trust roots by which peers are verified: one, and more while the CA changes."),

@@ -72,9 +72,12 @@ type Rotator struct {
 	// Owned by Run.
 	next      time.Time // when to issue; wall clock
 	nextProbe time.Time
-	failures  int  // since the last success
-	down      bool // the last probe failed
-	held      bool // by the tender
+	// nextRefused is before when it is not issued anew because peers refuse what there is:
+	// the issuer's clock may be behind.
+	nextRefused time.Time
+	failures    int  // since the last success
+	down        bool // the last probe failed
+	held        bool // by the tender
 
 	lastErr atomic.Pointer[error] // of the last attempt, for Ready
 }
@@ -163,7 +166,7 @@ func (r *Rotator) tended(ctx context.Context) bool {
 // due reports whether to ask the issuer now.
 func (r *Rotator) due(ctx context.Context) bool {
 	now := r.now().Round(0) // without the monotonic reading, which stops in suspension
-	if !now.Before(r.next) {
+	if !now.Before(r.next) || r.refused(now) {
 		return true
 	}
 	if r.prober == nil || r.failures == 0 || now.Before(r.nextProbe) {
@@ -177,6 +180,21 @@ func (r *Rotator) due(ctx context.Context) bool {
 	// Only the change counts: an issuer that is up and refuses us must not
 	// be asked every two seconds.
 	return wasDown && !r.down
+}
+
+// refused reports whether peers refuse the certificate, and one that is issued now would
+// be taken.
+func (r *Rotator) refused(now time.Time) bool {
+	l, ok := r.of.(*leaf)
+	if !ok || r.failures > 0 || now.Before(r.nextRefused) {
+		return false
+	}
+	from := l.source.renewFrom()
+	if from.IsZero() || now.Before(from) {
+		return false
+	}
+	r.nextRefused = now.Add(retryFirst)
+	return true
 }
 
 // attempt asks the issuer once and sets the time of the next attempt.

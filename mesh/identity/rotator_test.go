@@ -114,7 +114,13 @@ func (p probing) Probe(context.Context) error {
 // rotate starts a Rotator in the bubble; the cleanup proves that Run returns.
 func rotate(t *testing.T, from Issuer, log *bytes.Buffer) (*Rotator, *Source) {
 	t.Helper()
+	return rotateHeeding(t, from, log, nil)
+}
+
+func rotateHeeding(t *testing.T, from Issuer, log *bytes.Buffer, denies *Denies) (*Rotator, *Source) {
+	t.Helper()
 	src := NewSource(mustID(t, ordersID), newMetrics(t))
+	src.Heed(denies)
 	r := NewRotator(src, from, zerolog.New(log))
 	start(t, r)
 	return r, src

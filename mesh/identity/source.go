@@ -27,6 +27,7 @@ type Source struct {
 	failed   atomic.Pointer[error] // of the last attempt to renew
 	onWire   atomic.Pointer[error] // of the last self check
 	grace    atomic.Pointer[Grace] // nil is none
+	denies   *Denies               // nil refuses nobody
 }
 
 // Credential is a certificate and the bundle that came with it. It is immutable.

@@ -160,7 +160,7 @@ func (s *Source) verify(state *tls.ConnectionState, usage x509.ExtKeyUsage, side
 	if _, gateway := id.Gateway(); !service && !gateway {
 		return mesh.ID{}, mesh.Errorf(opVerify, id.String(), mesh.Unauthentic, "the certificate is neither a service's nor a gateway's")
 	}
-	return id, nil
+	return id, s.denies.Check(id, state.PeerCertificates[0].NotBefore)
 }
 
 // count counts a refusal and returns err.
@@ -169,12 +169,14 @@ func (s *Source) count(side string, err error) error {
 		return nil
 	}
 	reason := "not_trusted"
-	switch mesh.KindOf(err) {
-	case mesh.Denied:
+	switch kind := mesh.KindOf(err); {
+	case Quarantined(err):
+		reason = "quarantined"
+	case kind == mesh.Denied:
 		reason = "wrong_peer"
-	case mesh.Invalid:
+	case kind == mesh.Invalid:
 		reason = "no_alpn"
-	case mesh.Unavailable:
+	case kind == mesh.Unavailable:
 		reason = "no_bundle"
 		if s.clock.Check() != nil {
 			reason = "clock"

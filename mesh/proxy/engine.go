@@ -35,6 +35,9 @@ type Options struct {
 	// an Update that knows the service. It must not block. If nil, every
 	// service is taken to be watched.
 	Need func(service string)
+	// Denies is what the Sources that this engine uses heed. Update sets it, and cuts the
+	// connections of whom it denies. If nil, handshakes deny nobody.
+	Denies *identity.Denies
 	// Tokens keeps the rate limits of scope MESH. If nil, each data plane keeps to its
 	// part of them.
 	Tokens Tokens
@@ -55,6 +58,7 @@ type Engine struct {
 	toMesh      *toMesh
 	lives       *lifetimes
 	tunnels     tunnels
+	standing    *standing
 	limits      *rateLimits
 	shared      *sharedLimits
 	mirrors     *mirrors
@@ -134,8 +138,8 @@ func New(opt Options) (*Engine, error) {
 	}
 	e.limits, e.shared, e.mirrors = newRateLimits(), newSharedLimits(opt.Tokens, m), newMirrors()
 	e.keyrings = &keyrings{dir: opt.KeysDir, allowed: e.outside, fetches: m.keyFetches, log: opt.Log, running: map[*jwt.Keyring]context.CancelFunc{}}
-	e.lives = newLifetimes()
-	e.peers = newPeers(&opt, m.conns, e.lives, e.allowed, e.outside)
+	e.lives, e.standing = newLifetimes(), newStanding(opt.Denies, m.cut)
+	e.peers = newPeers(&opt, m.conns, e.lives, e.standing, e.allowed, e.outside)
 	e.toMesh = &toMesh{e}
 	e.slots = make(chan struct{}, connectionSlots())
 	for _, c := range []prometheus.Collector{newEndpointCollector(e), newPolicyCollector(e), newAuthnCollector(e)} {
@@ -148,8 +152,10 @@ func New(opt Options) (*Engine, error) {
 
 // Update makes s the snapshot that requests are decided by. The table is
 // compiled again only if the configuration is another one. Connections to
-// endpoints that are gone close when the requests on them have ended.
+// endpoints that are gone close when the requests on them have ended; those to and from
+// whom s denies are cut, before anything else is done, and none is left when it returns.
 func (e *Engine) Update(s *mesh.Snapshot) {
+	e.standing.deny(s.Denies)
 	e.update.Lock()
 	defer e.update.Unlock()
 	old := e.state.Load()

@@ -239,9 +239,15 @@ func (l *listener) greet(accepted net.Conn) (goesOn bool) {
 		return false
 	}
 	state := secure.ConnectionState()
-	if in, ok := l.door.(*inbound); ok && state.NegotiatedProtocol == identity.ProtocolTCP {
-		in.serveTCP(secure, &state, from)
-		return false
+	if in, ok := l.door.(*inbound); ok {
+		if err := l.e.standing.enter(secure, &state); err != nil {
+			l.broken(secure, err)
+			return false
+		}
+		if state.NegotiatedProtocol == identity.ProtocolTCP {
+			in.serveTCP(secure, &state, from)
+			return false
+		}
 	}
 	switch state.NegotiatedProtocol {
 	case identity.ProtocolH2:
@@ -314,13 +320,13 @@ func (l *listener) serveHTTP1(raw *net.TCPConn, conn halfCloser, deadlines deadl
 		clear(state.PeerCertificates) // as in serveLink
 	}
 	if !ok {
-		_ = raw.Close()
+		_ = conn.Close() // as above
 		return false
 	}
 	c := newH1Client(s, conn, deadlines, info, &l.leaving)
 	c.raw = raw
 	if !l.enter(c) {
-		_ = raw.Close()
+		_ = conn.Close() // as above
 		return false
 	}
 	c.life = l.e.lives.add(info.until, c.expire)

@@ -56,7 +56,7 @@ func (c *meshConn) CloseWrite() error {
 // that it ends; TLS would wait 5 s here for a peer that does not read.
 func (c *meshConn) Close() error {
 	if c.linked {
-		return c.under.Conn.Close()
+		return c.under.Close()
 	}
 	return c.Conn.Close()
 }
@@ -88,6 +88,7 @@ func (c *meshConn) tcp() syscall.Conn {
 // gathered is a connection that holds writes back.
 type gathered struct {
 	net.Conn
+	left func() // called when it is closed; may be nil
 
 	// mu guards what follows. Writing blocks under it, which a deadline or
 	// Close of the connection below ends.
@@ -108,6 +109,14 @@ func (g *gathered) hold() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.on = true
+}
+
+// Close implements net.Conn.
+func (g *gathered) Close() error {
+	if g.left != nil {
+		g.left()
+	}
+	return g.Conn.Close()
 }
 
 // Write implements net.Conn.

@@ -42,6 +42,7 @@ type metrics struct {
 	revision prometheus.Gauge
 	shed     prometheus.Counter
 	conns    prometheus.Gauge
+	cut      prometheus.Counter
 
 	mu    sync.Mutex // guards faces
 	faces []*faceMetrics
@@ -76,9 +77,10 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		compile:        prometheus.NewGauge(prometheus.GaugeOpts{Name: "hedgerow_config_errors", Help: "Objects of the current configuration that did not compile."}),
 		shed:           prometheus.NewCounter(prometheus.CounterOpts{Name: "hedgerow_requests_shed_total", Help: "Requests that were refused because the proxy was short of memory."}),
 		conns:          prometheus.NewGauge(prometheus.GaugeOpts{Name: "hedgerow_upstream_connections", Help: "Open connections to other sidecars, pooled ones and links, and to workloads; WebSockets apart."}),
+		cut:            prometheus.NewCounter(prometheus.CounterOpts{Name: "hedgerow_connections_cut_total", Help: "Connections that were cut because their peer's node was quarantined."}),
 		revision:       prometheus.NewGauge(prometheus.GaugeOpts{Name: "hedgerow_config_revision", Help: "Revision of the configuration that decides now."}),
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.routed, m.called, m.duration, m.inFlight, m.refusals, m.retries, m.failures, m.mirrored, m.keyFetches, m.unretried, m.ejections, m.tcpConns, m.tcpOpen, m.tcpBytes, m.listener, m.sharedAlone, m.sharedFailures, m.compile, m.revision, m.shed, m.conns} {
+	for _, c := range []prometheus.Collector{m.requests, m.routed, m.called, m.duration, m.inFlight, m.refusals, m.retries, m.failures, m.mirrored, m.keyFetches, m.unretried, m.ejections, m.tcpConns, m.tcpOpen, m.tcpBytes, m.listener, m.sharedAlone, m.sharedFailures, m.compile, m.revision, m.shed, m.conns, m.cut} {
 		if err := reg.Register(c); err != nil {
 			return nil, mesh.Errorf("proxy.New", "metrics", mesh.Internal, "%w", err)
 		}

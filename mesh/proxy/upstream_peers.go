@@ -44,7 +44,8 @@ type peers struct {
 	allowed func(node string, addr netip.Addr) bool
 	outside func(addr netip.Addr) bool // likewise, of an external service
 
-	made *linkSet
+	made     *linkSet
+	standing *standing
 
 	// mu guards what follows, and the counters of each peer. Nothing is
 	// called under it that blocks.
@@ -54,10 +55,10 @@ type peers struct {
 }
 
 // newPeers makes a set of peers; open counts their connections.
-func newPeers(opt *Options, open prometheus.Gauge, lives *lifetimes, allowed func(string, netip.Addr) bool, outside func(netip.Addr) bool) *peers {
+func newPeers(opt *Options, open prometheus.Gauge, lives *lifetimes, standing *standing, allowed func(string, netip.Addr) bool, outside func(netip.Addr) bool) *peers {
 	return &peers{
 		mesh: opt.Mesh, trustDomain: opt.TrustDomain, limits: opt.Limits, open: open, lives: lives, allowed: allowed, outside: outside,
-		made: newLinkSet(open, lives), byKey: map[peerKey]*peer{},
+		made: newLinkSet(open, lives), standing: standing, byKey: map[peerKey]*peer{},
 	}
 }
 
@@ -216,6 +217,9 @@ func (ps *peers) dial(ctx context.Context, key peerKey, config *tls.Config) (*me
 		return nil, err
 	}
 	state := conn.ConnectionState()
+	if err := ps.standing.enter(conn, &state); err != nil {
+		return nil, &connectError{CodeIdentity, err}
+	}
 	now, until := time.Now().Round(0), certifiedUntil(&state, own)
 	if conn.until = endEarly(now, until); key.grace && now.After(until) {
 		conn.until = now.Add(graceLife - clientsFirst)

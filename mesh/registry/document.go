@@ -36,7 +36,25 @@ type document struct {
 	Instances []mesh.Instance `json:"instances"`
 	Applied   *appliedReport  `json:"applied,omitempty"`
 	Rejected  *rejectReport   `json:"rejected,omitempty"`
+	// Contained are the newest quarantines that the process has carried out.
+	Contained []Contained `json:"contained,omitempty"`
+	// Broker is where a bridge takes messages from: BrokerEmbedded or an address.
+	Broker string `json:"broker,omitempty"`
 }
+
+// Contained says that a quarantine is carried out: no connection of the node's is left,
+// and none is made.
+type Contained struct {
+	Node  string    `json:"node"`
+	Since time.Time `json:"since"` // the quarantine's Time
+	Time  time.Time `json:"time"`  // when, by the process's clock
+}
+
+// BrokerEmbedded is the broker of a bridge that is one itself.
+const BrokerEmbedded = "EMBEDDED"
+
+// maxContained bounds what a document says of quarantines: older ones were read long ago.
+const maxContained = 64
 
 type appliedReport struct {
 	Epoch    uint32 `json:"epoch"`
@@ -105,6 +123,10 @@ func (d *document) check(key instanceKey, now time.Time) *refusal {
 		return refuse(rejectExpired, "its seq %d is from the future", d.Seq)
 	case len(d.Instances) > maxInstances:
 		return refuse(rejectOversize, "%d instances, at most %d are read", len(d.Instances), maxInstances)
+	case len(d.Contained) > maxContained:
+		return refuse(rejectOversize, "%d quarantines, at most %d are read", len(d.Contained), maxContained)
+	case !shortText(d.Broker):
+		return refuse(rejectMalformed, "its broker %.60q is not up to %d printable ASCII characters", d.Broker, maxTextBytes)
 	case d.Rejected != nil && len(d.Rejected.Reason) > maxReasonBytes:
 		return refuse(rejectOversize, "a reason of %d bytes", len(d.Rejected.Reason))
 	}

@@ -101,6 +101,7 @@ type certified struct {
 	leaf   []byte // DER
 	bundle *identity.Bundle
 	key    *ecdsa.PublicKey
+	from   time.Time // when it begins
 	until  time.Time // the first end in its chain
 }
 
@@ -154,7 +155,7 @@ func (e *envelope) certify(node string, bundle *identity.Bundle, at time.Time) (
 	if !ok || key.Curve != elliptic.P256() {
 		return nil, refuse(rejectUntrusted, "%w", errors.New("the certificate's key is not ECDSA P-256"))
 	}
-	c := &certified{leaf: e.Certificates[0], bundle: bundle, key: key, until: chain[0].NotAfter}
+	c := &certified{leaf: e.Certificates[0], bundle: bundle, key: key, from: chain[0].NotBefore, until: chain[0].NotAfter}
 	for _, cert := range chain[1:] {
 		if cert.NotAfter.Before(c.until) {
 			c.until = cert.NotAfter

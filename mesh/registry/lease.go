@@ -1,10 +1,13 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -122,7 +125,10 @@ func (l *Lease) Update(instances []mesh.Instance) error {
 	}
 	// A reason of the greatest length, each byte of which is six in JSON, must
 	// still fit beside the instances.
-	draft := document{Node: l.doc.Node, Role: l.doc.Role, Instances: out, Rejected: &rejectReport{Reason: string(make([]byte, maxReasonBytes))}}
+	draft := document{Node: l.doc.Node, Role: l.doc.Role, Instances: out, Rejected: &rejectReport{Reason: string(make([]byte, maxReasonBytes))}, Broker: strings.Repeat("x", maxTextBytes)}
+	for range maxContained {
+		draft.Contained = append(draft.Contained, Contained{Node: strings.Repeat("x", 63), Since: longTime, Time: longTime})
+	}
 	if _, err := draft.encode(); err != nil {
 		return mesh.Errorf(op, l.doc.Node, mesh.Invalid, "%w", err)
 	}
@@ -147,6 +153,48 @@ func (l *Lease) Rejected(revision uint32, reason string) {
 		reason = reason[:maxReasonBytes]
 	}
 	l.change(true, func(d *document) { d.Rejected = &rejectReport{Revision: revision, Reason: reason} })
+}
+
+// longTime is a time of the most digits.
+var longTime = time.Date(2999, 12, 31, 23, 59, 59, 999_999_999, time.UTC)
+
+// Contained says which quarantines the process has carried out, now if it did not say so
+// before. The newest 64 are told.
+func (l *Lease) Contained(quarantines map[string]*mesh.Quarantine) {
+	l.mu.Lock()
+	next, changed := l.doc.contained(quarantines, time.Now().UTC().Truncate(time.Millisecond))
+	l.mu.Unlock()
+	if changed { // with a hint: somebody waits for it
+		l.change(true, func(d *document) { d.Contained = next })
+	}
+}
+
+// contained returns what d says of quarantines that are carried out now.
+func (d *document) contained(quarantines map[string]*mesh.Quarantine, now time.Time) (next []Contained, changed bool) {
+	for node, q := range quarantines {
+		if q.Active() && q.Time != nil {
+			next = append(next, Contained{Node: node, Since: *q.Time, Time: now})
+		}
+	}
+	slices.SortFunc(next, func(a, b Contained) int { return cmp.Or(b.Since.Compare(a.Since), cmp.Compare(a.Node, b.Node)) })
+	next = next[:min(len(next), maxContained)]
+	for i, c := range next {
+		same := func(o Contained) bool { return o.Node == c.Node && o.Since.Equal(c.Since) }
+		if at := slices.IndexFunc(d.Contained, same); at >= 0 {
+			next[i].Time = d.Contained[at].Time
+		} else {
+			changed = true
+		}
+	}
+	return next, changed || len(next) != len(d.Contained)
+}
+
+// Broker says where a bridge takes messages from: BrokerEmbedded or an address.
+func (l *Lease) Broker(broker string) {
+	if !shortText(broker) { // others would refuse the document
+		broker = "(an address that cannot be shown)"
+	}
+	l.change(false, func(d *document) { d.Broker = broker })
 }
 
 // State returns how the registration stands.

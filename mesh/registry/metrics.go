@@ -12,24 +12,25 @@ import (
 // hedgerow_registry_rejects_total. Those of heads and keys that are not believed are
 // signing's.
 const (
-	rejectMalformed = "malformed" // not the JSON, or not the shape, that it must be
-	rejectOversize  = "oversize"
-	rejectOlder     = "older"         // a head below the highest applied
-	rejectForged    = "forged"        // a head that the control plane found and replaced
-	rejectFork      = "fork"          // the applied revision with another digest
-	rejectDigest    = "digest"        // records that their head does not describe
-	rejectRecord    = "record"        // one object that does not validate
-	rejectUnsigned  = "unsigned"      // a document without a signature
-	rejectSignature = "bad_signature" // a document that its certificate's key did not sign
-	rejectUntrusted = "untrusted"     // a document by a certificate that is not of the mesh, or no longer
-	rejectSigner    = "wrong_signer"  // a document by the certificate of somebody else
-	rejectOwner     = "owner"         // a document under another node's or role's key
-	rejectExpired   = "expired"       // notAfter is past, or too far ahead
-	rejectReplayed  = "replayed"      // a document older than the accepted one
-	rejectEntitled  = "entitled"      // a service that the node may not run
-	rejectAddress   = "address"       // not IP:port, or outside the dial list
-	rejectDuplicate = "duplicate"     // an instance name that another document has
-	rejectUnsaved   = "unsaved"       // the snapshot could not be written to disk
+	rejectMalformed   = "malformed" // not the JSON, or not the shape, that it must be
+	rejectOversize    = "oversize"
+	rejectOlder       = "older"         // a head below the highest applied
+	rejectForged      = "forged"        // a head that the control plane found and replaced
+	rejectFork        = "fork"          // the applied revision with another digest
+	rejectDigest      = "digest"        // records that their head does not describe
+	rejectRecord      = "record"        // one object that does not validate
+	rejectUnsigned    = "unsigned"      // a document without a signature
+	rejectSignature   = "bad_signature" // a document that its certificate's key did not sign
+	rejectUntrusted   = "untrusted"     // a document by a certificate that is not of the mesh, or no longer
+	rejectSigner      = "wrong_signer"  // a document by the certificate of somebody else
+	rejectQuarantined = "quarantined"   // a document by a certificate from before its node was released
+	rejectOwner       = "owner"         // a document under another node's or role's key
+	rejectExpired     = "expired"       // notAfter is past, or too far ahead
+	rejectReplayed    = "replayed"      // a document older than the accepted one
+	rejectEntitled    = "entitled"      // a service that the node may not run
+	rejectAddress     = "address"       // not IP:port, or outside the dial list
+	rejectDuplicate   = "duplicate"     // an instance name that another document has
+	rejectUnsaved     = "unsaved"       // the snapshot could not be written to disk
 )
 
 type metrics struct {

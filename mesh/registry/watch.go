@@ -409,12 +409,12 @@ func (w *Watcher) publish() {
 	old := w.snapshot.Load()
 	instances := w.deriveInstances()
 	if old != nil && sameInstances(old.Instances, instances) {
-		if old.Config == w.config.decoded {
+		if old.Config == w.config.decoded && old.Denies == w.config.denies {
 			return
 		}
 		instances = old.Instances
 	}
-	s := &mesh.Snapshot{Config: w.config.decoded, Instances: instances}
+	s := &mesh.Snapshot{Config: w.config.decoded, Denies: w.config.denies, Instances: instances}
 	w.snapshot.Store(s)
 	total := 0
 	for _, list := range instances {

@@ -23,6 +23,7 @@ type configState struct {
 	records mesh.Records // never changed in place
 	leaves  mesh.Leaves  // of records
 	decoded *mesh.Config // nil before the first
+	denies  *mesh.Denies // of decoded; what is denied later is another
 
 	// wholeAt is when everything is to be read; zero when nothing suggests it.
 	wholeAt time.Time
@@ -302,7 +303,7 @@ func (w *Watcher) adopt(head mesh.Head, records mesh.Records, leaves mesh.Leaves
 		before = mesh.NewConfig()
 	}
 	decoded, errs := before.Next(head, w.config.records, records)
-	w.config = configState{head: head, floor: head, records: records, leaves: leaves, decoded: decoded}
+	w.config = configState{head: head, floor: head, records: records, leaves: leaves, decoded: decoded, denies: w.denies(decoded)}
 	w.signed()
 	w.client.metrics.revision.Set(float64(head.Revision))
 	w.synced()
@@ -314,6 +315,16 @@ func (w *Watcher) adopt(head mesh.Head, records mesh.Records, leaves mesh.Leaves
 		w.opts.OnReject(head.Revision, errors.Join(errs...))
 	}
 	w.publish()
+}
+
+// denies returns whose certificates are refused by config: what there was, if it is the
+// same.
+func (w *Watcher) denies(config *mesh.Config) *mesh.Denies {
+	next := mesh.NewDenies(config.Quarantines)
+	if next.Equal(w.config.denies) {
+		return w.config.denies
+	}
+	return next
 }
 
 // limit cuts text from Redis to a length fit for a log.

@@ -131,7 +131,7 @@ func (w *Watcher) load() {
 	if floor.Before(s.Head) {
 		floor = s.Head
 	}
-	w.config = configState{head: s.Head, floor: floor, records: s.Records, leaves: s.Records.Leaves(), decoded: decoded}
+	w.config = configState{head: s.Head, floor: floor, records: s.Records, leaves: s.Records.Leaves(), decoded: decoded, denies: w.denies(decoded)}
 	w.signed()
 	w.Need(s.Needed...)
 	w.client.metrics.revision.Set(float64(s.Head.Revision))

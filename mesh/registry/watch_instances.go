@@ -87,6 +87,8 @@ type Report struct {
 	RejectedRevision uint32 // 0: none
 	RejectedReason   string
 	LastSeen         time.Time
+	Contained        []Contained // quarantines that it says are carried out
+	Broker           string      // where a bridge takes messages from
 	// Instances are the accepted ones, with LeaseExpireTime.
 	Instances []*mesh.Instance
 }
@@ -131,7 +133,7 @@ func (w *Watcher) interest() []instanceKey {
 	var out []instanceKey
 	for _, id := range slices.Sorted(maps.Keys(w.config.decoded.Nodes)) {
 		node := w.config.decoded.Nodes[id]
-		if !w.opts.All && !slices.ContainsFunc(node.Services, w.needs) {
+		if !w.opts.All && (w.config.denies.Node(id) || !slices.ContainsFunc(node.Services, w.needs)) {
 			continue
 		}
 		for _, role := range slices.Sorted(slices.Values(node.Roles)) {
@@ -333,11 +335,19 @@ func (w *Watcher) outlived(key instanceKey, h *held, now time.Time) bool {
 	return true
 }
 
+// denied reports whether what node signed with a certificate is dropped.
+func (w *Watcher) denied(node string, by *certified) bool {
+	return w.config.denies.Node(node) || by != nil && w.config.denies.RefusesNode(node, by.from)
+}
+
 // accept takes a new document, or leaves the old one and remembers not to look
 // again.
 func (w *Watcher) accept(key instanceKey, h *held, raw string, now time.Time) {
 	v := verification{mesh: w.client.trust.Mesh(), bundle: w.instances.bundle, at: now}
 	d, by, r := v.openDocument([]byte(raw), key, h.by)
+	if r == nil && !w.config.denies.Node(key.node) && w.denied(key.node, by) {
+		r = refuse(rejectQuarantined, "it is signed with a certificate from before the release of nodes/%s", key.node)
+	}
 	if r == nil {
 		r = w.replayed(key, h, d.Seq, now)
 	}
@@ -447,7 +457,7 @@ func (w *Watcher) deriveInstances() map[string][]*mesh.Instance {
 // and counts the others. names holds those seen so far.
 func (w *Watcher) allowed(key instanceKey, names map[string]bool) []*mesh.Instance {
 	h := w.instances.held[key]
-	if h.doc == nil {
+	if h.doc == nil || w.denied(key.node, h.by) { // who watches all still reads what it says
 		return nil
 	}
 	var out []*mesh.Instance
@@ -507,7 +517,7 @@ func (w *Watcher) report() {
 		if h.doc == nil {
 			continue
 		}
-		r := Report{Node: key.node, Role: key.role, LastSeen: h.seen, Instances: byNode[key]}
+		r := Report{Node: key.node, Role: key.role, LastSeen: h.seen, Contained: h.doc.Contained, Broker: h.doc.Broker, Instances: byNode[key]}
 		if a := h.doc.Applied; a != nil {
 			r.AppliedEpoch, r.AppliedRevision = a.Epoch, a.Revision
 		}

@@ -63,6 +63,9 @@ type Deliverer interface {
 	Offer(m mqttbridge.Message) bool
 	// Ready is closed when there are rules to match.
 	Ready() <-chan struct{}
+	// Suspended reports whether nobody may have a session now; changed is closed
+	// when that is no longer so.
+	Suspended() (now bool, changed <-chan struct{})
 }
 
 var _ Deliverer = (*mqttbridge.Bridge)(nil)
@@ -180,12 +183,25 @@ func (b *Broker) Run(ctx context.Context) error {
 		return fmt.Errorf("broker.Run: %w", err)
 	}
 	b.cfg.Log.Info().Stringer("address", b.Addr()).Msg("MQTT broker listening")
-	<-ctx.Done()
+	b.suspend(ctx)
 	b.hook.drain(drainTimeout)
 	if err := b.server.Close(); err != nil {
 		return fmt.Errorf("broker.Run: %w", err)
 	}
 	return nil
+}
+
+// suspend cuts everybody, and admits nobody, while that is asked for, until ctx ends.
+func (b *Broker) suspend(ctx context.Context) {
+	for {
+		now, changed := b.cfg.Deliverer.Suspended()
+		b.listener.suspend(now)
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 var _ listeners.Listener = (*listener)(nil)

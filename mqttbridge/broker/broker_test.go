@@ -320,3 +320,28 @@ func TestPublishSaysThatTheServiceDidNotAccept(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// While its node is in quarantine the broker cuts every session and admits nobody.
+func TestQuarantineCutsEverySession(t *testing.T) {
+	w := start(t)
+	var devices []*raw
+	for i := range 3 {
+		devices = append(devices, connected(t, w.addr, 4, fmt.Sprintf("d%d", i)))
+	}
+	denied := snapshot()
+	denied.Denies = mesh.NewDenies(map[string]*mesh.Quarantine{"edge7": {}})
+	w.bridge.Update(denied)
+	for _, d := range devices {
+		d.mustClose()
+	}
+	poll(t, "no sessions", func() bool { return w.broker.listener.count() == 0 })
+	publish := publishers()[0].publish
+	if err := publish(t.Context(), w.addr, topic, "in quarantine", 1); err == nil {
+		t.Error("a device was admitted")
+	}
+	w.bridge.Update(snapshot())
+	poll(t, "admitted again", func() bool { return publish(t.Context(), w.addr, topic, "released", 1) == nil })
+	if seen := w.seen(); slices.Contains(seen, "in quarantine") || !slices.Contains(seen, "released") {
+		t.Errorf("delivered: %q", seen)
+	}
+}

@@ -297,7 +297,7 @@ func FuzzPackets(f *testing.F) {
 		device, far := net.Pipe()
 		done := make(chan struct{}, 1)
 		c := &conn{Conn: local{far}}
-		if !w.broker.listener.add(c) {
+		if w.broker.listener.add(c) != "" {
 			t.Fatal("no room for a connection")
 		}
 		go w.broker.listener.serve(w.broker.server.EstablishConnection, c)

@@ -3,8 +3,10 @@ package broker
 import (
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,10 +24,11 @@ type listener struct {
 	log     zerolog.Logger
 	forget  func(*conn) // clears what the library keeps of a connection it failed on
 
-	// mu guards conns and closed. Nothing is called under it.
+	// mu guards conns, closed and away. Nothing is called under it.
 	mu     sync.Mutex
 	conns  map[*conn]struct{}
 	closed bool
+	away   bool           // nobody is admitted for now
 	wg     sync.WaitGroup // the accept loop and one per connection
 }
 
@@ -55,8 +58,8 @@ func (l *listener) Serve(establish listeners.EstablishFn) {
 			continue
 		}
 		dc := &conn{Conn: c}
-		if !l.add(dc) {
-			l.metrics.connections.WithLabelValues("too_many").Inc()
+		if refused := l.add(dc); refused != "" {
+			l.metrics.connections.WithLabelValues(refused).Inc()
 			_ = c.Close()
 			continue
 		}
@@ -111,16 +114,33 @@ func (l *listener) enter() bool {
 	return !l.closed
 }
 
-// add counts c, unless there are too many or the listener is closed.
-func (l *listener) add(c *conn) bool {
+// suspend cuts every connection and admits none until it is called with false.
+func (l *listener) suspend(on bool) {
+	l.mu.Lock()
+	l.away = on
+	var left []*conn
+	if on {
+		left = slices.Collect(maps.Keys(l.conns))
+	}
+	l.mu.Unlock()
+	for _, c := range left {
+		_ = c.Close()
+	}
+}
+
+// add counts c, unless there are too many or nobody is admitted now.
+func (l *listener) add(c *conn) (refused string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed || len(l.conns) >= l.max {
-		return false
+	switch {
+	case l.away:
+		return "quarantined"
+	case l.closed || len(l.conns) >= l.max:
+		return "too_many"
 	}
 	l.conns[c] = struct{}{}
 	l.wg.Add(1)
-	return true
+	return ""
 }
 
 func (l *listener) remove(c *conn) {

@@ -178,7 +178,7 @@ func engineLinks() []control {
 		without("one that was not is not", "upstream_link.go", "if errors.As(err, &failed) && failed.Replayable() {", "if errors.As(err, &failed) {", "TestRefusedStreamsAreStale"),
 		without("writes are gathered", "meshconn.go", "if !g.on {", "if true {", "TestGatheredWritesLeaveTogether"),
 		without("not without bound", "meshconn.go", "if len(*g.buf) < gatheredBytes {", "if true {", "TestGatheredWritesLeaveTogether"),
-		without("to close a link waits for nobody", "meshconn.go", "if c.linked {\n\t\treturn c.under.Conn.Close()", "if false {\n\t\treturn c.under.Conn.Close()", "TestLinkedMeshConnClosesAtOnce"),
+		without("to close a link waits for nobody", "meshconn.go", "if c.linked {\n\t\treturn c.under.Close()", "if false {\n\t\treturn c.under.Close()", "TestLinkedMeshConnClosesAtOnce"),
 		without("what was held back precedes the end", "meshconn.go", "errors.Join(c.under.release(), c.Conn.CloseWrite())", "c.Conn.CloseWrite()", "TestMeshConnGathersUntilItsEnd"),
 		without("long writes leave without Flush", "meshconn.go", "if sent := c.under.release(); err == nil {", "if sent := error(nil); err == nil {", "TestMeshConnSendsLongWritesAtOnce").orHangs(),
 		without("a stream that is reset is noticed", "client_link.go", "stream.OnAbort(c.aborted)", "stream.OnAbort(nil)", "TestStreamThatIsResetIsNoticed").orHangs(),

@@ -80,5 +80,13 @@ func tables() []table {
 		{"api audit", "controlapi", accessAudit()},
 		{"api hostile rows", "controlapi", accessHostile()},
 		{"audit chain", "controlapi/auditlog", accessChain()},
+
+		{"denies", "mesh", quarantineDenies()},
+		{"denied handshakes", "mesh/identity", quarantineHandshakes()},
+		{"denied connections", engine, quarantineConnections()},
+		{"denied registrations", "mesh/registry", quarantineRegistry()},
+		{"quarantines", "controlapi", quarantineWrites()},
+		{"quarantined bridges", "mqttbridge", quarantineSessions()},
+		{"quarantined brokers", "mqttbridge/broker", quarantineBroker()},
 	}
 }

@@ -33,6 +33,8 @@ type Sidecar struct {
 	Watch    []string // services that are watched from the start
 	// TCP is where the workload connects to services of protocol TCP, by service.
 	TCP map[string]string
+	// Binaries is where its program is; that of Options if "".
+	Binaries string
 }
 
 // config is what is written into a configuration file. JSON is YAML.
@@ -56,7 +58,26 @@ func (m *Mesh) Sidecar(s Sidecar) *Plane {
 	if len(tcp) > 0 {
 		c["tcp"] = tcp
 	}
-	p.Process = m.start(s.Node, "hedgerow-edge", "sidecar", c)
+	p.Process = m.startFrom(s.Binaries, s.Node, "hedgerow-edge", "sidecar", c)
+	p.Until(readyMost, "is ready", p.Admin.Ready)
+	return p
+}
+
+// Bridge says what a bridge is. Its node is one of Options.Nodes and of the objects.
+type Bridge struct {
+	Node   string
+	Broker string // "127.0.0.1:port"
+}
+
+// Bridge starts a bridge, of the program hedgerow-edge, and returns when it is ready.
+func (m *Mesh) Bridge(b Bridge) *Plane {
+	m.t.Helper()
+	p := &Plane{Admin: proc.Admin{Address: m.Address()}}
+	c := m.base(b.Node)
+	c["dataDir"] = filepath.Join(m.Dir, b.Node+"-bridge")
+	c["mqtt"] = config{"address": b.Broker}
+	c["admin"] = config{"address": p.Admin.Address}
+	p.Process = m.start(b.Node+"-bridge", "hedgerow-edge", "bridge", c)
 	p.Until(readyMost, "is ready", p.Admin.Ready)
 	return p
 }
@@ -131,12 +152,21 @@ func (m *Mesh) login(node string) servers.AppRole {
 // start writes a configuration file and starts a program with it.
 func (m *Mesh) start(name, program, verb string, c config) *Process {
 	m.t.Helper()
+	return m.startFrom("", name, program, verb, c)
+}
+
+// startFrom is start of a program in another directory than that of Options, unless it is "".
+func (m *Mesh) startFrom(binaries, name, program, verb string, c config) *Process {
+	m.t.Helper()
+	if binaries == "" {
+		binaries = m.opt.Binaries
+	}
 	text, err := json.Marshal(c)
 	if err != nil {
 		m.t.Fatal(err)
 	}
 	file := m.write(name+".yaml", string(text))
-	return Start(m.t, Command{Name: name, Dir: m.Dir, Program: filepath.Join(m.opt.Binaries, program), Args: []string{verb, "--config", file}})
+	return Start(m.t, Command{Name: name, Dir: m.Dir, Program: filepath.Join(binaries, program), Args: []string{verb, "--config", file}})
 }
 
 // Identity has Vault sign a certificate for service on node, for a client that

@@ -33,7 +33,7 @@ type app struct {
 func New(stdout, stderr io.Writer, version string) []*cobra.Command {
 	a := &app{stdout: stdout, stderr: stderr, version: version}
 	verbs := []*cobra.Command{
-		a.applyCommand(), a.getCommand(), a.deleteCommand(), a.nodeCommand(), a.statusCommand(), a.publishCommand(),
+		a.applyCommand(), a.getCommand(), a.deleteCommand(), a.nodeCommand(), a.quarantineCommand(), a.releaseCommand(), a.statusCommand(), a.publishCommand(),
 		a.deadLettersCommand(), a.tokenCommand(), a.versionCommand(),
 	}
 	for _, c := range verbs {

@@ -399,7 +399,7 @@ func TestUsage(t *testing.T) {
 	}{
 		{"a wrong flag", []string{"get", "--frm", "x"}, "hedgerow: get: unknown flag: --frm\nhedgerow: hint: run \"hedgerow get --help\"\n"},
 		{"a wrong output", []string{"get", "routes", "-o", "xml"}, "hedgerow: get: invalid argument \"xml\" for \"-o, --output\" flag: \"xml\" is none of json, yaml and table\nhedgerow: hint: run \"hedgerow get --help\"\n"},
-		{"an unknown collection", []string{"get", "rutes"}, "hedgerow: get: \"rutes\" is none of authenticators, defaults, instances, nodes, policies, routes, services, tokens, topicRules\nhedgerow: hint: run \"hedgerow get --help\"\n"},
+		{"an unknown collection", []string{"get", "rutes"}, "hedgerow: get: \"rutes\" is none of authenticators, defaults, instances, nodes, policies, quarantines, routes, services, tokens, topicRules\nhedgerow: hint: run \"hedgerow get --help\"\n"},
 		{"an id that is a path", []string{"get", "routes/../nodes"}, "hedgerow: get: \"../nodes\" is not an id of 1 to 63 characters a-z, 0-9 and '-'\nhedgerow: hint: run \"hedgerow get --help\"\n"},
 		{"no file", []string{"apply"}, "hedgerow: apply: -f says what to apply\nhedgerow: hint: run \"hedgerow apply --help\"\n"},
 		{"a collection to delete", []string{"delete", "routes"}, "hedgerow: delete: \"routes\" names a collection, not an object\nhedgerow: hint: run \"hedgerow delete --help\"\n"},

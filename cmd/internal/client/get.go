@@ -54,7 +54,7 @@ func (a *app) getCommand() *cobra.Command {
 // collectionNames lists what can be read.
 func collectionNames() []string {
 	var names []string
-	for _, c := range append(mesh.Collections(), mesh.Instances) {
+	for _, c := range append(mesh.Collections(), mesh.Instances, mesh.Quarantines) {
 		names = append(names, string(c))
 	}
 	slices.Sort(names)

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/hedgerow-mesh/hedgerow/cmd/internal/client/yamljson"
 	"github.com/hedgerow-mesh/hedgerow/mesh"
@@ -128,6 +129,14 @@ func viewFor(of mesh.Collection) view {
 		}, "ROLES", "RUNS", "LOCALITY")
 	case mesh.Tokens:
 		return viewOf(func(t *mesh.Token) []string { return []string{t.Role, scopes(t), expiry(t)} }, "ROLE", "SCOPES", "EXPIRES")
+	case mesh.Quarantines:
+		return viewOf(func(q *mesh.Quarantine) []string {
+			since := ""
+			if q.Time != nil {
+				since = q.Time.Format(time.RFC3339)
+			}
+			return []string{q.State, since, q.By, q.Reason}
+		}, "STATE", "SINCE", "BY", "REASON")
 	case mesh.Instances:
 		return viewOf(func(i *mesh.Instance) []string {
 			return []string{i.Service, i.Node, i.Address, i.Health, labels(i.Labels)}

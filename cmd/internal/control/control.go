@@ -102,6 +102,8 @@ func (c *Config) Validate() error {
 type Deps struct {
 	// First is applied, as the body of POST /v1:apply, if the log is empty.
 	First []byte
+	// Backdate is how far its issuer dates certificates back, at least.
+	Backdate time.Duration
 	// Check is one more condition of /readyz. May be nil.
 	Check func(context.Context) error
 	// Ready is called once when the API serves. May be nil.
@@ -167,10 +169,11 @@ func Run(ctx context.Context, cfg *Config, deps Deps) (err error) {
 	if err != nil {
 		return errors.Join(err, client.Close())
 	}
-	watcher := registry.NewWatcher(client, roots.bundle, registry.WatcherOptions{All: true, OnSnapshot: usersOf(users)})
+	followed := usersOf(users)
+	watcher := registry.NewWatcher(client, roots.bundle, registry.WatcherOptions{All: true, OnSnapshot: followed.follow})
 	opts := controlapi.Options{
 		Log: revisions.Log, Publisher: client, Authority: trust.authority, Observed: watcher, TokenFile: filepath.Join(cfg.DataDir, tokenFile),
-		Audit: audit, Hosts: cfg.Hosts, Metrics: reg, Gatherer: reg, Logger: log,
+		Audit: audit, Hosts: cfg.Hosts, Metrics: reg, Gatherer: reg, Logger: log, Backdate: deps.Backdate,
 	}
 	if vault != nil {
 		trusted := vaultNodes{vault.Admin(cfg.TrustDomain)}
@@ -179,6 +182,7 @@ func Run(ctx context.Context, cfg *Config, deps Deps) (err error) {
 			return err
 		}
 	}
+	opts.Access = withdrawals(opts.Trust, followed)
 	var republisher *registry.Republisher // set before anybody can ask
 	opts.Checks = []controlapi.Check{
 		{Name: "published", Ready: func(context.Context) error { return conflict(republisher.State(), cfg.Revisions == inVault) }},
@@ -245,6 +249,7 @@ func serve(ctx context.Context, cfg *Config, deps Deps, group *role.Group, repub
 	}
 	group.Go("registry watch", watcher.Run)
 	group.Go("republisher", republisher.Run)
+	group.Go("quarantines", api.RunQuarantines)
 	if err := first(ctx, deps, api); err != nil {
 		return errors.Join(err, group.Stop(), listener.Close())
 	}

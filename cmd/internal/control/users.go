@@ -6,10 +6,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -77,14 +75,6 @@ func (a *RedisAdmin) newUsers(client *registry.Client, reg prometheus.Registerer
 		return nil, nil
 	}
 	return registry.NewUsers(client, a.Admin, a.digest, reg)
-}
-
-// usersOf has users follow the nodes of snapshots.
-func usersOf(users *registry.Users) func(*mesh.Snapshot) {
-	if users == nil {
-		return nil
-	}
-	return func(s *mesh.Snapshot) { users.Want(slices.Collect(maps.Keys(s.Config.Nodes))) }
 }
 
 // usersCheck is what /readyz says of them. Without a user a node is shut out, and writes

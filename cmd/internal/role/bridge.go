@@ -10,6 +10,7 @@ import (
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 	"github.com/hedgerow-mesh/hedgerow/mesh/identity"
 	"github.com/hedgerow-mesh/hedgerow/mesh/proxy"
+	"github.com/hedgerow-mesh/hedgerow/mesh/registry"
 	"github.com/hedgerow-mesh/hedgerow/mqttbridge"
 	"github.com/hedgerow-mesh/hedgerow/mqttbridge/broker"
 )
@@ -51,6 +52,10 @@ func RunBridge(ctx context.Context, cfg *Bridge, deps Deps) error {
 	}
 	engine.show(bridge)
 	p.use = bridge.Update
+	p.lease.Broker(registry.BrokerEmbedded)
+	if cfg.Embedded == "" {
+		p.lease.Broker(cfg.MQTT.Address)
+	}
 	feed, err := bridgeFeed(cfg, p, bridge)
 	if err != nil {
 		return p.abandon(errors.Join(err, engine.close()))
@@ -81,6 +86,7 @@ func newBridgeEngine(cfg *Bridge, p *plane, source *identity.Source) (*bridgeEng
 		Mesh: cfg.Mesh, TrustDomain: cfg.TrustDomain, Node: cfg.Node, Name: p.name, Limits: cfg.Limits, Observe: p.observe, Log: p.log, Registerer: p.reg,
 		KeysDir:  p.keysDir(),
 		Need:     func(service string) { p.watcher.Need(service) },
+		Denies:   p.denies,
 		Tokens:   p.client,
 		Compiled: p.compiled,
 	})

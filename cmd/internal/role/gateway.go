@@ -45,6 +45,7 @@ func RunGateway(ctx context.Context, cfg *Gateway, deps Deps) error {
 		Log: p.log, Registerer: p.reg, Gatherer: p.reg, Limits: cfg.Limits, Name: p.name, Observe: p.observe, DataDir: cfg.DataDir,
 		KeysDir:   p.keysDir(),
 		Need:      func(service string) { p.watcher.Need(service) },
+		Denies:    p.denies,
 		Tokens:    p.client,
 		Compiled:  p.compiled,
 		Freshness: p.freshness,

@@ -59,6 +59,7 @@ type plane struct {
 	issuer  identity.Issuer
 	ids     *identity.Metrics
 	clock   *identity.Clock
+	denies  *identity.Denies
 	client  *registry.Client
 	watcher *registry.Watcher
 	lease   *registry.Lease
@@ -97,7 +98,7 @@ func newPlane(base *Base, vault *Vault, node, role string, deps Deps) (*plane, e
 	if err := base.Observe.Validate(); err != nil {
 		return nil, err
 	}
-	p := &plane{log: log, base: base, node: node, reg: prometheus.NewRegistry(), issuer: deps.Issuer, group: NewGroup(log)}
+	p := &plane{log: log, base: base, node: node, reg: prometheus.NewRegistry(), denies: &identity.Denies{}, issuer: deps.Issuer, group: NewGroup(log)}
 	p.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	p.unregistered = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "hedgerow_role_registrations_refused_total",
@@ -173,6 +174,7 @@ func (p *plane) snapshot(s *mesh.Snapshot) {
 	if p.use != nil {
 		p.use(s)
 	}
+	p.lease.Contained(s.Config.Quarantines)
 }
 
 // rejected tells the control plane, through the lease, that a configuration was
@@ -197,6 +199,7 @@ func (p *plane) compiled(head mesh.Head, errs []error) {
 func (p *plane) source(id mesh.ID) *identity.Source {
 	s := identity.NewSource(id, p.ids)
 	s.UseClock(p.clock)
+	s.Heed(p.denies)
 	// What cannot be read from there is asked for again, as at the first start.
 	if err := s.KeepIn(filepath.Join(p.base.DataDir, "identity")); err != nil {
 		p.log.Warn().Err(err).Str("hint", mesh.HintOf(err)).Msg("no identity of an earlier run")

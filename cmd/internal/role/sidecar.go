@@ -52,6 +52,7 @@ func RunSidecar(ctx context.Context, cfg *Sidecar, deps Deps) error {
 		Changed:   p.register,
 		KeysDir:   p.keysDir(),
 		Need:      func(service string) { p.watcher.Need(service) },
+		Denies:    p.denies,
 		Tokens:    p.client,
 		Compiled:  p.compiled,
 		Freshness: p.freshness,

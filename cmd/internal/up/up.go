@@ -270,7 +270,7 @@ func (u *upper) startControl(ctx context.Context) error {
 		return err
 	}
 	serving := make(chan struct{})
-	deps := control.Deps{Ready: func() { close(serving) }, First: objects}
+	deps := control.Deps{Ready: func() { close(serving) }, First: objects, Backdate: localca.Backdate}
 	if u.opt.Demo {
 		// A route or policy that was changed may well make this a 404 or 403,
 		// which is an answer; a 5xx says that something is missing.

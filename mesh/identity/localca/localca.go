@@ -29,6 +29,10 @@ import (
 	"github.com/hedgerow-mesh/hedgerow/mesh/identity"
 )
 
+// Backdate is by how much the start of validity of everything lies before it is issued:
+// peers' clocks may be this late.
+const Backdate = 5 * time.Minute
+
 // The files in the CA's directory, PEM.
 const (
 	KeyFile  = "ca.key" // the root's private key, 0600
@@ -38,7 +42,6 @@ const (
 const (
 	defaultLeafTTL = 24 * time.Hour
 	rootYears      = 10
-	backdate       = 5 * time.Minute // of NotBefore: peers' clocks may be this late
 )
 
 // Config says what a CA issues.
@@ -124,7 +127,7 @@ func (ca *CA) Issue(ctx context.Context, r identity.Request) (identity.Issued, e
 	node, _ := r.ID.Node()
 	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
 		Subject:               pkix.Name{CommonName: node},
-		NotBefore:             now.Add(-backdate),
+		NotBefore:             now.Add(-Backdate),
 		NotAfter:              notAfter,
 		URIs:                  []*url.URL{uri},
 		KeyUsage:              x509.KeyUsageDigitalSignature,
@@ -205,7 +208,7 @@ func (ca *CA) createRoot(path string) error {
 	now := time.Now()
 	template := &x509.Certificate{
 		Subject:               pkix.Name{CommonName: "Hedgerow local CA of " + ca.cfg.TrustDomain},
-		NotBefore:             now.Add(-backdate),
+		NotBefore:             now.Add(-Backdate),
 		NotAfter:              now.AddDate(rootYears, 0, 0),
 		URIs:                  []*url.URL{uri},
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,

@@ -121,7 +121,7 @@ func (x Change_Action) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Change_Action.Descriptor instead.
 func (Change_Action) EnumDescriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{45, 0}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{51, 0}
 }
 
 // GetServiceRequest names a service.
@@ -2184,6 +2184,313 @@ func (x *ReportJoinRequest) GetOutcome() ReportJoinRequest_Outcome {
 	return ReportJoinRequest_REFUSED
 }
 
+// QuarantineNodeRequest shuts out a node.
+type QuarantineNodeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Order         *QuarantineOrder       `protobuf:"bytes,2,opt,name=order,proto3" json:"order,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QuarantineNodeRequest) Reset() {
+	*x = QuarantineNodeRequest{}
+	mi := &file_hedgerow_v1_control_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QuarantineNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QuarantineNodeRequest) ProtoMessage() {}
+
+func (x *QuarantineNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hedgerow_v1_control_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QuarantineNodeRequest.ProtoReflect.Descriptor instead.
+func (*QuarantineNodeRequest) Descriptor() ([]byte, []int) {
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *QuarantineNodeRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *QuarantineNodeRequest) GetOrder() *QuarantineOrder {
+	if x != nil {
+		return x.Order
+	}
+	return nil
+}
+
+// QuarantineOrder says more about a quarantine. It may be left out.
+type QuarantineOrder struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Why, at most 1 KiB.
+	Reason string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Ids of gateways that the node could serve, besides those of its object.
+	Gateways      []string `protobuf:"bytes,2,rep,name=gateways,proto3" json:"gateways,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QuarantineOrder) Reset() {
+	*x = QuarantineOrder{}
+	mi := &file_hedgerow_v1_control_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QuarantineOrder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QuarantineOrder) ProtoMessage() {}
+
+func (x *QuarantineOrder) ProtoReflect() protoreflect.Message {
+	mi := &file_hedgerow_v1_control_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QuarantineOrder.ProtoReflect.Descriptor instead.
+func (*QuarantineOrder) Descriptor() ([]byte, []int) {
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *QuarantineOrder) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *QuarantineOrder) GetGateways() []string {
+	if x != nil {
+		return x.Gateways
+	}
+	return nil
+}
+
+// ReleaseNodeRequest names a node.
+type ReleaseNodeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseNodeRequest) Reset() {
+	*x = ReleaseNodeRequest{}
+	mi := &file_hedgerow_v1_control_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseNodeRequest) ProtoMessage() {}
+
+func (x *ReleaseNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hedgerow_v1_control_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseNodeRequest.ProtoReflect.Descriptor instead.
+func (*ReleaseNodeRequest) Descriptor() ([]byte, []int) {
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *ReleaseNodeRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// GetQuarantineRequest names the node.
+type GetQuarantineRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetQuarantineRequest) Reset() {
+	*x = GetQuarantineRequest{}
+	mi := &file_hedgerow_v1_control_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetQuarantineRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetQuarantineRequest) ProtoMessage() {}
+
+func (x *GetQuarantineRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hedgerow_v1_control_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetQuarantineRequest.ProtoReflect.Descriptor instead.
+func (*GetQuarantineRequest) Descriptor() ([]byte, []int) {
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *GetQuarantineRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// ListQuarantinesRequest asks for one page.
+type ListQuarantinesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most this many; 100 if absent, 1000 at most.
+	PageSize uint32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The nextPageToken of the page before; absent for the first.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListQuarantinesRequest) Reset() {
+	*x = ListQuarantinesRequest{}
+	mi := &file_hedgerow_v1_control_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListQuarantinesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListQuarantinesRequest) ProtoMessage() {}
+
+func (x *ListQuarantinesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hedgerow_v1_control_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListQuarantinesRequest.ProtoReflect.Descriptor instead.
+func (*ListQuarantinesRequest) Descriptor() ([]byte, []int) {
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *ListQuarantinesRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListQuarantinesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListQuarantinesResponse is one page.
+type ListQuarantinesResponse struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Quarantines []*Quarantine          `protobuf:"bytes,1,rep,name=quarantines,proto3" json:"quarantines,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListQuarantinesResponse) Reset() {
+	*x = ListQuarantinesResponse{}
+	mi := &file_hedgerow_v1_control_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListQuarantinesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListQuarantinesResponse) ProtoMessage() {}
+
+func (x *ListQuarantinesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hedgerow_v1_control_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListQuarantinesResponse.ProtoReflect.Descriptor instead.
+func (*ListQuarantinesResponse) Descriptor() ([]byte, []int) {
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *ListQuarantinesResponse) GetQuarantines() []*Quarantine {
+	if x != nil {
+		return x.Quarantines
+	}
+	return nil
+}
+
+func (x *ListQuarantinesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
 // GetInstanceRequest names an instance.
 type GetInstanceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2194,7 +2501,7 @@ type GetInstanceRequest struct {
 
 func (x *GetInstanceRequest) Reset() {
 	*x = GetInstanceRequest{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[37]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2206,7 +2513,7 @@ func (x *GetInstanceRequest) String() string {
 func (*GetInstanceRequest) ProtoMessage() {}
 
 func (x *GetInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[37]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2219,7 +2526,7 @@ func (x *GetInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetInstanceRequest.ProtoReflect.Descriptor instead.
 func (*GetInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{37}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *GetInstanceRequest) GetId() string {
@@ -2242,7 +2549,7 @@ type ListInstancesRequest struct {
 
 func (x *ListInstancesRequest) Reset() {
 	*x = ListInstancesRequest{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[38]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2254,7 +2561,7 @@ func (x *ListInstancesRequest) String() string {
 func (*ListInstancesRequest) ProtoMessage() {}
 
 func (x *ListInstancesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[38]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2267,7 +2574,7 @@ func (x *ListInstancesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesRequest.ProtoReflect.Descriptor instead.
 func (*ListInstancesRequest) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{38}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListInstancesRequest) GetPageSize() uint32 {
@@ -2296,7 +2603,7 @@ type ListInstancesResponse struct {
 
 func (x *ListInstancesResponse) Reset() {
 	*x = ListInstancesResponse{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[39]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2308,7 +2615,7 @@ func (x *ListInstancesResponse) String() string {
 func (*ListInstancesResponse) ProtoMessage() {}
 
 func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[39]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2321,7 +2628,7 @@ func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ListInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{39}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListInstancesResponse) GetInstances() []*Instance {
@@ -2347,7 +2654,7 @@ type GetDefaultsRequest struct {
 
 func (x *GetDefaultsRequest) Reset() {
 	*x = GetDefaultsRequest{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[40]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2359,7 +2666,7 @@ func (x *GetDefaultsRequest) String() string {
 func (*GetDefaultsRequest) ProtoMessage() {}
 
 func (x *GetDefaultsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[40]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2372,7 +2679,7 @@ func (x *GetDefaultsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDefaultsRequest.ProtoReflect.Descriptor instead.
 func (*GetDefaultsRequest) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{40}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{46}
 }
 
 // PutDefaultsRequest replaces the mesh's defaults.
@@ -2387,7 +2694,7 @@ type PutDefaultsRequest struct {
 
 func (x *PutDefaultsRequest) Reset() {
 	*x = PutDefaultsRequest{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[41]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2399,7 +2706,7 @@ func (x *PutDefaultsRequest) String() string {
 func (*PutDefaultsRequest) ProtoMessage() {}
 
 func (x *PutDefaultsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[41]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2412,7 +2719,7 @@ func (x *PutDefaultsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutDefaultsRequest.ProtoReflect.Descriptor instead.
 func (*PutDefaultsRequest) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{41}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *PutDefaultsRequest) GetDefaults() *Defaults {
@@ -2441,7 +2748,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[42]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2453,7 +2760,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[42]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2466,7 +2773,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{42}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ApplyRequest) GetBatch() *Batch {
@@ -2495,7 +2802,7 @@ type Batch struct {
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[43]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2507,7 +2814,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[43]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2520,7 +2827,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{43}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Batch) GetObjects() []*structpb.Struct {
@@ -2545,7 +2852,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[44]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2557,7 +2864,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[44]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2570,7 +2877,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{44}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ApplyResponse) GetRevision() uint32 {
@@ -2608,7 +2915,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_hedgerow_v1_control_proto_msgTypes[45]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2620,7 +2927,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_hedgerow_v1_control_proto_msgTypes[45]
+	mi := &file_hedgerow_v1_control_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2633,7 +2940,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{45}
+	return file_hedgerow_v1_control_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Change) GetName() string {
@@ -2661,7 +2968,7 @@ var File_hedgerow_v1_control_proto protoreflect.FileDescriptor
 
 const file_hedgerow_v1_control_proto_rawDesc = "" +
 	"\n" +
-	"\x19hedgerow/v1/control.proto\x12\vhedgerow.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fhedgerow/v1/authenticator.proto\x1a\x1ahedgerow/v1/defaults.proto\x1a\x1ahedgerow/v1/instance.proto\x1a\x16hedgerow/v1/node.proto\x1a\x18hedgerow/v1/policy.proto\x1a\x17hedgerow/v1/route.proto\x1a\x19hedgerow/v1/service.proto\x1a\x17hedgerow/v1/token.proto\x1a\x1chedgerow/v1/topic_rule.proto\"#\n" +
+	"\x19hedgerow/v1/control.proto\x12\vhedgerow.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fhedgerow/v1/authenticator.proto\x1a\x1ahedgerow/v1/defaults.proto\x1a\x1ahedgerow/v1/instance.proto\x1a\x16hedgerow/v1/node.proto\x1a\x18hedgerow/v1/policy.proto\x1a\x1chedgerow/v1/quarantine.proto\x1a\x17hedgerow/v1/route.proto\x1a\x19hedgerow/v1/service.proto\x1a\x17hedgerow/v1/token.proto\x1a\x1chedgerow/v1/topic_rule.proto\"#\n" +
 	"\x11GetServiceRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"Q\n" +
 	"\x13ListServicesRequest\x12\x1b\n" +
@@ -2793,7 +3100,24 @@ const file_hedgerow_v1_control_proto_rawDesc = "" +
 	"\aREFUSED\x10\x00\x12\f\n" +
 	"\bENROLLED\x10\x01B\n" +
 	"\n" +
-	"\b_outcome\"$\n" +
+	"\b_outcome\"[\n" +
+	"\x15QuarantineNodeRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x122\n" +
+	"\x05order\x18\x02 \x01(\v2\x1c.hedgerow.v1.QuarantineOrderR\x05order\"E\n" +
+	"\x0fQuarantineOrder\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x1a\n" +
+	"\bgateways\x18\x02 \x03(\tR\bgateways\"$\n" +
+	"\x12ReleaseNodeRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"&\n" +
+	"\x14GetQuarantineRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"T\n" +
+	"\x16ListQuarantinesRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"|\n" +
+	"\x17ListQuarantinesResponse\x129\n" +
+	"\vquarantines\x18\x01 \x03(\v2\x17.hedgerow.v1.QuarantineR\vquarantines\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"$\n" +
 	"\x12GetInstanceRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"R\n" +
 	"\x14ListInstancesRequest\x12\x1b\n" +
@@ -2824,7 +3148,7 @@ const file_hedgerow_v1_control_proto_rawDesc = "" +
 	"\tUNCHANGED\x10\x00\x12\v\n" +
 	"\aCREATED\x10\x01\x12\v\n" +
 	"\aUPDATED\x10\x02B\t\n" +
-	"\a_action2\x89\x1c\n" +
+	"\a_action2\xcd\x1f\n" +
 	"\aControl\x12]\n" +
 	"\n" +
 	"GetService\x12\x1e.hedgerow.v1.GetServiceRequest\x1a\x14.hedgerow.v1.Service\"\x19\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/services/{id}\x12i\n" +
@@ -2864,7 +3188,11 @@ const file_hedgerow_v1_control_proto_rawDesc = "" +
 	"\vDeleteToken\x12\x1f.hedgerow.v1.DeleteTokenRequest\x1a\x16.google.protobuf.Empty\"\x17\x82\xd3\xe4\x93\x02\x11*\x0f/v1/tokens/{id}\x12_\n" +
 	"\bJoinNode\x12\x1c.hedgerow.v1.JoinNodeRequest\x1a\x15.hedgerow.v1.JoinFile\"\x1e\x82\xd3\xe4\x93\x02\x18:\x01*\"\x13/v1/nodes/{id}:join\x12j\n" +
 	"\n" +
-	"ReportJoin\x12\x1e.hedgerow.v1.ReportJoinRequest\x1a\x16.google.protobuf.Empty\"$\x82\xd3\xe4\x93\x02\x1e:\x01*\"\x19/v1/nodes/{id}:reportJoin\x12`\n" +
+	"ReportJoin\x12\x1e.hedgerow.v1.ReportJoinRequest\x1a\x16.google.protobuf.Empty\"$\x82\xd3\xe4\x93\x02\x1e:\x01*\"\x19/v1/nodes/{id}:reportJoin\x12w\n" +
+	"\x0eQuarantineNode\x12\".hedgerow.v1.QuarantineNodeRequest\x1a\x17.hedgerow.v1.Quarantine\"(\x82\xd3\xe4\x93\x02\":\x05order\"\x19/v1/nodes/{id}:quarantine\x12g\n" +
+	"\vReleaseNode\x12\x1f.hedgerow.v1.ReleaseNodeRequest\x1a\x17.hedgerow.v1.Quarantine\"\x1e\x82\xd3\xe4\x93\x02\x18\"\x16/v1/nodes/{id}:release\x12i\n" +
+	"\rGetQuarantine\x12!.hedgerow.v1.GetQuarantineRequest\x1a\x17.hedgerow.v1.Quarantine\"\x1c\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/quarantines/{id}\x12u\n" +
+	"\x0fListQuarantines\x12#.hedgerow.v1.ListQuarantinesRequest\x1a$.hedgerow.v1.ListQuarantinesResponse\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/quarantines\x12`\n" +
 	"\vGetDefaults\x12\x1f.hedgerow.v1.GetDefaultsRequest\x1a\x15.hedgerow.v1.Defaults\"\x19\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/defaults/mesh\x12j\n" +
 	"\vPutDefaults\x12\x1f.hedgerow.v1.PutDefaultsRequest\x1a\x15.hedgerow.v1.Defaults\"#\x82\xd3\xe4\x93\x02\x1d:\bdefaults\x1a\x11/v1/defaults/mesh\x12a\n" +
 	"\vGetInstance\x12\x1f.hedgerow.v1.GetInstanceRequest\x1a\x15.hedgerow.v1.Instance\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/instances/{id}\x12m\n" +
@@ -2884,7 +3212,7 @@ func file_hedgerow_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_hedgerow_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_hedgerow_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_hedgerow_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
 var file_hedgerow_v1_control_proto_goTypes = []any{
 	(ReportJoinRequest_Outcome)(0),     // 0: hedgerow.v1.ReportJoinRequest.Outcome
 	(Change_Action)(0),                 // 1: hedgerow.v1.Change.Action
@@ -2925,125 +3253,142 @@ var file_hedgerow_v1_control_proto_goTypes = []any{
 	(*DeleteTokenRequest)(nil),         // 36: hedgerow.v1.DeleteTokenRequest
 	(*JoinNodeRequest)(nil),            // 37: hedgerow.v1.JoinNodeRequest
 	(*ReportJoinRequest)(nil),          // 38: hedgerow.v1.ReportJoinRequest
-	(*GetInstanceRequest)(nil),         // 39: hedgerow.v1.GetInstanceRequest
-	(*ListInstancesRequest)(nil),       // 40: hedgerow.v1.ListInstancesRequest
-	(*ListInstancesResponse)(nil),      // 41: hedgerow.v1.ListInstancesResponse
-	(*GetDefaultsRequest)(nil),         // 42: hedgerow.v1.GetDefaultsRequest
-	(*PutDefaultsRequest)(nil),         // 43: hedgerow.v1.PutDefaultsRequest
-	(*ApplyRequest)(nil),               // 44: hedgerow.v1.ApplyRequest
-	(*Batch)(nil),                      // 45: hedgerow.v1.Batch
-	(*ApplyResponse)(nil),              // 46: hedgerow.v1.ApplyResponse
-	(*Change)(nil),                     // 47: hedgerow.v1.Change
-	(*Service)(nil),                    // 48: hedgerow.v1.Service
-	(*Route)(nil),                      // 49: hedgerow.v1.Route
-	(*Policy)(nil),                     // 50: hedgerow.v1.Policy
-	(*Authenticator)(nil),              // 51: hedgerow.v1.Authenticator
-	(*TopicRule)(nil),                  // 52: hedgerow.v1.TopicRule
-	(*Node)(nil),                       // 53: hedgerow.v1.Node
-	(*Token)(nil),                      // 54: hedgerow.v1.Token
-	(*Instance)(nil),                   // 55: hedgerow.v1.Instance
-	(*Defaults)(nil),                   // 56: hedgerow.v1.Defaults
-	(*structpb.Struct)(nil),            // 57: google.protobuf.Struct
-	(*emptypb.Empty)(nil),              // 58: google.protobuf.Empty
-	(*JoinFile)(nil),                   // 59: hedgerow.v1.JoinFile
+	(*QuarantineNodeRequest)(nil),      // 39: hedgerow.v1.QuarantineNodeRequest
+	(*QuarantineOrder)(nil),            // 40: hedgerow.v1.QuarantineOrder
+	(*ReleaseNodeRequest)(nil),         // 41: hedgerow.v1.ReleaseNodeRequest
+	(*GetQuarantineRequest)(nil),       // 42: hedgerow.v1.GetQuarantineRequest
+	(*ListQuarantinesRequest)(nil),     // 43: hedgerow.v1.ListQuarantinesRequest
+	(*ListQuarantinesResponse)(nil),    // 44: hedgerow.v1.ListQuarantinesResponse
+	(*GetInstanceRequest)(nil),         // 45: hedgerow.v1.GetInstanceRequest
+	(*ListInstancesRequest)(nil),       // 46: hedgerow.v1.ListInstancesRequest
+	(*ListInstancesResponse)(nil),      // 47: hedgerow.v1.ListInstancesResponse
+	(*GetDefaultsRequest)(nil),         // 48: hedgerow.v1.GetDefaultsRequest
+	(*PutDefaultsRequest)(nil),         // 49: hedgerow.v1.PutDefaultsRequest
+	(*ApplyRequest)(nil),               // 50: hedgerow.v1.ApplyRequest
+	(*Batch)(nil),                      // 51: hedgerow.v1.Batch
+	(*ApplyResponse)(nil),              // 52: hedgerow.v1.ApplyResponse
+	(*Change)(nil),                     // 53: hedgerow.v1.Change
+	(*Service)(nil),                    // 54: hedgerow.v1.Service
+	(*Route)(nil),                      // 55: hedgerow.v1.Route
+	(*Policy)(nil),                     // 56: hedgerow.v1.Policy
+	(*Authenticator)(nil),              // 57: hedgerow.v1.Authenticator
+	(*TopicRule)(nil),                  // 58: hedgerow.v1.TopicRule
+	(*Node)(nil),                       // 59: hedgerow.v1.Node
+	(*Token)(nil),                      // 60: hedgerow.v1.Token
+	(*Quarantine)(nil),                 // 61: hedgerow.v1.Quarantine
+	(*Instance)(nil),                   // 62: hedgerow.v1.Instance
+	(*Defaults)(nil),                   // 63: hedgerow.v1.Defaults
+	(*structpb.Struct)(nil),            // 64: google.protobuf.Struct
+	(*emptypb.Empty)(nil),              // 65: google.protobuf.Empty
+	(*JoinFile)(nil),                   // 66: hedgerow.v1.JoinFile
 }
 var file_hedgerow_v1_control_proto_depIdxs = []int32{
-	48, // 0: hedgerow.v1.ListServicesResponse.services:type_name -> hedgerow.v1.Service
-	48, // 1: hedgerow.v1.PutServiceRequest.service:type_name -> hedgerow.v1.Service
-	49, // 2: hedgerow.v1.ListRoutesResponse.routes:type_name -> hedgerow.v1.Route
-	49, // 3: hedgerow.v1.PutRouteRequest.route:type_name -> hedgerow.v1.Route
-	50, // 4: hedgerow.v1.ListPoliciesResponse.policies:type_name -> hedgerow.v1.Policy
-	50, // 5: hedgerow.v1.PutPolicyRequest.policy:type_name -> hedgerow.v1.Policy
-	51, // 6: hedgerow.v1.ListAuthenticatorsResponse.authenticators:type_name -> hedgerow.v1.Authenticator
-	51, // 7: hedgerow.v1.PutAuthenticatorRequest.authenticator:type_name -> hedgerow.v1.Authenticator
-	52, // 8: hedgerow.v1.ListTopicRulesResponse.topic_rules:type_name -> hedgerow.v1.TopicRule
-	52, // 9: hedgerow.v1.PutTopicRuleRequest.topic_rule:type_name -> hedgerow.v1.TopicRule
-	53, // 10: hedgerow.v1.ListNodesResponse.nodes:type_name -> hedgerow.v1.Node
-	53, // 11: hedgerow.v1.PutNodeRequest.node:type_name -> hedgerow.v1.Node
-	54, // 12: hedgerow.v1.ListTokensResponse.tokens:type_name -> hedgerow.v1.Token
-	54, // 13: hedgerow.v1.PutTokenRequest.token:type_name -> hedgerow.v1.Token
+	54, // 0: hedgerow.v1.ListServicesResponse.services:type_name -> hedgerow.v1.Service
+	54, // 1: hedgerow.v1.PutServiceRequest.service:type_name -> hedgerow.v1.Service
+	55, // 2: hedgerow.v1.ListRoutesResponse.routes:type_name -> hedgerow.v1.Route
+	55, // 3: hedgerow.v1.PutRouteRequest.route:type_name -> hedgerow.v1.Route
+	56, // 4: hedgerow.v1.ListPoliciesResponse.policies:type_name -> hedgerow.v1.Policy
+	56, // 5: hedgerow.v1.PutPolicyRequest.policy:type_name -> hedgerow.v1.Policy
+	57, // 6: hedgerow.v1.ListAuthenticatorsResponse.authenticators:type_name -> hedgerow.v1.Authenticator
+	57, // 7: hedgerow.v1.PutAuthenticatorRequest.authenticator:type_name -> hedgerow.v1.Authenticator
+	58, // 8: hedgerow.v1.ListTopicRulesResponse.topic_rules:type_name -> hedgerow.v1.TopicRule
+	58, // 9: hedgerow.v1.PutTopicRuleRequest.topic_rule:type_name -> hedgerow.v1.TopicRule
+	59, // 10: hedgerow.v1.ListNodesResponse.nodes:type_name -> hedgerow.v1.Node
+	59, // 11: hedgerow.v1.PutNodeRequest.node:type_name -> hedgerow.v1.Node
+	60, // 12: hedgerow.v1.ListTokensResponse.tokens:type_name -> hedgerow.v1.Token
+	60, // 13: hedgerow.v1.PutTokenRequest.token:type_name -> hedgerow.v1.Token
 	0,  // 14: hedgerow.v1.ReportJoinRequest.outcome:type_name -> hedgerow.v1.ReportJoinRequest.Outcome
-	55, // 15: hedgerow.v1.ListInstancesResponse.instances:type_name -> hedgerow.v1.Instance
-	56, // 16: hedgerow.v1.PutDefaultsRequest.defaults:type_name -> hedgerow.v1.Defaults
-	45, // 17: hedgerow.v1.ApplyRequest.batch:type_name -> hedgerow.v1.Batch
-	57, // 18: hedgerow.v1.Batch.objects:type_name -> google.protobuf.Struct
-	47, // 19: hedgerow.v1.ApplyResponse.changes:type_name -> hedgerow.v1.Change
-	1,  // 20: hedgerow.v1.Change.action:type_name -> hedgerow.v1.Change.Action
-	2,  // 21: hedgerow.v1.Control.GetService:input_type -> hedgerow.v1.GetServiceRequest
-	3,  // 22: hedgerow.v1.Control.ListServices:input_type -> hedgerow.v1.ListServicesRequest
-	5,  // 23: hedgerow.v1.Control.PutService:input_type -> hedgerow.v1.PutServiceRequest
-	6,  // 24: hedgerow.v1.Control.DeleteService:input_type -> hedgerow.v1.DeleteServiceRequest
-	7,  // 25: hedgerow.v1.Control.GetRoute:input_type -> hedgerow.v1.GetRouteRequest
-	8,  // 26: hedgerow.v1.Control.ListRoutes:input_type -> hedgerow.v1.ListRoutesRequest
-	10, // 27: hedgerow.v1.Control.PutRoute:input_type -> hedgerow.v1.PutRouteRequest
-	11, // 28: hedgerow.v1.Control.DeleteRoute:input_type -> hedgerow.v1.DeleteRouteRequest
-	12, // 29: hedgerow.v1.Control.GetPolicy:input_type -> hedgerow.v1.GetPolicyRequest
-	13, // 30: hedgerow.v1.Control.ListPolicies:input_type -> hedgerow.v1.ListPoliciesRequest
-	15, // 31: hedgerow.v1.Control.PutPolicy:input_type -> hedgerow.v1.PutPolicyRequest
-	16, // 32: hedgerow.v1.Control.DeletePolicy:input_type -> hedgerow.v1.DeletePolicyRequest
-	17, // 33: hedgerow.v1.Control.GetAuthenticator:input_type -> hedgerow.v1.GetAuthenticatorRequest
-	18, // 34: hedgerow.v1.Control.ListAuthenticators:input_type -> hedgerow.v1.ListAuthenticatorsRequest
-	20, // 35: hedgerow.v1.Control.PutAuthenticator:input_type -> hedgerow.v1.PutAuthenticatorRequest
-	21, // 36: hedgerow.v1.Control.DeleteAuthenticator:input_type -> hedgerow.v1.DeleteAuthenticatorRequest
-	22, // 37: hedgerow.v1.Control.GetTopicRule:input_type -> hedgerow.v1.GetTopicRuleRequest
-	23, // 38: hedgerow.v1.Control.ListTopicRules:input_type -> hedgerow.v1.ListTopicRulesRequest
-	25, // 39: hedgerow.v1.Control.PutTopicRule:input_type -> hedgerow.v1.PutTopicRuleRequest
-	26, // 40: hedgerow.v1.Control.DeleteTopicRule:input_type -> hedgerow.v1.DeleteTopicRuleRequest
-	27, // 41: hedgerow.v1.Control.GetNode:input_type -> hedgerow.v1.GetNodeRequest
-	28, // 42: hedgerow.v1.Control.ListNodes:input_type -> hedgerow.v1.ListNodesRequest
-	30, // 43: hedgerow.v1.Control.PutNode:input_type -> hedgerow.v1.PutNodeRequest
-	31, // 44: hedgerow.v1.Control.DeleteNode:input_type -> hedgerow.v1.DeleteNodeRequest
-	32, // 45: hedgerow.v1.Control.GetToken:input_type -> hedgerow.v1.GetTokenRequest
-	33, // 46: hedgerow.v1.Control.ListTokens:input_type -> hedgerow.v1.ListTokensRequest
-	35, // 47: hedgerow.v1.Control.PutToken:input_type -> hedgerow.v1.PutTokenRequest
-	36, // 48: hedgerow.v1.Control.DeleteToken:input_type -> hedgerow.v1.DeleteTokenRequest
-	37, // 49: hedgerow.v1.Control.JoinNode:input_type -> hedgerow.v1.JoinNodeRequest
-	38, // 50: hedgerow.v1.Control.ReportJoin:input_type -> hedgerow.v1.ReportJoinRequest
-	42, // 51: hedgerow.v1.Control.GetDefaults:input_type -> hedgerow.v1.GetDefaultsRequest
-	43, // 52: hedgerow.v1.Control.PutDefaults:input_type -> hedgerow.v1.PutDefaultsRequest
-	39, // 53: hedgerow.v1.Control.GetInstance:input_type -> hedgerow.v1.GetInstanceRequest
-	40, // 54: hedgerow.v1.Control.ListInstances:input_type -> hedgerow.v1.ListInstancesRequest
-	44, // 55: hedgerow.v1.Control.Apply:input_type -> hedgerow.v1.ApplyRequest
-	48, // 56: hedgerow.v1.Control.GetService:output_type -> hedgerow.v1.Service
-	4,  // 57: hedgerow.v1.Control.ListServices:output_type -> hedgerow.v1.ListServicesResponse
-	48, // 58: hedgerow.v1.Control.PutService:output_type -> hedgerow.v1.Service
-	58, // 59: hedgerow.v1.Control.DeleteService:output_type -> google.protobuf.Empty
-	49, // 60: hedgerow.v1.Control.GetRoute:output_type -> hedgerow.v1.Route
-	9,  // 61: hedgerow.v1.Control.ListRoutes:output_type -> hedgerow.v1.ListRoutesResponse
-	49, // 62: hedgerow.v1.Control.PutRoute:output_type -> hedgerow.v1.Route
-	58, // 63: hedgerow.v1.Control.DeleteRoute:output_type -> google.protobuf.Empty
-	50, // 64: hedgerow.v1.Control.GetPolicy:output_type -> hedgerow.v1.Policy
-	14, // 65: hedgerow.v1.Control.ListPolicies:output_type -> hedgerow.v1.ListPoliciesResponse
-	50, // 66: hedgerow.v1.Control.PutPolicy:output_type -> hedgerow.v1.Policy
-	58, // 67: hedgerow.v1.Control.DeletePolicy:output_type -> google.protobuf.Empty
-	51, // 68: hedgerow.v1.Control.GetAuthenticator:output_type -> hedgerow.v1.Authenticator
-	19, // 69: hedgerow.v1.Control.ListAuthenticators:output_type -> hedgerow.v1.ListAuthenticatorsResponse
-	51, // 70: hedgerow.v1.Control.PutAuthenticator:output_type -> hedgerow.v1.Authenticator
-	58, // 71: hedgerow.v1.Control.DeleteAuthenticator:output_type -> google.protobuf.Empty
-	52, // 72: hedgerow.v1.Control.GetTopicRule:output_type -> hedgerow.v1.TopicRule
-	24, // 73: hedgerow.v1.Control.ListTopicRules:output_type -> hedgerow.v1.ListTopicRulesResponse
-	52, // 74: hedgerow.v1.Control.PutTopicRule:output_type -> hedgerow.v1.TopicRule
-	58, // 75: hedgerow.v1.Control.DeleteTopicRule:output_type -> google.protobuf.Empty
-	53, // 76: hedgerow.v1.Control.GetNode:output_type -> hedgerow.v1.Node
-	29, // 77: hedgerow.v1.Control.ListNodes:output_type -> hedgerow.v1.ListNodesResponse
-	53, // 78: hedgerow.v1.Control.PutNode:output_type -> hedgerow.v1.Node
-	58, // 79: hedgerow.v1.Control.DeleteNode:output_type -> google.protobuf.Empty
-	54, // 80: hedgerow.v1.Control.GetToken:output_type -> hedgerow.v1.Token
-	34, // 81: hedgerow.v1.Control.ListTokens:output_type -> hedgerow.v1.ListTokensResponse
-	54, // 82: hedgerow.v1.Control.PutToken:output_type -> hedgerow.v1.Token
-	58, // 83: hedgerow.v1.Control.DeleteToken:output_type -> google.protobuf.Empty
-	59, // 84: hedgerow.v1.Control.JoinNode:output_type -> hedgerow.v1.JoinFile
-	58, // 85: hedgerow.v1.Control.ReportJoin:output_type -> google.protobuf.Empty
-	56, // 86: hedgerow.v1.Control.GetDefaults:output_type -> hedgerow.v1.Defaults
-	56, // 87: hedgerow.v1.Control.PutDefaults:output_type -> hedgerow.v1.Defaults
-	55, // 88: hedgerow.v1.Control.GetInstance:output_type -> hedgerow.v1.Instance
-	41, // 89: hedgerow.v1.Control.ListInstances:output_type -> hedgerow.v1.ListInstancesResponse
-	46, // 90: hedgerow.v1.Control.Apply:output_type -> hedgerow.v1.ApplyResponse
-	56, // [56:91] is the sub-list for method output_type
-	21, // [21:56] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	40, // 15: hedgerow.v1.QuarantineNodeRequest.order:type_name -> hedgerow.v1.QuarantineOrder
+	61, // 16: hedgerow.v1.ListQuarantinesResponse.quarantines:type_name -> hedgerow.v1.Quarantine
+	62, // 17: hedgerow.v1.ListInstancesResponse.instances:type_name -> hedgerow.v1.Instance
+	63, // 18: hedgerow.v1.PutDefaultsRequest.defaults:type_name -> hedgerow.v1.Defaults
+	51, // 19: hedgerow.v1.ApplyRequest.batch:type_name -> hedgerow.v1.Batch
+	64, // 20: hedgerow.v1.Batch.objects:type_name -> google.protobuf.Struct
+	53, // 21: hedgerow.v1.ApplyResponse.changes:type_name -> hedgerow.v1.Change
+	1,  // 22: hedgerow.v1.Change.action:type_name -> hedgerow.v1.Change.Action
+	2,  // 23: hedgerow.v1.Control.GetService:input_type -> hedgerow.v1.GetServiceRequest
+	3,  // 24: hedgerow.v1.Control.ListServices:input_type -> hedgerow.v1.ListServicesRequest
+	5,  // 25: hedgerow.v1.Control.PutService:input_type -> hedgerow.v1.PutServiceRequest
+	6,  // 26: hedgerow.v1.Control.DeleteService:input_type -> hedgerow.v1.DeleteServiceRequest
+	7,  // 27: hedgerow.v1.Control.GetRoute:input_type -> hedgerow.v1.GetRouteRequest
+	8,  // 28: hedgerow.v1.Control.ListRoutes:input_type -> hedgerow.v1.ListRoutesRequest
+	10, // 29: hedgerow.v1.Control.PutRoute:input_type -> hedgerow.v1.PutRouteRequest
+	11, // 30: hedgerow.v1.Control.DeleteRoute:input_type -> hedgerow.v1.DeleteRouteRequest
+	12, // 31: hedgerow.v1.Control.GetPolicy:input_type -> hedgerow.v1.GetPolicyRequest
+	13, // 32: hedgerow.v1.Control.ListPolicies:input_type -> hedgerow.v1.ListPoliciesRequest
+	15, // 33: hedgerow.v1.Control.PutPolicy:input_type -> hedgerow.v1.PutPolicyRequest
+	16, // 34: hedgerow.v1.Control.DeletePolicy:input_type -> hedgerow.v1.DeletePolicyRequest
+	17, // 35: hedgerow.v1.Control.GetAuthenticator:input_type -> hedgerow.v1.GetAuthenticatorRequest
+	18, // 36: hedgerow.v1.Control.ListAuthenticators:input_type -> hedgerow.v1.ListAuthenticatorsRequest
+	20, // 37: hedgerow.v1.Control.PutAuthenticator:input_type -> hedgerow.v1.PutAuthenticatorRequest
+	21, // 38: hedgerow.v1.Control.DeleteAuthenticator:input_type -> hedgerow.v1.DeleteAuthenticatorRequest
+	22, // 39: hedgerow.v1.Control.GetTopicRule:input_type -> hedgerow.v1.GetTopicRuleRequest
+	23, // 40: hedgerow.v1.Control.ListTopicRules:input_type -> hedgerow.v1.ListTopicRulesRequest
+	25, // 41: hedgerow.v1.Control.PutTopicRule:input_type -> hedgerow.v1.PutTopicRuleRequest
+	26, // 42: hedgerow.v1.Control.DeleteTopicRule:input_type -> hedgerow.v1.DeleteTopicRuleRequest
+	27, // 43: hedgerow.v1.Control.GetNode:input_type -> hedgerow.v1.GetNodeRequest
+	28, // 44: hedgerow.v1.Control.ListNodes:input_type -> hedgerow.v1.ListNodesRequest
+	30, // 45: hedgerow.v1.Control.PutNode:input_type -> hedgerow.v1.PutNodeRequest
+	31, // 46: hedgerow.v1.Control.DeleteNode:input_type -> hedgerow.v1.DeleteNodeRequest
+	32, // 47: hedgerow.v1.Control.GetToken:input_type -> hedgerow.v1.GetTokenRequest
+	33, // 48: hedgerow.v1.Control.ListTokens:input_type -> hedgerow.v1.ListTokensRequest
+	35, // 49: hedgerow.v1.Control.PutToken:input_type -> hedgerow.v1.PutTokenRequest
+	36, // 50: hedgerow.v1.Control.DeleteToken:input_type -> hedgerow.v1.DeleteTokenRequest
+	37, // 51: hedgerow.v1.Control.JoinNode:input_type -> hedgerow.v1.JoinNodeRequest
+	38, // 52: hedgerow.v1.Control.ReportJoin:input_type -> hedgerow.v1.ReportJoinRequest
+	39, // 53: hedgerow.v1.Control.QuarantineNode:input_type -> hedgerow.v1.QuarantineNodeRequest
+	41, // 54: hedgerow.v1.Control.ReleaseNode:input_type -> hedgerow.v1.ReleaseNodeRequest
+	42, // 55: hedgerow.v1.Control.GetQuarantine:input_type -> hedgerow.v1.GetQuarantineRequest
+	43, // 56: hedgerow.v1.Control.ListQuarantines:input_type -> hedgerow.v1.ListQuarantinesRequest
+	48, // 57: hedgerow.v1.Control.GetDefaults:input_type -> hedgerow.v1.GetDefaultsRequest
+	49, // 58: hedgerow.v1.Control.PutDefaults:input_type -> hedgerow.v1.PutDefaultsRequest
+	45, // 59: hedgerow.v1.Control.GetInstance:input_type -> hedgerow.v1.GetInstanceRequest
+	46, // 60: hedgerow.v1.Control.ListInstances:input_type -> hedgerow.v1.ListInstancesRequest
+	50, // 61: hedgerow.v1.Control.Apply:input_type -> hedgerow.v1.ApplyRequest
+	54, // 62: hedgerow.v1.Control.GetService:output_type -> hedgerow.v1.Service
+	4,  // 63: hedgerow.v1.Control.ListServices:output_type -> hedgerow.v1.ListServicesResponse
+	54, // 64: hedgerow.v1.Control.PutService:output_type -> hedgerow.v1.Service
+	65, // 65: hedgerow.v1.Control.DeleteService:output_type -> google.protobuf.Empty
+	55, // 66: hedgerow.v1.Control.GetRoute:output_type -> hedgerow.v1.Route
+	9,  // 67: hedgerow.v1.Control.ListRoutes:output_type -> hedgerow.v1.ListRoutesResponse
+	55, // 68: hedgerow.v1.Control.PutRoute:output_type -> hedgerow.v1.Route
+	65, // 69: hedgerow.v1.Control.DeleteRoute:output_type -> google.protobuf.Empty
+	56, // 70: hedgerow.v1.Control.GetPolicy:output_type -> hedgerow.v1.Policy
+	14, // 71: hedgerow.v1.Control.ListPolicies:output_type -> hedgerow.v1.ListPoliciesResponse
+	56, // 72: hedgerow.v1.Control.PutPolicy:output_type -> hedgerow.v1.Policy
+	65, // 73: hedgerow.v1.Control.DeletePolicy:output_type -> google.protobuf.Empty
+	57, // 74: hedgerow.v1.Control.GetAuthenticator:output_type -> hedgerow.v1.Authenticator
+	19, // 75: hedgerow.v1.Control.ListAuthenticators:output_type -> hedgerow.v1.ListAuthenticatorsResponse
+	57, // 76: hedgerow.v1.Control.PutAuthenticator:output_type -> hedgerow.v1.Authenticator
+	65, // 77: hedgerow.v1.Control.DeleteAuthenticator:output_type -> google.protobuf.Empty
+	58, // 78: hedgerow.v1.Control.GetTopicRule:output_type -> hedgerow.v1.TopicRule
+	24, // 79: hedgerow.v1.Control.ListTopicRules:output_type -> hedgerow.v1.ListTopicRulesResponse
+	58, // 80: hedgerow.v1.Control.PutTopicRule:output_type -> hedgerow.v1.TopicRule
+	65, // 81: hedgerow.v1.Control.DeleteTopicRule:output_type -> google.protobuf.Empty
+	59, // 82: hedgerow.v1.Control.GetNode:output_type -> hedgerow.v1.Node
+	29, // 83: hedgerow.v1.Control.ListNodes:output_type -> hedgerow.v1.ListNodesResponse
+	59, // 84: hedgerow.v1.Control.PutNode:output_type -> hedgerow.v1.Node
+	65, // 85: hedgerow.v1.Control.DeleteNode:output_type -> google.protobuf.Empty
+	60, // 86: hedgerow.v1.Control.GetToken:output_type -> hedgerow.v1.Token
+	34, // 87: hedgerow.v1.Control.ListTokens:output_type -> hedgerow.v1.ListTokensResponse
+	60, // 88: hedgerow.v1.Control.PutToken:output_type -> hedgerow.v1.Token
+	65, // 89: hedgerow.v1.Control.DeleteToken:output_type -> google.protobuf.Empty
+	66, // 90: hedgerow.v1.Control.JoinNode:output_type -> hedgerow.v1.JoinFile
+	65, // 91: hedgerow.v1.Control.ReportJoin:output_type -> google.protobuf.Empty
+	61, // 92: hedgerow.v1.Control.QuarantineNode:output_type -> hedgerow.v1.Quarantine
+	61, // 93: hedgerow.v1.Control.ReleaseNode:output_type -> hedgerow.v1.Quarantine
+	61, // 94: hedgerow.v1.Control.GetQuarantine:output_type -> hedgerow.v1.Quarantine
+	44, // 95: hedgerow.v1.Control.ListQuarantines:output_type -> hedgerow.v1.ListQuarantinesResponse
+	63, // 96: hedgerow.v1.Control.GetDefaults:output_type -> hedgerow.v1.Defaults
+	63, // 97: hedgerow.v1.Control.PutDefaults:output_type -> hedgerow.v1.Defaults
+	62, // 98: hedgerow.v1.Control.GetInstance:output_type -> hedgerow.v1.Instance
+	47, // 99: hedgerow.v1.Control.ListInstances:output_type -> hedgerow.v1.ListInstancesResponse
+	52, // 100: hedgerow.v1.Control.Apply:output_type -> hedgerow.v1.ApplyResponse
+	62, // [62:101] is the sub-list for method output_type
+	23, // [23:62] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_hedgerow_v1_control_proto_init() }
@@ -3056,19 +3401,20 @@ func file_hedgerow_v1_control_proto_init() {
 	file_hedgerow_v1_instance_proto_init()
 	file_hedgerow_v1_node_proto_init()
 	file_hedgerow_v1_policy_proto_init()
+	file_hedgerow_v1_quarantine_proto_init()
 	file_hedgerow_v1_route_proto_init()
 	file_hedgerow_v1_service_proto_init()
 	file_hedgerow_v1_token_proto_init()
 	file_hedgerow_v1_topic_rule_proto_init()
 	file_hedgerow_v1_control_proto_msgTypes[36].OneofWrappers = []any{}
-	file_hedgerow_v1_control_proto_msgTypes[45].OneofWrappers = []any{}
+	file_hedgerow_v1_control_proto_msgTypes[51].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hedgerow_v1_control_proto_rawDesc), len(file_hedgerow_v1_control_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   46,
+			NumMessages:   52,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

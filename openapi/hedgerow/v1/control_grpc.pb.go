@@ -50,6 +50,10 @@ const (
 	Control_DeleteToken_FullMethodName         = "/hedgerow.v1.Control/DeleteToken"
 	Control_JoinNode_FullMethodName            = "/hedgerow.v1.Control/JoinNode"
 	Control_ReportJoin_FullMethodName          = "/hedgerow.v1.Control/ReportJoin"
+	Control_QuarantineNode_FullMethodName      = "/hedgerow.v1.Control/QuarantineNode"
+	Control_ReleaseNode_FullMethodName         = "/hedgerow.v1.Control/ReleaseNode"
+	Control_GetQuarantine_FullMethodName       = "/hedgerow.v1.Control/GetQuarantine"
+	Control_ListQuarantines_FullMethodName     = "/hedgerow.v1.Control/ListQuarantines"
 	Control_GetDefaults_FullMethodName         = "/hedgerow.v1.Control/GetDefaults"
 	Control_PutDefaults_FullMethodName         = "/hedgerow.v1.Control/PutDefaults"
 	Control_GetInstance_FullMethodName         = "/hedgerow.v1.Control/GetInstance"
@@ -127,6 +131,21 @@ type ControlClient interface {
 	// Says what became of a join token, by whoever holds it. Needs no credentials but the
 	// proof; that a token was refused raises an alarm.
 	ReportJoin(ctx context.Context, in *ReportJoinRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// Shuts a node out of the mesh, whether it exists or not: every certificate
+	// that names it is refused, its connections are cut, its registrations are
+	// dropped, and its access to Vault and Redis is withdrawn. Answers when all
+	// that is reached has carried that out, or after 4 s, with a receipt that
+	// says what has and what has not; GET it again for the rest. To do it twice
+	// does nothing more.
+	QuarantineNode(ctx context.Context, in *QuarantineNodeRequest, opts ...grpc.CallOption) (*Quarantine, error)
+	// Lets a node enrol again that was shut out. Its certificates of before
+	// stay refused until they have ended.
+	ReleaseNode(ctx context.Context, in *ReleaseNodeRequest, opts ...grpc.CallOption) (*Quarantine, error)
+	// Gets the quarantine of a node, also of one that was deleted, with its
+	// receipt.
+	GetQuarantine(ctx context.Context, in *GetQuarantineRequest, opts ...grpc.CallOption) (*Quarantine, error)
+	// Lists quarantines, sorted by name.
+	ListQuarantines(ctx context.Context, in *ListQuarantinesRequest, opts ...grpc.CallOption) (*ListQuarantinesResponse, error)
 	// Gets the mesh's defaults.
 	GetDefaults(ctx context.Context, in *GetDefaultsRequest, opts ...grpc.CallOption) (*Defaults, error)
 	// Replaces the mesh's defaults. Answers what is stored.
@@ -448,6 +467,46 @@ func (c *controlClient) ReportJoin(ctx context.Context, in *ReportJoinRequest, o
 	return out, nil
 }
 
+func (c *controlClient) QuarantineNode(ctx context.Context, in *QuarantineNodeRequest, opts ...grpc.CallOption) (*Quarantine, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Quarantine)
+	err := c.cc.Invoke(ctx, Control_QuarantineNode_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) ReleaseNode(ctx context.Context, in *ReleaseNodeRequest, opts ...grpc.CallOption) (*Quarantine, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Quarantine)
+	err := c.cc.Invoke(ctx, Control_ReleaseNode_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) GetQuarantine(ctx context.Context, in *GetQuarantineRequest, opts ...grpc.CallOption) (*Quarantine, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Quarantine)
+	err := c.cc.Invoke(ctx, Control_GetQuarantine_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) ListQuarantines(ctx context.Context, in *ListQuarantinesRequest, opts ...grpc.CallOption) (*ListQuarantinesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListQuarantinesResponse)
+	err := c.cc.Invoke(ctx, Control_ListQuarantines_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *controlClient) GetDefaults(ctx context.Context, in *GetDefaultsRequest, opts ...grpc.CallOption) (*Defaults, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Defaults)
@@ -568,6 +627,21 @@ type ControlServer interface {
 	// Says what became of a join token, by whoever holds it. Needs no credentials but the
 	// proof; that a token was refused raises an alarm.
 	ReportJoin(context.Context, *ReportJoinRequest) (*emptypb.Empty, error)
+	// Shuts a node out of the mesh, whether it exists or not: every certificate
+	// that names it is refused, its connections are cut, its registrations are
+	// dropped, and its access to Vault and Redis is withdrawn. Answers when all
+	// that is reached has carried that out, or after 4 s, with a receipt that
+	// says what has and what has not; GET it again for the rest. To do it twice
+	// does nothing more.
+	QuarantineNode(context.Context, *QuarantineNodeRequest) (*Quarantine, error)
+	// Lets a node enrol again that was shut out. Its certificates of before
+	// stay refused until they have ended.
+	ReleaseNode(context.Context, *ReleaseNodeRequest) (*Quarantine, error)
+	// Gets the quarantine of a node, also of one that was deleted, with its
+	// receipt.
+	GetQuarantine(context.Context, *GetQuarantineRequest) (*Quarantine, error)
+	// Lists quarantines, sorted by name.
+	ListQuarantines(context.Context, *ListQuarantinesRequest) (*ListQuarantinesResponse, error)
 	// Gets the mesh's defaults.
 	GetDefaults(context.Context, *GetDefaultsRequest) (*Defaults, error)
 	// Replaces the mesh's defaults. Answers what is stored.
@@ -678,6 +752,18 @@ func (UnimplementedControlServer) JoinNode(context.Context, *JoinNodeRequest) (*
 }
 func (UnimplementedControlServer) ReportJoin(context.Context, *ReportJoinRequest) (*emptypb.Empty, error) {
 	return nil, status.Error(codes.Unimplemented, "method ReportJoin not implemented")
+}
+func (UnimplementedControlServer) QuarantineNode(context.Context, *QuarantineNodeRequest) (*Quarantine, error) {
+	return nil, status.Error(codes.Unimplemented, "method QuarantineNode not implemented")
+}
+func (UnimplementedControlServer) ReleaseNode(context.Context, *ReleaseNodeRequest) (*Quarantine, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReleaseNode not implemented")
+}
+func (UnimplementedControlServer) GetQuarantine(context.Context, *GetQuarantineRequest) (*Quarantine, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetQuarantine not implemented")
+}
+func (UnimplementedControlServer) ListQuarantines(context.Context, *ListQuarantinesRequest) (*ListQuarantinesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListQuarantines not implemented")
 }
 func (UnimplementedControlServer) GetDefaults(context.Context, *GetDefaultsRequest) (*Defaults, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetDefaults not implemented")
@@ -1255,6 +1341,78 @@ func _Control_ReportJoin_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Control_QuarantineNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(QuarantineNodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).QuarantineNode(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_QuarantineNode_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).QuarantineNode(ctx, req.(*QuarantineNodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_ReleaseNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReleaseNodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).ReleaseNode(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_ReleaseNode_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).ReleaseNode(ctx, req.(*ReleaseNodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_GetQuarantine_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetQuarantineRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).GetQuarantine(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_GetQuarantine_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).GetQuarantine(ctx, req.(*GetQuarantineRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_ListQuarantines_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListQuarantinesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).ListQuarantines(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_ListQuarantines_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).ListQuarantines(ctx, req.(*ListQuarantinesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Control_GetDefaults_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetDefaultsRequest)
 	if err := dec(in); err != nil {
@@ -1471,6 +1629,22 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ReportJoin",
 			Handler:    _Control_ReportJoin_Handler,
+		},
+		{
+			MethodName: "QuarantineNode",
+			Handler:    _Control_QuarantineNode_Handler,
+		},
+		{
+			MethodName: "ReleaseNode",
+			Handler:    _Control_ReleaseNode_Handler,
+		},
+		{
+			MethodName: "GetQuarantine",
+			Handler:    _Control_GetQuarantine_Handler,
+		},
+		{
+			MethodName: "ListQuarantines",
+			Handler:    _Control_ListQuarantines_Handler,
 		},
 		{
 			MethodName: "GetDefaults",

@@ -82,19 +82,23 @@ const (
 	Node_ENROLLED Node_State = 1
 	// A join token for it is out.
 	Node_JOINING Node_State = 2
+	// It is shut out of the mesh.
+	Node_QUARANTINED Node_State = 10
 )
 
 // Enum value maps for Node_State.
 var (
 	Node_State_name = map[int32]string{
-		0: "PENDING",
-		1: "ENROLLED",
-		2: "JOINING",
+		0:  "PENDING",
+		1:  "ENROLLED",
+		2:  "JOINING",
+		10: "QUARANTINED",
 	}
 	Node_State_value = map[string]int32{
-		"PENDING":  0,
-		"ENROLLED": 1,
-		"JOINING":  2,
+		"PENDING":     0,
+		"ENROLLED":    1,
+		"JOINING":     2,
+		"QUARANTINED": 10,
 	}
 )
 
@@ -213,7 +217,10 @@ type Node struct {
 	JoinAlarm *Node_JoinAlarm `protobuf:"bytes,20,opt,name=join_alarm,json=joinAlarm,proto3" json:"join_alarm,omitempty"`
 	// Output only. Why Vault does not yet allow the node what it may be; absent once it
 	// does. It is tried again until then.
-	TrustError    string `protobuf:"bytes,21,opt,name=trust_error,json=trustError,proto3" json:"trust_error,omitempty"`
+	TrustError string `protobuf:"bytes,21,opt,name=trust_error,json=trustError,proto3" json:"trust_error,omitempty"`
+	// Output only. The node's quarantine, if there is one; in a list without
+	// its receipt.
+	Quarantine    *Quarantine `protobuf:"bytes,30,opt,name=quarantine,proto3" json:"quarantine,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -358,6 +365,13 @@ func (x *Node) GetTrustError() string {
 		return x.TrustError
 	}
 	return ""
+}
+
+func (x *Node) GetQuarantine() *Quarantine {
+	if x != nil {
+		return x.Quarantine
+	}
+	return nil
 }
 
 // JoinFile is what a host needs to become a node: the input of hedgerow enroll.
@@ -725,7 +739,7 @@ var File_hedgerow_v1_node_proto protoreflect.FileDescriptor
 
 const file_hedgerow_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x16hedgerow/v1/node.proto\x12\vhedgerow.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x80\b\n" +
+	"\x16hedgerow/v1/node.proto\x12\vhedgerow.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1chedgerow/v1/quarantine.proto\"\xca\b\n" +
 	"\x04Node\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
 	"\x06labels\x18\x02 \x03(\v2\x1d.hedgerow.v1.Node.LabelsEntryR\x06labels\x12\x12\n" +
@@ -748,7 +762,10 @@ const file_hedgerow_v1_node_proto_rawDesc = "" +
 	"\n" +
 	"join_alarm\x18\x14 \x01(\v2\x1b.hedgerow.v1.Node.JoinAlarmR\tjoinAlarm\x12\x1f\n" +
 	"\vtrust_error\x18\x15 \x01(\tR\n" +
-	"trustError\x1a\xbf\x01\n" +
+	"trustError\x127\n" +
+	"\n" +
+	"quarantine\x18\x1e \x01(\v2\x17.hedgerow.v1.QuarantineR\n" +
+	"quarantine\x1a\xbf\x01\n" +
 	"\tJoinAlarm\x12?\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\".hedgerow.v1.Node.JoinAlarm.ReasonH\x00R\x06reason\x88\x01\x01\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"6\n" +
@@ -764,11 +781,13 @@ const file_hedgerow_v1_node_proto_rawDesc = "" +
 	"\aSIDECAR\x10\x00\x12\n" +
 	"\n" +
 	"\x06BRIDGE\x10\x01\x12\v\n" +
-	"\aGATEWAY\x10\x02\"/\n" +
+	"\aGATEWAY\x10\x02\"@\n" +
 	"\x05State\x12\v\n" +
 	"\aPENDING\x10\x00\x12\f\n" +
 	"\bENROLLED\x10\x01\x12\v\n" +
-	"\aJOINING\x10\x02B\b\n" +
+	"\aJOINING\x10\x02\x12\x0f\n" +
+	"\vQUARANTINED\x10\n" +
+	"B\b\n" +
 	"\x06_state\"\xab\x05\n" +
 	"\bJoinFile\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
@@ -823,6 +842,7 @@ var file_hedgerow_v1_node_proto_goTypes = []any{
 	(*JoinFile_Redis)(nil),        // 8: hedgerow.v1.JoinFile.Redis
 	(*JoinFile_ControlPlane)(nil), // 9: hedgerow.v1.JoinFile.ControlPlane
 	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
+	(*Quarantine)(nil),            // 11: hedgerow.v1.Quarantine
 }
 var file_hedgerow_v1_node_proto_depIdxs = []int32{
 	6,  // 0: hedgerow.v1.Node.labels:type_name -> hedgerow.v1.Node.LabelsEntry
@@ -832,17 +852,18 @@ var file_hedgerow_v1_node_proto_depIdxs = []int32{
 	1,  // 4: hedgerow.v1.Node.state:type_name -> hedgerow.v1.Node.State
 	10, // 5: hedgerow.v1.Node.last_seen_time:type_name -> google.protobuf.Timestamp
 	5,  // 6: hedgerow.v1.Node.join_alarm:type_name -> hedgerow.v1.Node.JoinAlarm
-	10, // 7: hedgerow.v1.JoinFile.expire_time:type_name -> google.protobuf.Timestamp
-	7,  // 8: hedgerow.v1.JoinFile.vault:type_name -> hedgerow.v1.JoinFile.Vault
-	8,  // 9: hedgerow.v1.JoinFile.redis:type_name -> hedgerow.v1.JoinFile.Redis
-	9,  // 10: hedgerow.v1.JoinFile.control_plane:type_name -> hedgerow.v1.JoinFile.ControlPlane
-	2,  // 11: hedgerow.v1.Node.JoinAlarm.reason:type_name -> hedgerow.v1.Node.JoinAlarm.Reason
-	10, // 12: hedgerow.v1.Node.JoinAlarm.time:type_name -> google.protobuf.Timestamp
-	13, // [13:13] is the sub-list for method output_type
-	13, // [13:13] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	11, // 7: hedgerow.v1.Node.quarantine:type_name -> hedgerow.v1.Quarantine
+	10, // 8: hedgerow.v1.JoinFile.expire_time:type_name -> google.protobuf.Timestamp
+	7,  // 9: hedgerow.v1.JoinFile.vault:type_name -> hedgerow.v1.JoinFile.Vault
+	8,  // 10: hedgerow.v1.JoinFile.redis:type_name -> hedgerow.v1.JoinFile.Redis
+	9,  // 11: hedgerow.v1.JoinFile.control_plane:type_name -> hedgerow.v1.JoinFile.ControlPlane
+	2,  // 12: hedgerow.v1.Node.JoinAlarm.reason:type_name -> hedgerow.v1.Node.JoinAlarm.Reason
+	10, // 13: hedgerow.v1.Node.JoinAlarm.time:type_name -> google.protobuf.Timestamp
+	14, // [14:14] is the sub-list for method output_type
+	14, // [14:14] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_hedgerow_v1_node_proto_init() }
@@ -850,6 +871,7 @@ func file_hedgerow_v1_node_proto_init() {
 	if File_hedgerow_v1_node_proto != nil {
 		return
 	}
+	file_hedgerow_v1_quarantine_proto_init()
 	file_hedgerow_v1_node_proto_msgTypes[0].OneofWrappers = []any{}
 	file_hedgerow_v1_node_proto_msgTypes[2].OneofWrappers = []any{}
 	type x struct{}

@@ -32,6 +32,7 @@ var tags = []struct{ name, prefix, description string }{
 	{"Authenticators", "/v1/authenticators", "How end users and programs prove who they are."},
 	{"TopicRules", "/v1/topicRules", "Which MQTT messages become which requests."},
 	{"Nodes", "/v1/nodes", "The machines that run the data plane."},
+	{"Quarantines", "/v1/quarantines", "Which nodes are shut out. Read-only: POST /v1/nodes/{id}:quarantine and :release change them."},
 	{"Instances", "/v1/instances", "What runs now. Read-only."},
 	{"Tokens", "/v1/tokens", "Who may call this API. For admins."},
 	{"Defaults", "/v1/defaults", "What holds for the whole mesh."},
