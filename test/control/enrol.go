@@ -17,7 +17,7 @@ func enrolNodes() []control {
 func enrolTokens() []control {
 	const tokens, reports = "TestTokens", "TestReportsNeedTheProof"
 	return []control{
-		without("a report needs the proof", "join.go", "return j, subtle.ConstantTimeCompare([]byte(proof), []byte(j.Proof)) == 1 && known", "return j, known", reports),
+		without("a report needs the proof", "join.go", "[]byte(j.Proof)) == 1 && known", "[]byte(j.Proof)) < 2 && known", reports),
 		without("a refused token is an alarm", "join.go", "return m.raise(ctx, j, Refused, remote)", "return nil", tokens),
 		without("a used token that nobody enrols with is an alarm", "join.go", "case !j.Used.IsZero() && now.Sub(j.Used) >= enrolWithin:", "case false:", tokens),
 		without("a token that nobody watched is an alarm", "join.go", "case j.Used.IsZero() && !now.Before(j.Expires) && !j.ended(now):", "case false:", "TestTokensOutliveTheControlPlane"),
