@@ -1,7 +1,6 @@
 package identity
 
 import (
-	"bytes"
 	"context"
 	"crypto/x509"
 	"path/filepath"
@@ -135,7 +134,7 @@ func TestRotatorWaitsForTheClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		from := newIssuer(t, time.Hour)
 		from.set(errSealed)
-		var log bytes.Buffer
+		var log lines
 		clock, by := movedClock(time.Now().Add(-time.Hour), nil)
 		by.Store(int64(-time.Until(time.Unix(0, 0).UTC()).Abs()))
 		src := NewSource(mustID(t, ordersID), newMetrics(t))

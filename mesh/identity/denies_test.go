@@ -1,7 +1,6 @@
 package identity
 
 import (
-	"bytes"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -71,7 +70,7 @@ func TestHandshakesRefuseWhoIsDenied(t *testing.T) {
 func TestACertificateThatPeersRefuseIsRenewed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		from := newIssuer(t, 24*time.Hour) // which dates back by a second
-		var log bytes.Buffer
+		var log lines
 		denies := &Denies{}
 		r, src := rotateHeeding(t, from, &log, denies)
 		synctest.Wait()
@@ -104,7 +103,7 @@ func TestACertificateThatPeersRefuseIsRenewed(t *testing.T) {
 func TestACertificateOfAQuarantinedNodeIsNotRenewedForThat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		from := newIssuer(t, 24*time.Hour)
-		var log bytes.Buffer
+		var log lines
 		denies := &Denies{}
 		rotateHeeding(t, from, &log, denies)
 		time.Sleep(time.Minute)

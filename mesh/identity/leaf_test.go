@@ -1,7 +1,6 @@
 package identity
 
 import (
-	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -52,7 +51,7 @@ func TestRootsAreReadBetweenRenewals(t *testing.T) {
 		from := &bundling{issuer: newIssuer(t, 24*time.Hour)}
 		next := newIssuer(t, 0).root
 		from.tell(nil, from.root.cert)
-		var log bytes.Buffer
+		var log lines
 		_, src := rotate(t, from, &log)
 		synctest.Wait()
 		first := src.Current()
@@ -94,7 +93,7 @@ func TestRootsStayWhileNobodyTells(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		from := &bundling{issuer: newIssuer(t, 24*time.Hour)}
 		from.tell(errSealed)
-		var log bytes.Buffer
+		var log lines
 		_, src := rotate(t, from, &log)
 		time.Sleep(time.Hour)
 		synctest.Wait()
@@ -112,7 +111,7 @@ func TestRootsAreNotReadOfAnIssuerThatIsAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		from := &bundling{issuer: newIssuer(t, 30*time.Second)}
 		from.tell(nil, from.root.cert)
-		_, src := rotate(t, from, new(bytes.Buffer))
+		_, src := rotate(t, from, new(lines))
 		synctest.Wait()
 		from.set(errSealed)
 		time.Sleep(15 * time.Second) // a renewal has failed
@@ -141,7 +140,7 @@ func TestARootThatLeavesRenewsFirst(t *testing.T) {
 		from := &bundling{issuer: newIssuer(t, 24*time.Hour)}
 		old, next := from.root, newIssuer(t, 0).root
 		from.tell(nil, old.cert)
-		var log bytes.Buffer
+		var log lines
 		r, src := rotate(t, from, &log)
 		synctest.Wait()
 		first := src.Current()
@@ -207,7 +206,7 @@ func TestTrustIsKept(t *testing.T) {
 func TestOverdueIsAnAlarm(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		from := newIssuer(t, 24*time.Hour)
-		var log bytes.Buffer
+		var log lines
 		_, src := rotate(t, from, &log)
 		synctest.Wait()
 		from.set(errSealed)

@@ -1,7 +1,6 @@
 package identity
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/x509"
@@ -111,13 +110,33 @@ func (p probing) Probe(context.Context) error {
 	return err
 }
 
+// lines is a log that is read while it is written.
+type lines struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+// Write implements io.Writer.
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+// String returns what was written so far.
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
 // rotate starts a Rotator in the bubble; the cleanup proves that Run returns.
-func rotate(t *testing.T, from Issuer, log *bytes.Buffer) (*Rotator, *Source) {
+func rotate(t *testing.T, from Issuer, log *lines) (*Rotator, *Source) {
 	t.Helper()
 	return rotateHeeding(t, from, log, nil)
 }
 
-func rotateHeeding(t *testing.T, from Issuer, log *bytes.Buffer, denies *Denies) (*Rotator, *Source) {
+func rotateHeeding(t *testing.T, from Issuer, log *lines, denies *Denies) (*Rotator, *Source) {
 	t.Helper()
 	src := NewSource(mustID(t, ordersID), newMetrics(t))
 	src.Heed(denies)
@@ -144,7 +163,7 @@ var errSealed = mesh.Errorf("sign", "orders", mesh.Unavailable, "Vault is sealed
 func TestRotatorRenewsAtAThirdOfLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		from := newIssuer(t, 24*time.Hour)
-		var log bytes.Buffer
+		var log lines
 		r, src := rotate(t, from, &log)
 		synctest.Wait()
 		if err := r.Ready(); err != nil {
@@ -181,7 +200,7 @@ func TestRotatorsSpread(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		from := newIssuer(t, 24*time.Hour)
 		for range 20 {
-			rotate(t, from, new(bytes.Buffer))
+			rotate(t, from, new(lines))
 		}
 		synctest.Wait()
 		time.Sleep(9 * time.Hour)
@@ -197,7 +216,7 @@ func TestRotatorRetriesTheFirstCertificate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		from := newIssuer(t, 24*time.Hour)
 		from.set(errSealed)
-		var log bytes.Buffer
+		var log lines
 		r, src := rotate(t, from, &log)
 		begin := time.Now()
 		time.Sleep(30 * time.Minute)
@@ -237,7 +256,7 @@ func TestRotatorRetriesTheFirstCertificate(t *testing.T) {
 func TestRotatorKeepsTheOldThroughAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		from := newIssuer(t, 120*time.Second)
-		var log bytes.Buffer
+		var log lines
 		r, src := rotate(t, probing{issuer: from}, &log)
 		synctest.Wait()
 		first := src.Current()
@@ -263,7 +282,7 @@ func TestRotatorKeepsTheOldThroughAnOutage(t *testing.T) {
 func TestRotatorPastExpiry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		from := newIssuer(t, 30*time.Second)
-		var log bytes.Buffer
+		var log lines
 		r, src := rotate(t, probing{issuer: from}, &log)
 		synctest.Wait()
 		from.set(errSealed)
@@ -290,7 +309,7 @@ func TestRotatorIsNotDrivenByAProbeThatStaysGood(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		from := newIssuer(t, time.Hour)
 		from.set(mesh.Errorf("sign", "orders", mesh.Denied, "the role does not allow it"))
-		var log bytes.Buffer
+		var log lines
 		_, src := rotate(t, probing{issuer: from, up: func() error { return nil }}, &log)
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
@@ -338,7 +357,7 @@ func TestRotatorNoticesASuspension(t *testing.T) {
 func TestRotatorRefusesABadAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		from := newIssuer(t, -time.Minute) // expired when it arrives
-		var log bytes.Buffer
+		var log lines
 		r, src := rotate(t, from, &log)
 		synctest.Wait()
 		if src.Current() != nil {
@@ -354,7 +373,7 @@ func TestRotatorGivesUpOnASilentIssuer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		from := newIssuer(t, time.Hour)
 		from.hang = true
-		var log bytes.Buffer
+		var log lines
 		r, _ := rotate(t, from, &log)
 		time.Sleep(16 * time.Second)
 		synctest.Wait()
@@ -375,14 +394,14 @@ func TestRotatorEndsInAnAttempt(t *testing.T) {
 		from := newIssuer(t, time.Hour)
 		from.hang = true
 		src := NewSource(mustID(t, ordersID), newMetrics(t))
-		var log bytes.Buffer
+		var log lines
 		r := NewRotator(src, from, zerolog.New(&log))
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- r.Run(ctx) }()
 		synctest.Wait()
 		cancel()
-		if err := <-done; err != nil || log.Len() != 0 {
+		if err := <-done; err != nil || log.String() != "" {
 			t.Errorf("Run returned %v and logged %q", err, log.String())
 		}
 	})

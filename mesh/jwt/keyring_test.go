@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -160,16 +161,25 @@ func TestKeysAreKept(t *testing.T) {
 func TestWhenKeysAreFetched(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
+		var mu sync.Mutex // guards at
 		var at []time.Duration
-		fail := true
+		var fail atomic.Bool
+		fail.Store(true)
+		fetched := func() []time.Duration {
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(at)
+		}
 		keys := &KeySet{keys: []*key{{public: (*ecdsa.PublicKey)(nil)}}}
 		k := NewKeyring(Source{URI: "https://id.test"})
 		ctx, cancel := context.WithCancel(t.Context())
 		var run sync.WaitGroup
 		run.Go(func() {
 			k.refresh(ctx, func() (*KeySet, error) {
+				mu.Lock()
+				defer mu.Unlock()
 				at = append(at, time.Since(began).Round(time.Second))
-				if fail {
+				if fail.Load() {
 					return nil, errors.New("away")
 				}
 				return keys, nil
@@ -182,32 +192,33 @@ func TestWhenKeysAreFetched(t *testing.T) {
 		}
 		sleep(200 * time.Second)
 		want := []time.Duration{0, 1, 3, 7, 15, 31, 63, 123, 183}
+		first := fetched()
 		for n, w := range want {
-			if n >= len(at) || at[n] != w*time.Second {
-				t.Fatalf("fetched at %v, want %v", at, want)
+			if n >= len(first) || first[n] != w*time.Second {
+				t.Fatalf("fetched at %v, want %v", first, want)
 			}
 		}
-		fail = false
+		fail.Store(false)
 		sleep(100 * time.Second) // fetched at 243 s
-		n := len(at)
-		if at[n-1] != 243*time.Second {
-			t.Fatalf("fetched at %v", at)
+		n := len(fetched())
+		if fetched()[n-1] != 243*time.Second {
+			t.Fatalf("fetched at %v", fetched())
 		}
 		for range 600 { // a minute of tokens with keys that nobody knows
 			k.want()
 			sleep(100 * time.Millisecond)
 		}
-		if got := len(at) - n; got < 1 || got > 2 {
-			t.Errorf("fetched %d times within a minute of unknown keys: %v", got, at[n:])
+		if got := len(fetched()) - n; got < 1 || got > 2 {
+			t.Errorf("fetched %d times within a minute of unknown keys: %v", got, fetched()[n:])
 		}
-		n = len(at)
+		n = len(fetched())
 		sleep(9 * time.Minute)
-		if len(at) > n+1 {
-			t.Errorf("fetched %v", at[n:])
+		if len(fetched()) > n+1 {
+			t.Errorf("fetched %v", fetched()[n:])
 		}
 		sleep(time.Minute)
-		if len(at) < n+1 {
-			t.Errorf("not fetched again within ten minutes: %v", at)
+		if len(fetched()) < n+1 {
+			t.Errorf("not fetched again within ten minutes: %v", fetched())
 		}
 		cancel()
 		run.Wait()
