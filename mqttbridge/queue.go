@@ -15,6 +15,7 @@ type queue struct {
 	more   *sync.Cond
 	lines  map[lineKey]*line
 	ready  []*line // which have a message to deliver now; the first is next
+	woken  uint64  // counts calls of wake
 	closed bool
 }
 
@@ -34,6 +35,7 @@ type line struct {
 	timer   *time.Timer
 	paused  uint64 // counts pauses, so that a timer that comes late is known
 	waiting bool   // its timer runs
+	woken   uint64 // queue.woken when its first message was taken
 }
 
 func newQueue() *queue {
@@ -75,6 +77,7 @@ func (q *queue) next() (l *line, seq uint64, attempt int) {
 		return nil, 0, 0
 	}
 	l = q.ready[0]
+	l.woken = q.woken
 	q.ready[0] = nil
 	if q.ready = q.ready[1:]; len(q.ready) == 0 {
 		q.ready = nil // its array has grown at one end only
@@ -103,6 +106,10 @@ func (q *queue) retry(l *line, delay time.Duration) {
 		return
 	}
 	l.attempt++
+	if l.woken != q.woken { // while it was being tried
+		q.readyLocked(l)
+		return
+	}
 	l.waiting = true
 	l.paused++
 	pause := l.paused
@@ -115,10 +122,12 @@ func (q *queue) retry(l *line, delay time.Duration) {
 	})
 }
 
-// wake has every line that waits try again now.
+// wake has every line that waits try again now, and those that are being tried
+// after that.
 func (q *queue) wake() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.woken++
 	for _, l := range q.lines {
 		if l.waiting {
 			l.timer.Stop()

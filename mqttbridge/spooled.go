@@ -46,7 +46,9 @@ func (b *Bridge) openSpool() error {
 
 // kept takes a message that is on disk now, whoever put it there.
 func (b *Bridge) kept(k spool.Kept) {
-	if !k.Appended {
+	if k.Appended {
+		b.account.store()
+	} else {
 		b.account.recover()
 	}
 	key := lineKey{laneKey: laneKey{k.Client, k.Topic}}
@@ -69,7 +71,6 @@ func (b *Bridge) keep(ctx context.Context, it *item, done func(error)) {
 			done(b.refuse(it, spoolRefusal(err)))
 			return
 		}
-		b.account.store()
 		done(nil)
 	})
 	if err != nil {
@@ -108,12 +109,7 @@ func (b *Bridge) rescue(it *item, err error) bool {
 		return false
 	}
 	kept := make(chan error, 1)
-	if err := b.spool.Start(b.hard, it.record(), func(_ uint64, err error) {
-		if err == nil {
-			b.account.store()
-		}
-		kept <- err
-	}); err != nil {
+	if b.spool.Start(b.hard, it.record(), func(_ uint64, err error) { kept <- err }) != nil {
 		return false
 	}
 	return <-kept == nil

@@ -116,11 +116,11 @@ func TestHedgingIsBounded(t *testing.T) {
 			}
 			w.put(&mesh.Service{Meta: mesh.Meta{Name: "services/orders"}, CircuitBreaker: &tt.breaker})
 			w.route("orders", func(r *mesh.RouteRule) {
-				r.Retry = &mesh.Retry{Attempts: 1, On: []string{mesh.OnReset}, HedgeAfter: mesh.Seconds(0.05), BudgetPercent: tt.budget}
+				r.Retry = &mesh.Retry{Attempts: 1, On: []string{mesh.OnReset}, HedgeAfter: mesh.Seconds(0.5), BudgetPercent: tt.budget}
 			})
 			en := w.gateway(overH1)
 			w.publish()
-			const clients = 40
+			const clients = 40 // which have all asked before the first hedge
 			var all sync.WaitGroup
 			for range clients {
 				all.Go(func() {

@@ -109,7 +109,13 @@ func (s *Spool) write(batch []*op) {
 		if o.kept.Seq != 0 {
 			s.last.Store(o.kept.Seq)
 		}
-		o.done(o.kept.Seq, nil)
+		// Who appended learns it last: what it appends next comes after.
+		if o.record != nil {
+			s.each(o.kept)
+			o.done(o.kept.Seq, nil)
+			continue
+		}
+		o.done(0, nil)
 		if o.kept.Seq != 0 {
 			s.each(o.kept)
 		}
