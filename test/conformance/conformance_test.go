@@ -102,7 +102,9 @@ func programs(t *testing.T) string {
 func tool(t *testing.T, path string) string {
 	t.Helper()
 	out := command(t, 10*time.Minute, "../..", "go", "tool", "-modfile=tools/go.mod", "-n", path)
-	return strings.TrimSpace(out)
+	// The last line: before it go says what it downloads.
+	out = strings.TrimSpace(out)
+	return out[strings.LastIndexByte(out, '\n')+1:]
 }
 
 // command runs a program to its end and returns what it wrote.
