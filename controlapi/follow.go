@@ -21,7 +21,7 @@ const (
 	followTimeout = 10 * time.Second
 
 	// maxRaces is how often a write that another control plane is ahead of is tried.
-	maxRaces = 20
+	maxRaces = 60
 	// maxPause is how long a write waits after the first race that it lost, at most; it is
 	// twice as long after the second. Two that always start together would always race.
 	maxPause = 5 * time.Millisecond

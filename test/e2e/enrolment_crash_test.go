@@ -78,9 +78,10 @@ func TestEnrolmentCrashes(t *testing.T) {
 			file := r.through(server.URL)
 
 			cmd := exec.Command(filepath.Join(binaries, "hedgerow-edge"), "enroll", "--token-file", file, "--data", filepath.Join(r.dir, data))
-			died := make(chan struct{})
+			died, started := make(chan struct{}), make(chan struct{})
 			die := func() {
 				defer close(died)
+				<-started
 				_ = cmd.Process.Kill() // it lives: it waits for this request
 				_ = cmd.Wait()         // by the signal
 			}
@@ -88,6 +89,7 @@ func TestEnrolmentCrashes(t *testing.T) {
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
+			close(started)
 			select {
 			case <-died:
 			case <-time.After(30 * time.Second):

@@ -25,6 +25,11 @@ func TestRedisAway(t *testing.T) {
 		return get(t.Context(), http.DefaultClient, url, "demo.localhost", `"version":"v1"`)
 	})
 
+	// Who registers later than Redis goes comes only when it is back.
+	until(t, 10*time.Second, func() error {
+		return get(t.Context(), http.DefaultClient, "http://"+vars["GATEWAYADMIN"]+"/endpoints", "localhost", `instances/orders-v2-`)
+	})
+
 	s.redis.Kill()
 	r := openLoop(t.Context(), url, "demo.localhost", `"version":"v1"`, rate*seconds, rate)
 	t.Logf("Redis away for %d s: %v", seconds, r)
