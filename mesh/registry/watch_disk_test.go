@@ -136,8 +136,8 @@ func TestManyChangesAreSaved(t *testing.T) {
 			saved, err := os.ReadFile(file)
 			return err == nil && bytes.Contains(saved, []byte(`"revision":101,`))
 		})
-		// Five seconds are promised; what is over is for a machine with other work.
-		if took > 10*time.Second {
+		// What docs and changelog promise: a restart may lack the last five seconds.
+		if took > 5*time.Second {
 			t.Errorf("it was on disk %v later", took)
 		}
 		if n := w.count(); n > 60 {
