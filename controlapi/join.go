@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
@@ -35,15 +36,17 @@ func (s *service) grants() (map[string]nodes.Grant, bool) {
 	out := make(map[string]nodes.Grant, len(st.config.Nodes))
 	for id, n := range st.config.Nodes {
 		if q := st.config.Quarantines[id]; q == nil || !q.Active() {
-			out[id] = s.grant(id, n)
+			out[id] = s.grant(n, q)
 		}
 	}
 	return out, st.head.Revision > 0
 }
 
-// grant is what Vault shall allow one node: to be its services and gateways.
-func (s *service) grant(id string, n *mesh.Node) nodes.Grant {
-	g := nodes.Grant{Node: id}
+// grant is what Vault shall allow one node: to be its services and gateways. q is a
+// quarantine that it was released from, or nil. Every control plane comes to the same.
+func (s *service) grant(n *mesh.Node, q *mesh.Quarantine) nodes.Grant {
+	id := n.ID()
+	g := nodes.Grant{Node: id, Since: since(n, q, s.writer.now())}
 	add := func(identity mesh.ID, err error) {
 		if err == nil { // the object was validated
 			g.IDs = append(g.IDs, identity.String())
@@ -64,6 +67,22 @@ func (s *service) grant(id string, n *mesh.Node) nodes.Grant {
 	return g
 }
 
+// since is from when on a certificate is of the node n that is allowed: of one that had its
+// name before and was deleted, or was shut out, none counts any more. It is the zero Time
+// when none of these can be valid still; the record of a quarantine goes with that.
+func since(n *mesh.Node, q *mesh.Quarantine, now time.Time) (t time.Time) {
+	if n.CreateTime != nil {
+		t = *n.CreateTime
+	}
+	if q != nil && q.ReleaseTime != nil && q.ReleaseTime.After(t) {
+		t = *q.ReleaseTime
+	}
+	if now.After(t.Add(mesh.LongestLife + mesh.ClockSkew)) {
+		return time.Time{}
+	}
+	return t
+}
+
 // JoinNode makes a token with which a host can become the node.
 func (s *service) JoinNode(ctx context.Context, r *hedgerowv1.JoinNodeRequest) (*hedgerowv1.JoinFile, error) {
 	const op = "controlapi.join"
@@ -72,16 +91,20 @@ func (s *service) JoinNode(ctx context.Context, r *hedgerowv1.JoinNodeRequest) (
 	}
 	name := string(mesh.Nodes) + "/" + r.GetId()
 	st := s.writer.state.Load()
-	node := st.config.Nodes[r.GetId()]
+	node, quarantine := st.config.Nodes[r.GetId()], st.config.Quarantines[r.GetId()]
 	switch {
 	case node == nil:
 		return nil, mesh.Errorf(op, name, mesh.NotFound, "there is no such object")
-	case st.config.Quarantines[r.GetId()] != nil && st.config.Quarantines[r.GetId()].Active():
+	case quarantine != nil && quarantine.Active():
 		return nil, mesh.Errorf(op, name, mesh.Conflict, "the node is in quarantine").WithHint("release it first, if it may come back")
 	case s.nodes == nil:
 		return nil, mesh.Errorf(op, name, mesh.Conflict, "this control plane has no Vault").WithHint("set vault in its configuration; see docs/enrolment.md")
 	}
-	inv, err := s.nodes.Join(ctx, s.grant(r.GetId(), node))
+	// Who made it could be the node: that is to be known, before anybody has it.
+	if err := s.writer.audit.allowed(ctx, name); err != nil {
+		return nil, err
+	}
+	inv, err := s.nodes.Join(ctx, s.grant(node, quarantine))
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	hedgerowv1 "github.com/hedgerow-mesh/hedgerow/openapi/hedgerow/v1"
 )
 
+	"github.com/hedgerow-mesh/hedgerow/mesh"
 // fakeVault is a Vault and a store of joins, in memory.
 type fakeVault struct {
 	mu      sync.Mutex
@@ -222,4 +223,67 @@ func TestVaultFollowsWrites(t *testing.T) {
 	granted("[]")
 	a.must("DELETE", "/v1/nodes/edge8", "")
 	granted("[]")
+}
+
+// Nobody is a node again by a certificate of before it was shut out, or was deleted.
+func TestSinceWhenANodeIsItself(t *testing.T) {
+	c := new(clock)
+	a, _ := withVault(t, func(o *Options) { o.Now = c.now })
+	since := func() time.Time {
+		grants, _ := a.server.service.grants()
+		return grants["edge7"].Since
+	}
+	made := since()
+	if made.IsZero() || time.Since(made).Abs() > time.Minute {
+		t.Errorf("at first since %v", made)
+	}
+	a.must("PUT", "/v1/nodes/edge7", `{"roles":["SIDECAR"],"services":["orders"]}`)
+	if got := since(); !got.Equal(made) {
+		t.Errorf("another one by a change: since %v, not %v", got, made)
+	}
+	c.ahead.Add(int64(time.Hour))
+	a.must("POST", "/v1/nodes/edge7:quarantine", `{}`)
+	a.must("POST", "/v1/nodes/edge7:release", ``)
+	released := since()
+	if q := a.stored("edge7"); !released.Equal(*q.ReleaseTime) || released.Sub(made) < time.Hour {
+		t.Errorf("released at %v, and since %v", q.ReleaseTime, released)
+	}
+	c.ahead.Add(int64(time.Hour))
+	object := `{"roles":["SIDECAR"],"services":["orders"]}`
+	a.must("DELETE", "/v1/nodes/edge7", "")
+	a.must("PUT", "/v1/nodes/edge7", object)
+	if got := since(); got.Sub(released) < time.Hour {
+		t.Errorf("made anew, and since %v", got)
+	}
+	c.ahead.Add(int64(mesh.LongestLife + mesh.ClockSkew + time.Minute))
+	if got := since(); !got.IsZero() {
+		t.Errorf("since %v when no certificate of before is left", got)
+	}
+}
+
+// Who makes a token could be the node by it.
+func TestJoinTokensAreAudited(t *testing.T) {
+	audit, entries := audited(t)
+	a, v := withVault(t, audit)
+	token, _ := a.must("POST", "/v1/nodes/edge7:join", `{}`).json["token"].(string)
+	all := entries()
+	e := all[len(all)-1]
+	if token == "" || e.Outcome != auditlog.Accepted || e.Call != "JoinNode" || !slices.Equal(e.Objects, []string{"nodes/edge7"}) || e.Who == "" || e.From == "" {
+		t.Errorf("%+v of token %q", e, token)
+	}
+	if raw, err := json.Marshal(all); err != nil || strings.Contains(string(raw), token) {
+		t.Errorf("the token is in the audit log: %s %v", raw, err)
+	}
+	a.server.writer.audit.log = fullAudit{}
+	made := v.made
+	if got := a.do("POST", "/v1/nodes/edge7:join", `{}`); got.status != 503 || v.made != made {
+		t.Errorf("one that nobody can account for: %d %s", got.status, got.body)
+	}
+}
+
+// fullAudit is an audit log on a disk without room.
+type fullAudit struct{}
+
+func (fullAudit) Append(auditlog.Entry, bool) error {
+	return mesh.Errorf("auditlog.Append", "", mesh.Unavailable, "no space left on device")
 }

@@ -20,6 +20,19 @@ type Node struct {
 	Name     string
 	Services []string
 	Gateways []string
+	// Since is from when on it is this node: certificates of one that had its name before
+	// log nobody in. The zero Time leaves it open.
+	Since time.Time
+}
+
+// unit is the organizational unit of the node's own certificates, by which a login tells
+// them from those of before; "" is any. Nothing else of a certificate lasts through
+// renewals, and what Vault stores none of it cannot revoke.
+func (n *Node) unit() string {
+	if n.Since.IsZero() {
+		return ""
+	}
+	return "since " + n.Since.UTC().Format(time.RFC3339Nano)
 }
 
 // ids returns the identities of the node's leaves, exact and in order.
@@ -59,7 +72,8 @@ const invitationLife = 15 * time.Minute
 
 // Put makes the node, or has it be who n says from its next certificate on: a PKI role for
 // its leaves and one for its own certificate, an entity of its name, and the login by that
-// certificate. It withdraws no certificate.
+// certificate. It withdraws no certificate, but with another Since those of before log
+// nobody in.
 func (a *Admin) Put(ctx context.Context, n Node) error {
 	const op = "vaultpki.PutNode"
 	if err := checkNode(op, n.Name); err != nil {
@@ -85,12 +99,12 @@ func (a *Admin) Put(ctx context.Context, n Node) error {
 	leaf["allowed_uri_sans"], leaf["require_cn"], leaf["use_csr_common_name"], leaf["allow_bare_domains"] = ids, "false", "false", "false"
 	own := pkiRole("168h")
 	own["allowed_uri_sans"], own["require_cn"], own["use_csr_common_name"], own["allow_bare_domains"] = []string{self.String()}, "true", "true", "true"
-	own["allowed_domains"] = []string{n.Name}
+	own["allowed_domains"], own["ou"] = []string{n.Name}, n.unit()
 	for path, data := range map[string]map[string]any{
 		MountMesh + "/roles/" + n.Name: leaf,
 		MountNode + "/roles/" + n.Name: own,
 		"auth/cert/certs/" + n.Name: {
-			"certificate": issuers, "allowed_common_names": n.Name, "allowed_uri_sans": self.String(),
+			"certificate": issuers, "allowed_common_names": n.Name, "allowed_uri_sans": self.String(), "allowed_organizational_units": n.unit(),
 			"token_policies": nodePolicy, "token_no_default_policy": "true", "token_ttl": "1h", "token_max_ttl": "24h",
 		},
 	} {

@@ -131,11 +131,28 @@ func TestRealVaultNode(t *testing.T) {
 	})
 
 	t.Run("and enrolled again", func(t *testing.T) {
-		if err := admin.Put(t.Context(), Node{Name: "edge7", Services: []string{"orders"}}); err != nil {
-			t.Fatal(err)
+		put := func(since time.Time) {
+			t.Helper()
+			if err := admin.Put(t.Context(), Node{Name: "edge7", Services: []string{"orders"}, Since: since}); err != nil {
+				t.Fatal(err)
+			}
 		}
-		if err := issueAs(t, s.join(t, "edge7"), "edge7", ordersID); err != nil {
+		released := time.Now()
+		put(released)
+		// Whoever has its certificate of before is not the node again by that.
+		checkError(t, issueAs(t, node, "edge7", ordersID), mesh.Unauthentic, "vaultpki.Login", true)
+		again := s.join(t, "edge7")
+		if err := issueAs(t, again, "edge7", ordersID); err != nil {
 			t.Error(err)
+		}
+		checkError(t, issueAs(t, node, "edge7", ordersID), mesh.Unauthentic, "vaultpki.Login", true)
+		// It renews its own by what the first one says, and when nobody asks any more from when it is.
+		for _, since := range []time.Time{released, {}} {
+			put(since)
+			again.session.Store(nil)
+			if err := issueAs(t, again, "edge7", ordersID); err != nil {
+				t.Errorf("since %v: %v", since, err)
+			}
 		}
 	})
 

@@ -26,10 +26,15 @@ import (
 type Grant struct {
 	Node string
 	IDs  []string // SPIFFE IDs of its services and gateways, sorted
+	// Since is from when on it is this node, and not one that had its name before or was
+	// shut out: of those no certificate counts any more.
+	Since time.Time
 }
 
 // equal reports whether g and other allow the same.
-func (g Grant) equal(other Grant) bool { return g.Node == other.Node && slices.Equal(g.IDs, other.IDs) }
+func (g Grant) equal(other Grant) bool {
+	return g.Node == other.Node && slices.Equal(g.IDs, other.IDs) && g.Since.Equal(other.Since)
+}
 
 // Invitation is a token with which a host can become a node, once.
 type Invitation struct {
@@ -42,7 +47,8 @@ type Invitation struct {
 // Trust is where nodes get their certificates: Vault. Calls are repeated after an error, so
 // each does nothing if it was done.
 type Trust interface {
-	// Put lets the node have certificates for exactly the identities of g.
+	// Put lets the node have certificates for exactly the identities of g. Who has only a
+	// certificate of before g.Since has to enrol again.
 	Put(ctx context.Context, g Grant) error
 	// Withdraw has the node get no more certificates.
 	Withdraw(ctx context.Context, node string) error

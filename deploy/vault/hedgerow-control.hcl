@@ -39,6 +39,7 @@ path "pki_node/roles/+" {
     "max_ttl"                     = ["168h"]
     "no_store"                    = ["true"]
     "not_before_duration"         = ["5m"]
+    "ou"                          = []
     "require_cn"                  = ["true"]
     "server_flag"                 = ["true"]
     "use_csr_common_name"         = ["true"]
@@ -78,13 +79,14 @@ path "auth/approle/role/hedgerow-control/*" {
 path "auth/cert/certs/+" {
   capabilities = ["create", "read", "update", "delete"]
   allowed_parameters = {
-    "allowed_common_names"    = []
-    "allowed_uri_sans"        = []
-    "certificate"             = []
-    "token_max_ttl"           = ["24h"]
-    "token_no_default_policy" = ["true"]
-    "token_policies"          = ["hedgerow-node"]
-    "token_ttl"               = ["1h"]
+    "allowed_common_names"         = []
+    "allowed_organizational_units" = []
+    "allowed_uri_sans"             = []
+    "certificate"                  = []
+    "token_max_ttl"                = ["24h"]
+    "token_no_default_policy"      = ["true"]
+    "token_policies"               = ["hedgerow-node"]
+    "token_ttl"                    = ["1h"]
   }
 }
 

@@ -25,6 +25,7 @@ func trustVault() []control {
 		without("a withdrawn node's tokens end", "admin.go", "if err := a.disable(ctx, node); err != nil {", "if err := error(nil); err != nil {", "TestRealVaultNode").and("return a.v.remove(ctx, \"admin\", \"identity/entity/name/\"+node)", "return nil"),
 		without("a node's name is one", "admin.go", "if !mesh.ValidID(node) || node == controlRole {", "if false {", "TestRealVaultNode"),
 		without("a withdrawn node does not log in", "admin.go", "\"auth/cert/certs/\" + node, \"auth/approle", "\"auth/approle", "TestRealVaultNode"),
+		without("who was the node before does not log in", "admin.go", "\"allowed_organizational_units\": n.unit(),", "\"allowed_organizational_units\": \"\",", "TestRealVaultNode"),
 		without("Vault's signature is verified", "transit.go", "!ed25519.Verify(s.public, message, signature)", "false", "TestSignerVerifies"),
 		without("a lost race is noticed", "log.go", "case there == value:", "case there != \"\":", "TestRealVaultLogRace|TestRealVaultLogCreateIsRepeatable"),
 		without("a chunk is the one that the head names", "log.go", " || chunkName(chunk) != name", "", "TestRealVaultLogRefuses").and(" || c.Head != e.Head || leaves.Digest() != e.Head.Digest", ""),

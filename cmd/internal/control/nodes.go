@@ -23,7 +23,7 @@ var (
 
 // Put implements nodes.Trust.
 func (n vaultNodes) Put(ctx context.Context, g nodes.Grant) error {
-	node := vaultpki.Node{Name: g.Node}
+	node := vaultpki.Node{Name: g.Node, Since: g.Since}
 	for _, text := range g.IDs {
 		id, err := mesh.ParseID(text)
 		if err != nil {
