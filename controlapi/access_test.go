@@ -158,6 +158,9 @@ func TestScopes(t *testing.T) {
 	policy := func(target string) string {
 		return `{"labels":{"team":"shop"},"target":` + target + `,"action":"ALLOW","rules":[{}]}`
 	}
+	meshRoute := func(host string) string {
+		return strings.NewReplacer("GATEWAY", "MESH", "shop.localhost", host).Replace(shopRoute)
+	}
 	for _, c := range []struct {
 		name, by, method, path, body string
 		status                       int
@@ -192,6 +195,11 @@ func TestScopes(t *testing.T) {
 		{"a policy on a route of others", "shop", "PUT", "/v1/policies/p", policy(`{"route":"bank"}`), 403, "target.route"},
 		{"a node that would be a service of others", "shop", "PUT", "/v1/nodes/shop2", `{"labels":{"team":"shop"},"roles":["SIDECAR"],"services":["bank"]}`, 403, "services[0]"},
 		{"a node that would be a gateway", "shop", "PUT", "/v1/nodes/shop2", `{"labels":{"team":"shop"},"roles":["GATEWAY"],"gateways":["demo"]}`, 403, "gateways[0]"},
+		{"a node that would be a bridge", "shop", "PUT", "/v1/nodes/shop2", `{"labels":{"team":"shop"},"roles":["BRIDGE"],"services":["shop"]}`, 403, "roles[0]"},
+		{"a node that would be the service of bridges", "shop", "POST", "/v1:apply", `{"objects":[{"name":"services/mqtt-bridge","labels":{"team":"shop"}},{"name":"nodes/shop2","labels":{"team":"shop"},"roles":["SIDECAR"],"services":["mqtt-bridge"]}]}`, 403, "objects[1].services[0]"},
+		{"a route in place of a service of others", "shop", "PUT", "/v1/routes/shop", meshRoute("bank.mesh"), 403, "hostnames[0]"},
+		{"a route in place of every service", "shop", "PUT", "/v1/routes/shop", meshRoute("*.mesh"), 403, "hostnames[0]"},
+		{"a route in place of an own service", "shop", "PUT", "/v1/routes/shop", meshRoute("shop.mesh"), 200, ""},
 		{"a reference to nothing", "shop", "PUT", "/v1/policies/p", policy(`{"service":"shp"}`), 422, "did you mean"},
 		{"a collection without labels refers to all", "routes-only", "PUT", "/v1/routes/r", strings.ReplaceAll(shopRoute, `"service":"shop"`, `"service":"bank"`), 200, ""},
 		{"a batch of its own", "shop", "POST", "/v1:apply", `{"objects":[{"name":"services/a","labels":{"team":"shop"}},{"name":"services/b","labels":{"team":"shop"}}]}`, 200, ""},

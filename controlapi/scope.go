@@ -128,8 +128,9 @@ func (p principal) refersTo(edits []edit, config *mesh.Config) error {
 		if slices.ContainsFunc(scopes, func(s scope) bool { return len(s.labels) == 0 }) {
 			continue
 		}
-		found := mesh.Violations(labelled(config, scopes).CheckReferences(e.object))
-		found = append(found, gatewaysOf(e.object)...)
+		own := labelled(config, scopes)
+		found := mesh.Violations(own.CheckReferences(e.object))
+		found = append(found, beyondLabels(e.object, own)...)
 		if len(found) == 0 {
 			continue
 		}
@@ -142,9 +143,17 @@ func (p principal) refersTo(edits []edit, config *mesh.Config) error {
 	return nil
 }
 
-// gatewaysOf names the fields of o that refer to gateways, which carry no labels.
-func gatewaysOf(o mesh.Object) (v mesh.Violations) {
+// beyondLabels names the fields of o that reach what no label says whose it is: gateways,
+// which carry none, the bridges, which speak for all devices, and host names of the mesh,
+// which are those of services.
+func beyondLabels(o mesh.Object, own *mesh.Config) (v mesh.Violations) {
 	switch o := o.(type) {
+	case *mesh.Route:
+		for i, h := range o.Hostnames {
+			if service, inside := strings.CutSuffix(h, ".mesh"); inside && own.Services[service] == nil {
+				v.Add(fmt.Sprintf("hostnames[%d]", i), "", "it is the name of a service of others")
+			}
+		}
 	case *mesh.Policy:
 		if o.Target != nil && o.Target.Gateway != "" {
 			v.Add("target.gateway", "", "gateways carry no labels")
@@ -158,6 +167,16 @@ func gatewaysOf(o mesh.Object) (v mesh.Violations) {
 	case *mesh.Node:
 		for i := range o.Gateways {
 			v.Add(fmt.Sprintf("gateways[%d]", i), "", "gateways carry no labels")
+		}
+		for i, role := range o.Roles {
+			if role == mesh.RoleBridge {
+				v.Add(fmt.Sprintf("roles[%d]", i), "", "a bridge is the service %s", bridgeService)
+			}
+		}
+		for i, service := range o.Services {
+			if service == bridgeService {
+				v.Add(fmt.Sprintf("services[%d]", i), "", "bridges are that")
+			}
 		}
 	}
 	return v
