@@ -178,3 +178,38 @@ func TestRotatorWaitsForTheClock(t *testing.T) {
 		t.Errorf("what is on disk was not taken: %v, %v", err, src.Ready())
 	}
 }
+
+// A clock that was far ahead for a while, as one that was never set, has the issuer's
+// answers refused. What was planned by it must not wait until that time comes.
+func TestRotatorWhenTheClockWasAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		from := &bundling{issuer: newIssuer(t, 24*time.Hour)}
+		from.tell(nil, from.root.cert)
+		clock, ahead := movedClock(time.Time{}, nil)
+		src := NewSource(mustID(t, ordersID), newMetrics(t))
+		src.UseClock(clock)
+		var log lines
+		start(t, NewRotator(src, from, zerolog.New(&log)))
+		time.Sleep(time.Hour)
+		first := src.Current()
+		ahead.Store(int64(30 * 24 * time.Hour))
+		time.Sleep(10 * time.Minute)
+		if _, err := src.Certificate(); err == nil || src.Current() != first {
+			t.Fatal("the clock was not ahead of the issuer's")
+		}
+		ahead.Store(0)
+		from.mu.Lock()
+		reads := from.reads
+		from.mu.Unlock()
+		time.Sleep(10 * time.Minute)
+		if src.Current() == first {
+			t.Errorf("ten minutes after the clock was put right nothing is renewed; log %s", log.String())
+		}
+		time.Sleep(time.Hour)
+		from.mu.Lock()
+		defer from.mu.Unlock()
+		if from.reads == reads {
+			t.Error("in an hour after that no roots were read")
+		}
+	})
+}

@@ -75,9 +75,10 @@ type Rotator struct {
 	// nextRefused is before when it is not issued anew because peers refuse what there is:
 	// the issuer's clock may be behind.
 	nextRefused time.Time
-	failures    int  // since the last success
-	down        bool // the last probe failed
-	held        bool // by the tender
+	looked      time.Time // at the clock last
+	failures    int       // since the last success
+	down        bool      // the last probe failed
+	held        bool      // by the tender
 
 	lastErr atomic.Pointer[error] // of the last attempt, for Ready
 }
@@ -115,6 +116,7 @@ func (r *Rotator) Run(ctx context.Context) error {
 	ticker := time.NewTicker(checkEvery)
 	defer ticker.Stop()
 	for {
+		r.follow()
 		if r.tended(ctx) && r.due(ctx) {
 			r.attempt(ctx)
 		}
@@ -124,6 +126,18 @@ func (r *Rotator) Run(ctx context.Context) error {
 		case <-ticker.C:
 		}
 	}
+}
+
+// follow moves what was planned with a clock that was put back: one that was ahead may
+// have planned for a time after the end of the certificate.
+func (r *Rotator) follow() {
+	now := r.now().Round(0)
+	if back := r.looked.Sub(now); back > 0 {
+		for _, at := range []*time.Time{&r.next, &r.nextProbe, &r.nextRefused} {
+			*at = at.Add(-back)
+		}
+	}
+	r.looked = now
 }
 
 // Ready returns nil while there is a valid certificate, and otherwise an error
