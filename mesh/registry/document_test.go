@@ -227,3 +227,26 @@ func FuzzEntry(f *testing.F) {
 		}
 	})
 }
+
+// A clock that was two hours ahead, as one that was set to local time, is put right. What the
+// process says from then on is taken, and follows what it said before.
+func TestDocumentsAfterTheClockWasAhead(t *testing.T) {
+	d := &document{Node: "n1", Role: mesh.RoleSidecar, Instances: []mesh.Instance{}}
+	seq := func(at time.Time, reason string) int64 {
+		t.Helper()
+		d.renew(at)
+		if _, r := open(signed(t, d, ours.Node("n1"))); (r == nil) != (reason == "") || r != nil && r.reason != reason {
+			t.Errorf("at %v: %v", at, r)
+		}
+		return d.Seq
+	}
+	first := seq(now().Add(-time.Second), "")
+	seq(now().Add(2*time.Hour), rejectExpired)
+	if second := seq(now(), ""); second <= first {
+		t.Errorf("%d after %d", second, first)
+	}
+	little := seq(now().Add(skewTolerated-time.Second), "") // which is taken, so that the next one goes on from it
+	if next := seq(now(), ""); next <= little {
+		t.Errorf("%d after %d, which was taken", next, little)
+	}
+}

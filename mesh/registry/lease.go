@@ -300,9 +300,7 @@ func (l *Lease) prolong(ctx context.Context) (bool, error) {
 // for the change.
 func (l *Lease) write(ctx context.Context, cert *tls.Certificate) error {
 	l.mu.Lock()
-	now := time.Now()
-	l.doc.Seq = max(l.doc.Seq+1, now.UnixMilli())
-	l.doc.NotAfter = now.Add(documentLife).UTC().Truncate(time.Second)
+	l.doc.renew(time.Now())
 	doc, hint := l.doc, l.hint
 	l.dirty, l.hint = false, false
 	l.mu.Unlock()
