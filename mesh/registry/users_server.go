@@ -18,8 +18,9 @@ type userServer struct {
 	// set is what users were given, and how Redis lists that: it writes rules in its
 	// own order, so that nothing else tells whether somebody changed them.
 	set      map[string]setUser
-	unsaved  bool // something changed since ACL SAVE
-	fileless bool // it has no aclfile
+	kill     map[string]bool // users whose connections of an earlier password are to end
+	unsaved  bool            // something changed since ACL SAVE
+	fileless bool            // it has no aclfile
 	err      error
 }
 
@@ -112,7 +113,7 @@ func (u *Users) keepServers(addresses []string) {
 	}
 	for _, addr := range addresses {
 		if u.servers[addr] == nil {
-			u.servers[addr] = &userServer{redis: u.connect(addr), set: map[string]setUser{}}
+			u.servers[addr] = &userServer{redis: u.connect(addr), set: map[string]setUser{}, kill: map[string]bool{}}
 		}
 	}
 	maps.DeleteFunc(u.servers, func(addr string, s *userServer) bool {
@@ -140,8 +141,9 @@ func (u *Users) reconcile(ctx context.Context, s *userServer, want map[string]st
 	if err != nil {
 		return err
 	}
+	maps.DeleteFunc(s.kill, func(name string, _ bool) bool { return listed[name].name == "" }) // which ended them
 	var errs []error
-	var set, kill []string
+	var set []string
 	rules := map[string][]string{}
 	for _, node := range slices.Sorted(maps.Keys(want)) {
 		name, digest := UserName(node), want[node]
@@ -159,7 +161,7 @@ func (u *Users) reconcile(ctx context.Context, s *userServer, want map[string]st
 		default:
 			rules[name], set = one, append(set, name)
 			if ok && !there.has(digest) { // who knows the password of before is no longer the node
-				kill = append(kill, name)
+				s.kill[name] = true // until it has succeeded: the next look does not tell any more
 			}
 		}
 	}
@@ -169,13 +171,13 @@ func (u *Users) reconcile(ctx context.Context, s *userServer, want map[string]st
 			remove = append(remove, name)
 		}
 	}
-	errs = append(errs, u.change(ctx, s, rules, set, kill, remove))
+	errs = append(errs, u.change(ctx, s, rules, set, remove))
 	return errors.Join(append(errs, s.save(ctx))...)
 }
 
 // change sets and removes users, and learns how Redis lists those that were set.
-func (u *Users) change(ctx context.Context, s *userServer, rules map[string][]string, set, kill, remove []string) error {
-	if len(set)+len(remove) == 0 {
+func (u *Users) change(ctx context.Context, s *userServer, rules map[string][]string, set, remove []string) error {
+	if len(set)+len(remove)+len(s.kill) == 0 {
 		return nil
 	}
 	s.unsaved = true
@@ -186,8 +188,9 @@ func (u *Users) change(ctx context.Context, s *userServer, rules map[string][]st
 	for _, name := range remove { // Redis ends their connections
 		commands = append(commands, command("ACL", "DELUSER", name))
 		delete(s.set, name)
+		delete(s.kill, name)
 	}
-	for _, name := range kill {
+	for _, name := range slices.Sorted(maps.Keys(s.kill)) {
 		commands = append(commands, command("CLIENT", "KILL", "USER", name))
 	}
 	for chunk := range slices.Chunk(commands, usersChunk) {
@@ -200,6 +203,7 @@ func (u *Users) change(ctx context.Context, s *userServer, rules map[string][]st
 			return fmt.Errorf("change the users: %w", err)
 		}
 	}
+	clear(s.kill)
 	u.changes.WithLabelValues("set").Add(float64(len(set)))
 	u.changes.WithLabelValues("removed").Add(float64(len(remove)))
 	u.log.Info().Str("server", s.redis.Options().Addr).Strs("set", set).Strs("removed", remove).Msg("Redis users of nodes changed")

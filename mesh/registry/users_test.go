@@ -446,3 +446,36 @@ func TestUsersNeedALogin(t *testing.T) {
 		t.Errorf("state %+v", s)
 	}
 }
+
+// To end connections can fail when the password is another one already. They are ended later.
+func TestConnectionsOfAnOldPasswordAreEndedInTheEnd(t *testing.T) {
+	t.Parallel()
+	s, r := plainRedis(t)
+	rule := func(words ...any) {
+		t.Helper()
+		if err := r.Do(t.Context(), append([]any{"ACL", "SETUSER", "keeper"}, words...)...).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rule("on", ">keeper", "~*", "&*", "+@all", "-client|kill")
+	c, p := open(t, s.Addr), newPasswords("n1")
+	u := keepUsers(t, c, registry.Admin{Username: "keeper", PasswordFile: secretFile(t, "keeper")}, p, "n1")
+	before := redis.NewClient(&redis.Options{Addr: s.Addr, Username: "node-n1", Password: "pw-n1", DisableIdentity: true, MaxRetries: -1})
+	t.Cleanup(func() { _ = before.Close() })
+	old := before.Conn()
+	t.Cleanup(func() { _ = old.Close() })
+	if err := old.Ping(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	p.set(func(p *passwords) { p.of["n1"] = "another" })
+	u.Changed()
+	eventually(t, "the other password", func() bool { return strings.Contains(userLine(t, r, "node-n1"), sum("another")) })
+	eventually(t, "it is said", func() bool { return u.State().Err != nil })
+	looked := u.State().At
+	u.Changed()
+	eventually(t, "a pass that finds the password as it should be", func() bool { return u.State().At.After(looked) })
+	rule("+client|kill")
+	u.Changed()
+	eventually(t, "who came by the old one is gone", func() bool { return old.Ping(t.Context()).Err() != nil })
+	eventually(t, "all is well", func() bool { return u.State().Err == nil })
+}
