@@ -37,14 +37,17 @@ type Node struct {
 
 	mu      sync.Mutex
 	current *Credential // guarded by mu
-	stamp   os.FileInfo // of the file that current was read from; guarded by mu
+	stamp   os.FileInfo // of the file that current was read from, or stands for; guarded by mu
+	unkept  bool        // current is not in the file; guarded by mu
+
+	write func(file string, c *Credential) error // writeKept, but in tests
 }
 
 // OpenNode reads the certificate of the node id, which PutNode left in dir. An error of kind
 // NotFound says that there is none, one of kind Invalid that it is not this node's or
 // could be read by others.
 func OpenNode(dir string, id mesh.ID, metrics *Metrics) (*Node, error) {
-	n := &Node{id: id, file: filepath.Join(dir, nodeFile), metrics: metrics, clock: NewClock(time.Time{}, nil)}
+	n := &Node{id: id, file: filepath.Join(dir, nodeFile), metrics: metrics, clock: NewClock(time.Time{}, nil), write: writeKept}
 	if _, err := n.Current(); err != nil {
 		return nil, err
 	}
@@ -134,7 +137,7 @@ func (n *Node) read(stamp os.FileInfo) error {
 	if err != nil {
 		return err
 	}
-	n.current, n.stamp = c, stamp
+	n.current, n.stamp, n.unkept = c, stamp, false
 	n.metrics.notAfter.WithLabelValues(n.id.String()).Set(float64(c.Certificate.Leaf.NotAfter.Unix()))
 	return nil
 }
@@ -181,7 +184,7 @@ func (r *nodeRenewal) Renew(ctx context.Context) error {
 	}
 	defer unlock()
 	if r.fresh() {
-		return nil // by another process, while this one waited or slept
+		return r.rewrite() // it was by another process, while this one waited or slept
 	}
 	key, request, err := NewRequest(r.id)
 	if err != nil {
@@ -191,11 +194,38 @@ func (r *nodeRenewal) Renew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := PutNode(filepath.Dir(r.file), r.id, key, issued); err != nil {
-		return err
+	c, err := newNodeCredential(r.id, key, issued, time.Now())
+	if err != nil {
+		return mesh.Errorf("identity.RenewNode", r.id.String(), mesh.Invalid, "the issuer's answer is refused: %w", err)
 	}
-	_, err = r.Current()
-	return err
+	r.use(c)
+	return r.rewrite()
+}
+
+// use has c be the certificate of this process, whatever becomes of the file: a disk that is
+// full for longer than a certificate lives must not cost the node its identity.
+func (n *Node) use(c *Credential) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.current, n.unkept = c, true
+	n.stamp, _ = os.Stat(n.file) // until another process replaces that
+	n.metrics.notAfter.WithLabelValues(n.id.String()).Set(float64(c.Certificate.Leaf.NotAfter.Unix()))
+}
+
+// rewrite writes what is in use, if it is not in the file yet.
+func (n *Node) rewrite() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.unkept {
+		return nil
+	}
+	if err := n.write(n.file, n.current); err != nil {
+		return mesh.Errorf("identity.KeepNode", n.file, mesh.Unavailable, "the node's certificate is not written to disk, which is tried again: %w", err).
+			WithHint("make room on its disk: a restart would have the certificate of before")
+	}
+	n.unkept = false
+	n.stamp, _ = os.Stat(n.file) // or else it is read again
+	return nil
 }
 
 // fresh reports whether the certificate in the file is younger than any Rotator renews.

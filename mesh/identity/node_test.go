@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -265,4 +266,46 @@ func TestALockIsWaitedForAndNotForever(t *testing.T) {
 		t.Fatal(err)
 	}
 	again()
+}
+
+// A disk that takes nothing costs the node nothing while its process lives.
+func TestANodeIsRenewedWithoutADisk(t *testing.T) {
+	dir, root := t.TempDir(), newRoot(t, "root")
+	old := putNode(t, dir, root)
+	n, issuer := openNode(t, dir), &nodeIssuer{t: t, root: root}
+	full := true
+	n.write = func(file string, c *Credential) error {
+		if full {
+			return syscall.ENOSPC
+		}
+		return writeKept(file, c)
+	}
+	renewal := n.Renewable(issuer)
+	for range 3 {
+		if err := renewal.Renew(t.Context()); mesh.KindOf(err) != mesh.Unavailable || !errors.Is(err, syscall.ENOSPC) || mesh.HintOf(err) == "" {
+			t.Errorf("that it is not on disk is not said: %v", err)
+		}
+	}
+	cert, err := n.Certificate()
+	if err != nil || cert.Leaf.Equal(old.cert) || issuer.asked != 1 {
+		t.Fatalf("it has no new certificate: %v, after %d were issued", err, issuer.asked)
+	}
+	if on, err := openNode(t, dir).Certificate(); err != nil || !on.Leaf.Equal(old.cert) {
+		t.Errorf("the one of before is not on disk: %v", err)
+	}
+	full = false
+	if err := renewal.Renew(t.Context()); err != nil || issuer.asked != 1 {
+		t.Errorf("%v, after %d were issued", err, issuer.asked)
+	}
+	if on, err := openNode(t, dir).Certificate(); err != nil || !on.Leaf.Equal(cert.Leaf) {
+		t.Errorf("the new one is not on disk: %v", err)
+	}
+
+	// What another process has written meanwhile counts.
+	full = true
+	n.use(n.current)
+	other := putNode(t, dir, root)
+	if now, err := n.Certificate(); err != nil || !now.Leaf.Equal(other.cert) {
+		t.Errorf("the other process's is not taken: %v", err)
+	}
 }
