@@ -492,3 +492,34 @@ func TestATokenIsKeptBeforeItIsGivenOut(t *testing.T) {
 type deaf struct{ *vault }
 
 func (*deaf) SaveJoin(context.Context, Join) error { return errors.New("no space") }
+
+// late is a Vault in which a node is shut out while another is put.
+type late struct {
+	*vault
+	during func(node string)
+}
+
+func (l *late) Put(ctx context.Context, g Grant) error {
+	l.during(g.Node)
+	return l.vault.Put(ctx, g)
+}
+
+// What was wanted when the round began is not put after a node was shut out.
+func TestANodeThatIsShutOutDoesNotComeBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newVault()
+		p := newPlane(t, v, "edge1", "edge7")
+		p.opt.Trust = &late{v, func(string) {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			delete(p.wanted, "edge7")
+		}}
+		p.reconcile(t.Context())
+		if got := v.has(); !slices.Equal(got, []string{"edge1=/edge1"}) {
+			t.Errorf("Vault has %q", got)
+		}
+		if _, err := p.Join(t.Context(), grant("edge7")); err == nil || len(v.tokens) != 0 || slices.Contains(v.has(), "edge7=/edge7") {
+			t.Errorf("and it gets a token: %v; Vault has %q", err, v.has())
+		}
+	})
+}

@@ -86,6 +86,15 @@ func (m *Manager) settle(ctx context.Context, node string, grant Grant, keep boo
 	case <-ctx.Done():
 		return mesh.Errorf("nodes.Put", "nodes/"+node, mesh.Unavailable, "%w", ctx.Err())
 	}
+	if keep {
+		// What was wanted may be some time ago, as others are put one after the other, and a
+		// node be shut out since: it must not come back for a moment.
+		if wanted, known := m.opt.Wanted(); known {
+			if grant, keep = wanted[node]; !keep {
+				return mesh.Errorf("nodes.Put", "nodes/"+node, mesh.Conflict, "it is not to be in Vault any more")
+			}
+		}
+	}
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	what := "put"

@@ -30,6 +30,7 @@ func enrolTokens() []control {
 		without("the limiter is bounded", "limit.go", "if !known && len(l.remotes) >= maxRemotes {\n\t\tfor", "if false {\n\t\tfor", "TestTheLimiterIsBounded"),
 		without("nothing is withdrawn before anything is known", "reconcile.go", "if ctx.Err() != nil || !keep && !known {", "if ctx.Err() != nil {", "TestNothingIsWithdrawnBeforeAnythingIsKnown").and("if known && !m.listed {", "if !m.listed {"),
 		without("what Vault has too much is found", "reconcile.go", "\tfor _, node := range names {\n\t\tm.entry(node)\n\t}\n}", "}", "TestVaultFollowsTheConfiguration"),
+		without("who was shut out does not come back", "reconcile.go", "if wanted, known := m.opt.Wanted(); known {", "if wanted, known := m.opt.Wanted(); known && false {", "TestANodeThatIsShutOutDoesNotComeBack"),
 	}
 }
 
