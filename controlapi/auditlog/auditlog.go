@@ -19,8 +19,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
@@ -116,6 +118,10 @@ func (l *Log) reopen() error {
 	if err != nil {
 		return &mesh.Error{Op: op, Name: l.path, Kind: mesh.Unavailable, Err: err}
 	}
+	if err := lock(f); err != nil {
+		return errors.Join((&mesh.Error{Op: op, Name: l.path, Kind: mesh.Unavailable, Err: err}).
+			WithHint("does another control plane use this data directory?"), f.Close())
+	}
 	whole, tail, err := verify(f, tail)
 	if err != nil && !errors.Is(err, errTorn) {
 		return errors.Join((&mesh.Error{Op: op, Name: l.path, Kind: mesh.Invalid, Err: err}).
@@ -139,11 +145,20 @@ func (l *Log) reopen() error {
 // that was rotated away, if that is still there.
 func (l *Log) before() (Tail, error) {
 	const op = "auditlog.Open"
-	rotated, err := filepath.Glob(strings.TrimSuffix(l.path, ".log") + "-*.log")
-	if err != nil || len(rotated) == 0 {
-		return Tail{}, err
+	entries, err := os.ReadDir(filepath.Dir(l.path))
+	if err != nil {
+		return Tail{}, &mesh.Error{Op: op, Name: l.path, Kind: mesh.Unavailable, Err: err}
 	}
-	f, err := os.Open(rotated[len(rotated)-1]) // names sort by number
+	newest := ""
+	for _, e := range entries { // sorted, as the numbers in their names are
+		if l.rotated(e.Name()) {
+			newest = filepath.Join(filepath.Dir(l.path), e.Name())
+		}
+	}
+	if newest == "" {
+		return Tail{}, nil
+	}
+	f, err := os.Open(newest)
 	if err != nil {
 		return Tail{}, &mesh.Error{Op: op, Name: l.path, Kind: mesh.Unavailable, Err: err}
 	}
@@ -154,6 +169,21 @@ func (l *Log) before() (Tail, error) {
 	}
 	return tail, nil
 }
+
+// nameAfter returns what the file is called once it was rotated away, whose last entry is seq.
+func (l *Log) nameAfter(seq uint64) string {
+	return fmt.Sprintf("%s-%012d.log", strings.TrimSuffix(l.path, ".log"), seq)
+}
+
+// rotated reports whether name is one of nameAfter's. Others beside the log are the operator's.
+func (l *Log) rotated(name string) bool {
+	_, digits, _ := strings.Cut(strings.TrimSuffix(name, ".log"), strings.TrimSuffix(filepath.Base(l.path), ".log")+"-")
+	seq, err := strconv.ParseUint(digits, 10, 64)
+	return err == nil && filepath.Base(l.nameAfter(seq)) == name
+}
+
+// lock has f written by this process alone, until it is closed.
+func lock(f *os.File) error { return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) }
 
 // Append writes e as the next line. With sync it returns once that is on disk. After an error
 // the entry is not to be relied on, and the next Append tries anew.
@@ -214,18 +244,23 @@ func (l *Log) append(e Entry, sync bool) error {
 
 // rotate moves the file away and begins another, which continues the chain.
 func (l *Log) rotate() error {
-	name := fmt.Sprintf("%s-%012d.log", strings.TrimSuffix(l.path, ".log"), l.tail.Seq)
-	if err := errors.Join(l.file.Sync(), os.Rename(l.path, name)); err != nil {
-		return err
+	err := l.file.Sync()
+	if err == nil {
+		err = os.Rename(l.path, l.nameAfter(l.tail.Seq))
 	}
-	f, err := os.OpenFile(l.path, os.O_RDWR|os.O_CREATE|os.O_APPEND|os.O_EXCL, 0o600)
-	if err != nil {
-		err = errors.Join(err, l.file.Close())
-		l.file = nil
-		return err
+	var f *os.File
+	if err == nil {
+		if f, err = os.OpenFile(l.path, os.O_RDWR|os.O_CREATE|os.O_APPEND|os.O_EXCL, 0o600); err == nil {
+			err = lock(f)
+		}
 	}
-	err = errors.Join(l.file.Close(), syncDir(filepath.Dir(l.path)))
-	l.file, l.size = f, 0
+	err = errors.Join(err, l.file.Close())
+	l.file = nil // and with an error the next Append looks at what is there
+	if err == nil {
+		l.file, l.size, err = f, 0, syncDir(filepath.Dir(l.path))
+	} else if f != nil {
+		err = errors.Join(err, f.Close())
+	}
 	return err
 }
 

@@ -39,7 +39,11 @@ func opened(t *testing.T, path string, most int64) *Log {
 func filled(t *testing.T) (path string, content []byte) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "audit.log")
-	write(t, opened(t, path, maxFile), 5)
+	l := opened(t, path, maxFile)
+	write(t, l, 5)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
 	content, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -190,5 +194,57 @@ func TestAFullDiskIsAnError(t *testing.T) {
 	}
 	if tail, err := Verify(bytes.NewReader(raw), Tail{}); err != nil || tail.Seq != 2 {
 		t.Errorf("%v %v", tail, err)
+	}
+}
+
+// A disk that fails as a file is rotated away fails that one entry, and no others.
+func TestARotationThatFailsIsMadeUpFor(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.log")
+	l := opened(t, path, 600)
+	for l.size < l.max {
+		write(t, l, 1)
+	}
+	seq := l.tail.Seq
+	if err := l.file.Close(); err != nil { // so that it cannot be synced
+		t.Fatal(err)
+	}
+	if err := l.Append(Entry{Outcome: Accepted}, true); mesh.KindOf(err) != mesh.Unavailable {
+		t.Fatal(err)
+	}
+	write(t, l, 1)
+	if l.tail.Seq != seq+1 {
+		t.Errorf("entry %d follows %d", l.tail.Seq, seq)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if again := opened(t, path, 600); again.tail.Seq != seq+1 {
+		t.Errorf("opened again it ends at %d, not %d", again.tail.Seq, seq+1)
+	}
+}
+
+// What an operator has moved away, as a damaged log is to be, is not of the chain.
+func TestFilesBesideTheLogAreNotOfIt(t *testing.T) {
+	path, content := filled(t)
+	content[100] ^= 1
+	for _, name := range []string{"audit-damaged.log", "audit-20261130.log", "audit-999999999999x.log"} {
+		if err := os.WriteFile(filepath.Join(filepath.Dir(path), name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if l := opened(t, path, maxFile); l.tail.Seq != 5 {
+		t.Errorf("it ends at entry %d", l.tail.Seq)
+	}
+}
+
+// Two control planes in one directory would make two chains of one file.
+func TestOneProcessWritesTheLog(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.log")
+	l := opened(t, path, 600)
+	for range 2 {
+		if other, err := Open(path); mesh.KindOf(err) != mesh.Unavailable || mesh.HintOf(err) == "" {
+			t.Errorf("opened twice: %v %v", other, err)
+		}
+		write(t, l, 4) // which is another file by now
 	}
 }
