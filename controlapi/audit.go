@@ -78,6 +78,20 @@ func (a *auditor) failed(ctx context.Context, p *plan, err error) {
 	a.append(auditlog.Entry{Outcome: auditlog.Failed, Who: c.name, From: c.remote, Call: rpcOf(ctx), Revision: p.change.Head.Revision, Code: classify(err)})
 }
 
+// allowed is accepted for what makes no revision, and is about one object.
+func (a *auditor) allowed(ctx context.Context, name string) error {
+	if a == nil {
+		return nil
+	}
+	c := callerOf(ctx)
+	e := auditlog.Entry{Time: a.now(), Outcome: auditlog.Accepted, Who: c.name, From: c.remote, Call: rpcOf(ctx), Objects: []string{name}}
+	if err := a.log.Append(e, true); err != nil {
+		a.metrics.unaudited.Inc()
+		return &mesh.Error{Op: "controlapi.audit", Kind: mesh.Unavailable, Err: err, Hint: mesh.HintOf(err)}
+	}
+	return nil
+}
+
 // refused notes a write that was refused, or a caller who is not known. Reads that are
 // refused are not noted.
 func (a *auditor) refused(ctx context.Context, target string, err error) {

@@ -4,18 +4,21 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/hedgerow-mesh/hedgerow/controlapi/auditlog"
 	"github.com/hedgerow-mesh/hedgerow/controlapi/nodes"
+	"github.com/hedgerow-mesh/hedgerow/mesh"
 	hedgerowv1 "github.com/hedgerow-mesh/hedgerow/openapi/hedgerow/v1"
 )
 
-	"github.com/hedgerow-mesh/hedgerow/mesh"
 // fakeVault is a Vault and a store of joins, in memory.
 type fakeVault struct {
 	mu      sync.Mutex

@@ -72,11 +72,11 @@ func accessGrants() []control {
 func accessAudit() []control {
 	const strangers = "TestStrangersGetFewEntries"
 	return []control{
+		without("join tokens are audited", "join.go", "if err := s.writer.audit.allowed(ctx, name); err != nil {", "if err := s.writer.audit.allowed(ctx, name); false {", "TestJoinTokensAreAudited"),
+		without("a node is released as another one", "join.go", "q.ReleaseTime.After(t) {", "q.ReleaseTime.IsZero() {", "TestSinceWhenANodeIsItself"),
 		without("what is not audited is not written", "writer.go", "if err := w.audit.accepted(ctx, p); err != nil {", "if err := w.audit.accepted(ctx, p); false {", "TestWithoutAnAuditNothingIsWritten"),
 		without("what was not stored is told", "writer.go", "w.audit.failed(ctx, p, err)", "", "TestAWriteThatCannotBeStoredIsAuditedAsFailed"),
 		without("REST is audited", "http.go", "h.service.writer.audit.refused(r.Context(), r.URL.Path, err)", "", "TestWhatIsAudited"),
-		without("join tokens are audited", "join.go", "if err := s.writer.audit.allowed(ctx, name); err != nil {", "if err := s.writer.audit.allowed(ctx, name); false {", "TestJoinTokensAreAudited"),
-		without("a node is released as another one", "join.go", "q.ReleaseTime.After(t) {", "q.ReleaseTime.IsZero() {", "TestSinceWhenANodeIsItself"),
 		without("gRPC is audited", "grpc.go", "s.writer.audit.refused(ctx, targetOf(req), err)", "", "TestWhatIsAudited"),
 		without("strangers do not fill the disk", "audit.go", "if !a.strangers.take(a.now(), strangersPerSecond, 10*strangersPerSecond) {", "if false {", strangers),
 		without("a caller has a rate", "rate.go", "if !take(l.callers, c.name, l.now(), l.perCaller) {", "if false {", "TestCallersAreKeptToTheirRate"),
