@@ -71,7 +71,10 @@ type Options struct {
 	MaxPendingBytes int64 // default 64 MiB
 	// Spool is where messages are kept on disk. Without a directory there is none, and
 	// every message is acknowledged when its service has answered 2xx, whatever its rule says.
-	Spool      spool.Options
+	Spool spool.Options
+	// Clock returns why the machine's time cannot be right, or nil. What comes meanwhile has
+	// no deadline: by the right time it would be over. Nil is a clock that is always right.
+	Clock      func() error
 	Log        zerolog.Logger
 	Registerer prometheus.Registerer
 }

@@ -66,7 +66,7 @@ func (b *Bridge) spools(it *item) bool {
 // keep puts it, which was received, into the spool. done is told the outcome, nil once
 // it is on disk.
 func (b *Bridge) keep(ctx context.Context, it *item, done func(error)) {
-	err := b.spool.Start(ctx, it.record(), func(_ uint64, err error) {
+	err := b.spool.Start(ctx, b.record(it), func(_ uint64, err error) {
 		if err != nil {
 			done(b.refuse(it, spoolRefusal(err)))
 			return
@@ -109,21 +109,25 @@ func (b *Bridge) rescue(it *item, err error) bool {
 		return false
 	}
 	kept := make(chan error, 1)
-	if b.spool.Start(b.hard, it.record(), func(_ uint64, err error) { kept <- err }) != nil {
+	if b.spool.Start(b.hard, b.record(it), func(_ uint64, err error) { kept <- err }) != nil {
 		return false
 	}
 	return <-kept == nil
 }
 
 // record returns it as it is kept.
-func (it *item) record() *spool.Record {
+func (b *Bridge) record(it *item) *spool.Record {
 	age := DefaultMaxAge
 	if r := it.rule.source.Retry; r != nil {
 		age = r.MaxAge.Or(DefaultMaxAge)
 	}
 	now := time.Now()
+	expires := now.Add(age)
+	if b.opts.Clock != nil && b.opts.Clock() != nil {
+		expires = time.Time{}
+	}
 	return &spool.Record{
-		Received: now, Expires: now.Add(age), QoS: it.message.QoS,
+		Received: now, Expires: expires, QoS: it.message.QoS,
 		ID: it.id, Client: it.message.Client, Topic: it.message.Topic, Rule: it.rule.name, Payload: it.message.Payload,
 	}
 }

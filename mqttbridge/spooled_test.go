@@ -296,6 +296,25 @@ func TestOldMessagesBecomeDeadLetters(t *testing.T) {
 	})
 }
 
+// A gateway that starts in 1970 spools before its clock is set. By the right time all of that
+// would be too old.
+func TestMessagesOfAWrongClockAreNotOld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSink()
+		s.answer(down)
+		b, stop := startSpooling(t, t.TempDir(), s, spoolingRule(func(r *mesh.TopicRule) { r.Retry.MaxAge = mesh.Seconds(60) }))
+		defer stop()
+		b.opts.Clock = func() error { return errors.New("it shows 1970") }
+		delivered(t, b, from("d1", "x"))
+		time.Sleep(2 * time.Minute) // the clock is set
+		s.answer(nil)
+		time.Sleep(time.Hour)
+		if st := checkSum(t, b); st.Delivered != 1 || len(st.Dead) != 0 {
+			t.Errorf("%+v", st)
+		}
+	})
+}
+
 func TestMessagesWaitForTheirRule(t *testing.T) {
 	s := newSink()
 	s.answer(down)

@@ -19,6 +19,7 @@ func spooledDelivery() []control {
 	return []control{
 		without("nothing overtakes what is spooled", "lanes.go", "it.message.QoS > 0 && b.queue.has(key) {", "false {", "TestAMessageThatAsksForDeliveryIsSpooledAfterAWhile"),
 		without("old messages are given up", "spooled.go", "time.Now().After(r.Expires):", "false:", "TestOldMessagesBecomeDeadLetters"),
+		without("a wrong clock makes nothing old", "spooled.go", "expires = time.Time{}", "expires = now.Add(age)", "TestMessagesOfAWrongClockAreNotOld"),
 		without("a message that is refused for good holds up none", "spooled.go", "case refusal.Permanent():", "case false:", "TestWhatAServiceRefusesForGoodHoldsUpNobody"),
 		without("who is told of a refusal keeps the message", "bridge.go", "it.failFast = m.Told || b.spool == nil", "it.failFast = false", "TestWhoIsToldOfARefusalKeepsItsMessage"),
 		without("a message keeps its name", "spooled.go", "ID: it.id, Client", "Client", "TestAMessageThatAsksForDeliveryIsSpooledAfterAWhile").orHangs(),

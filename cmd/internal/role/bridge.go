@@ -69,7 +69,7 @@ func newBridge(cfg *Bridge, p *plane, transport http.RoundTripper) (*mqttbridge.
 		return nil, err
 	}
 	return mqttbridge.New(mqttbridge.Options{
-		RoundTripper: transport, Node: cfg.Node, Spool: kept, Log: p.log, Registerer: p.reg,
+		RoundTripper: transport, Node: cfg.Node, Spool: kept, Clock: p.clock.Check, Log: p.log, Registerer: p.reg,
 	})
 }
 
