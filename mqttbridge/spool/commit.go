@@ -176,8 +176,8 @@ func (s *Spool) undo(batch []*op, removed []uint64, err error) {
 		return
 	}
 	// What the kernel still has of the file may not be what is on the disk, and
-	// asking it again to sync says nothing (fsyncgate). Closed and opened again, the
-	// last transaction that was synced whole is what counts.
+	// asking it again to sync says nothing (fsyncgate). Opened again, the file's first
+	// pages are written once more before anything else is: see settle.
 	s.opts.Log.Error().Err(err).Str("dir", s.opts.Dir).Msg("the spool's disk fails: nothing is acknowledged until it works again")
 	if err := s.shut(); err != nil {
 		s.opts.Log.Error().Err(err).Str("dir", s.opts.Dir).Msg("the spool's file could not be closed")

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -35,6 +36,9 @@ const (
 
 // lockTimeout is how long Open waits for another process to let go.
 const lockTimeout = 250 * time.Millisecond
+
+// firstPages are two, of whatever size: bbolt takes the system's, 64 KiB at most.
+const firstPages = 2 * 64 << 10
 
 // Kept is a message that is on disk.
 type Kept struct {
@@ -127,6 +131,9 @@ func openFile(path string) (db *bolt.DB, err error) {
 		if err != nil {
 			return err
 		}
+		if err := settle(path); err != nil {
+			return err
+		}
 		return db.Update(prepare)
 	})
 	switch {
@@ -141,6 +148,27 @@ func openFile(path string) (db *bolt.DB, err error) {
 		db = nil
 	}
 	return db, err
+}
+
+// settle has the pages that say which transaction is the last one on the disk, as they
+// were read. A sync of theirs that failed may have left them in the kernel's memory alone,
+// which takes them for written and never tries again. Unless they are there the next
+// transaction writes over pages of the one that the disk has for the last, and a power cut
+// before its end leaves nothing. What they lead to was synced before they were written.
+func settle(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0) // whose lock the caller has
+	if err != nil {
+		return err
+	}
+	first := make([]byte, firstPages)
+	n, err := f.ReadAt(first, 0)
+	if err == nil || errors.Is(err, io.EOF) {
+		_, err = f.WriteAt(first[:n], 0)
+	}
+	if err == nil {
+		err = syscall.Fdatasync(int(f.Fd()))
+	}
+	return errors.Join(err, f.Close())
 }
 
 // walk reads everything that the file leads to, without writing. Opening it for writing
