@@ -111,7 +111,7 @@ func (b *bench) overlay(scratch string, t trial) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	to := filepath.Join(scratch, t.file)
+	to := filepath.Join(scratch, filepath.Base(t.file))
 	list, err := json.Marshal(map[string]map[string]string{"Replace": {path: to}})
 	if err != nil {
 		return "", err

@@ -16,7 +16,7 @@ type table struct {
 // control is a check that is taken out, and the tests that must miss it.
 type control struct {
 	promise string // what the check keeps
-	file    string // in the table's folder
+	file    string // from the table's folder
 	tests   string // which must fail, as for go test -run
 	edits   []edit
 	hangs   bool // a test that does not end counts as one that fails

@@ -14,6 +14,16 @@ func spoolKeeps() []control {
 	}
 }
 
+// powerCuts are controls of what a power cut leaves.
+func powerCuts() []control {
+	const open, cut = "../../../mqttbridge/spool/open.go", "TestWhatWasAcknowledgedOutlivesAPowerCut"
+	return []control{
+		without("what is acknowledged was synced", open, "NoFreelistSync: true,", "NoSync: true, NoFreelistSync: true,", cut),
+		without("a new file's name was synced", open, "err = syncDir(filepath.Dir(path))", "err = nil", cut),
+		without("a sync that failed is made up for", open, "_, err = f.WriteAt(first[:n], 0)", "_, err = n, nil", "TestAFailedSyncIsMadeUpFor"),
+	}
+}
+
 // spooledDelivery are controls of how kept messages are delivered.
 func spooledDelivery() []control {
 	return []control{

@@ -52,6 +52,7 @@ func tables() []table {
 		{"acme", acme, acmeCertificates()},
 
 		{"spool", "mqttbridge/spool", spoolKeeps()},
+		{"power cuts", "test/chaos/powercut", powerCuts()},
 		{"spooled delivery", "mqttbridge", spooledDelivery()},
 
 		{"callers", engine, trustPolicies()},
