@@ -198,18 +198,22 @@ func TestRotatorWhenTheClockWasAhead(t *testing.T) {
 			t.Fatal("the clock was not ahead of the issuer's")
 		}
 		ahead.Store(0)
-		from.mu.Lock()
-		reads := from.reads
-		from.mu.Unlock()
 		time.Sleep(10 * time.Minute)
 		if src.Current() == first {
 			t.Errorf("ten minutes after the clock was put right nothing is renewed; log %s", log.String())
 		}
 		time.Sleep(time.Hour)
+		ahead.Store(int64(2 * time.Hour)) // by which certificates are still good
+		time.Sleep(10 * time.Minute)
+		ahead.Store(0)
+		from.mu.Lock()
+		reads := from.reads
+		from.mu.Unlock()
+		time.Sleep(30 * time.Minute)
 		from.mu.Lock()
 		defer from.mu.Unlock()
 		if from.reads == reads {
-			t.Error("in an hour after that no roots were read")
+			t.Error("in half an hour after that no roots were read")
 		}
 	})
 }

@@ -161,7 +161,7 @@ func (u *Users) reconcile(ctx context.Context, s *userServer, want map[string]st
 		default:
 			rules[name], set = one, append(set, name)
 			if ok && !there.has(digest) { // who knows the password of before is no longer the node
-				s.kill[name] = true // until it has succeeded: the next look does not tell any more
+				s.kill[name] = true // until all of it has succeeded: the next look does not tell any more
 			}
 		}
 	}
@@ -177,7 +177,7 @@ func (u *Users) reconcile(ctx context.Context, s *userServer, want map[string]st
 
 // change sets and removes users, and learns how Redis lists those that were set.
 func (u *Users) change(ctx context.Context, s *userServer, rules map[string][]string, set, remove []string) error {
-	if len(set)+len(remove)+len(s.kill) == 0 {
+	if len(set)+len(remove) == 0 {
 		return nil
 	}
 	s.unsaved = true
