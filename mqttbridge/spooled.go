@@ -32,6 +32,7 @@ const (
 // Reasons of dead letters, beside those of Refusals.
 const (
 	reasonExpired = "expired"
+	reasonDamaged = "damaged" // it is put aside, and cannot be replayed
 )
 
 // openSpool opens Options.Spool.
@@ -159,9 +160,11 @@ func (b *Bridge) deliverSpooled(seq uint64, attempt int) (delay time.Duration, a
 	switch {
 	case errors.Is(err, spool.ErrGone):
 		return 0, false
-	case err != nil:
+	case errors.Is(err, spool.ErrFailed):
 		b.log.Error().Err(err).Uint64("seq", seq).Msg("a spooled message could not be read, it is tried again")
 		return spoolRetry, true
+	case err != nil:
+		return b.setAside(seq, err)
 	case !r.Expires.IsZero() && time.Now().After(r.Expires):
 		return b.bury(seq, &r, reasonExpired)
 	}
@@ -212,6 +215,17 @@ func (b *Bridge) spooledID(r *spool.Record) string {
 		return r.ID
 	}
 	return fmt.Sprintf("%s/%016x/%d", b.opts.Node, r.Epoch, r.Number)
+}
+
+// setAside gives up a message that is not what was written, so that it holds up no other.
+func (b *Bridge) setAside(seq uint64, damage error) (delay time.Duration, again bool) {
+	if err := b.spool.SetAside(b.hard, seq); err != nil && !errors.Is(err, spool.ErrGone) {
+		b.log.Error().Err(err).Uint64("seq", seq).Msg("a damaged message could not be put aside, it is tried again")
+		return spoolRetry, true
+	}
+	b.account.buryStored(reasonDamaged)
+	b.log.Error().Err(damage).Uint64("seq", seq).Msg("a message in the spool is not what was written: it was put aside")
+	return 0, false
 }
 
 // bury makes a dead letter of a message, which stays if the disk does not take that.

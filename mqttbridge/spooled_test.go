@@ -1,11 +1,14 @@
 package mqttbridge
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -368,5 +371,43 @@ func TestManyPublishersWhileItRestarts(t *testing.T) {
 				t.Errorf("d%d: %d was acknowledged and is lost", d, i)
 			}
 		}
+	}
+}
+
+// What rots on disk while the bridge runs holds up nothing that came after it.
+func TestAMessageThatRotsHoldsUpNobody(t *testing.T) {
+	dir, s := t.TempDir(), newSink()
+	s.answer(down)
+	b, stop := startSpooling(t, dir, s, spoolingRule())
+	defer stop()
+	delivered(t, b, from("d1", "what will rot"))
+	delivered(t, b, from("d1", "what will not"))
+	f, err := os.OpenFile(filepath.Join(dir, "spool.db"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close() //nolint:errcheck // what counts was written
+	content, err := io.ReadAll(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at := 0; ; at++ { // pages of before may have it too
+		i := bytes.Index(content[at:], []byte("will rot"))
+		if i < 0 {
+			break
+		}
+		at += i
+		if _, err := f.WriteAt([]byte("has gone"), int64(at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "put aside", func() bool { return b.Stats().Dead["damaged"] == 1 })
+	s.answer(nil)
+	eventually(t, "delivered", func() bool { return slices.Contains(s.of("d1"), "what will not") })
+	if st := checkSum(t, b); st.Delivered != 1 || st.Spooled != 0 {
+		t.Errorf("%+v", st)
+	}
+	if st := b.spool.Stats(); st.Damaged != 1 || st.Messages != 0 {
+		t.Errorf("%+v", st)
 	}
 }

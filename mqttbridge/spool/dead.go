@@ -76,6 +76,31 @@ func (s *Spool) Bury(ctx context.Context, seq uint64, reason string) error {
 	return nil
 }
 
+// SetAside gives up a message that Load can read no more, though the disk works: it is kept
+// with those that were found damaged. A message that is gone is none.
+func (s *Spool) SetAside(ctx context.Context, seq uint64) error {
+	found := false
+	err := s.do(ctx, func(tx *bolt.Tx, _ *Kept) error {
+		if found = tx.Bucket([]byte(bucketMessages)).Get(key(seq)) != nil; !found {
+			return nil
+		}
+		return setAside(tx, [][]byte{key(seq)})
+	}, func() {
+		if found {
+			s.bytes -= int64(s.sizes[seq])
+			delete(s.sizes, seq)
+			s.damaged++
+		}
+	})
+	if err == nil && !found {
+		err = ErrGone
+	}
+	if err != nil {
+		return fmt.Errorf("spool.SetAside %d: %w", seq, err)
+	}
+	return nil
+}
+
 // Dead returns dead letters whose ID is over after, at most limit (1000 if it is not
 // positive, or more), in order of ID. One that cannot be read has only ID and Reason.
 func (s *Spool) Dead(after uint64, limit int) ([]DeadLetter, error) {

@@ -32,6 +32,7 @@ func spooledDelivery() []control {
 		without("a wrong clock makes nothing old", "spooled.go", "expires = time.Time{}", "expires = now.Add(age)", "TestMessagesOfAWrongClockAreNotOld"),
 		without("a message that is refused for good holds up none", "spooled.go", "case refusal.Permanent():", "case false:", "TestWhatAServiceRefusesForGoodHoldsUpNobody"),
 		without("who is told of a refusal keeps the message", "bridge.go", "it.failFast = m.Told || b.spool == nil", "it.failFast = false", "TestWhoIsToldOfARefusalKeepsItsMessage"),
+		without("a message that rots holds up none", "spooled.go", "case errors.Is(err, spool.ErrFailed):", "case !errors.Is(err, spool.ErrGone) && err != nil:", "TestAMessageThatRotsHoldsUpNobody"),
 		without("a message keeps its name", "spooled.go", "ID: it.id, Client", "Client", "TestAMessageThatAsksForDeliveryIsSpooledAfterAWhile").orHangs(),
 		without("a web page purges nothing", "deadletters.go", "|| r.Header.Get(\"Origin\") != \"\"", "", "TestDeadLettersOverHTTP"),
 		without("purging all is said", "deadletters.go", "if (len(a.IDs) == 0) != a.All {", "if false {", "TestDeadLettersOverHTTP"),
