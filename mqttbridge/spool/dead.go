@@ -234,7 +234,7 @@ func (s *Spool) salvage(file string) (int, error) {
 		for rest := content; ; {
 			i := bytes.Index(rest, []byte(magic))
 			if i < 0 {
-				return nil
+				break
 			}
 			rest = rest[i:]
 			f, size, err := unframe(rest)
@@ -252,6 +252,10 @@ func (s *Spool) salvage(file string) (int, error) {
 			}
 			rest = rest[size:]
 		}
+		if s.opts.Fault != nil {
+			return s.opts.Fault()
+		}
+		return nil
 	})
 	return len(seen), err
 }

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -73,9 +74,19 @@ func Open(opts Options, each func(Kept)) (*Spool, error) {
 
 func (s *Spool) path() string { return filepath.Join(s.opts.Dir, fileName) }
 
+// salvagedName is the file of a spool to which a damaged one is salvaged, until all of it is
+// there.
+func (s *Spool) salvagedName() string { return s.path() + ".salvaged" }
+
 // start opens the file and reads all of it; a damaged one is replaced by what can be
 // read of it.
 func (s *Spool) start() error {
+	// A crash between the two renames of replace leaves nothing under the name.
+	if _, err := os.Stat(s.path()); errors.Is(err, os.ErrNotExist) {
+		if err := os.Rename(s.salvagedName(), s.path()); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
 	var err error
 	if s.db, err = openFile(s.path()); err == nil {
 		err = s.read()
@@ -83,25 +94,42 @@ func (s *Spool) start() error {
 	if err == nil || !isDamage(err) {
 		return err
 	}
-	damage := err
+	if err := s.replace(err); err != nil {
+		return err
+	}
+	return s.read()
+}
+
+// replace puts a damaged file aside and in its place what can be read of it, once all of
+// that is on disk: a disk that has no room for it now, or gives nothing, must not leave an
+// empty spool.
+func (s *Spool) replace(damage error) error {
 	if err := s.shut(); err != nil {
 		return err
 	}
-	aside := fmt.Sprintf("%s.damaged-%d", s.path(), time.Now().UnixNano())
+	s.sizes, s.bytes = map[uint64]int32{}, 0
+	next, aside := s.salvagedName(), fmt.Sprintf("%s.damaged-%d", s.path(), time.Now().UnixNano())
+	if err := os.Remove(next); err != nil && !errors.Is(err, os.ErrNotExist) { // of a try that failed
+		return err
+	}
+	var err error
+	if s.db, err = openFile(next); err != nil {
+		return err
+	}
+	n, err := s.salvage(s.path())
+	if err = errors.Join(err, s.shut()); err != nil {
+		return fmt.Errorf("its file is damaged (%w), and what can be read of it cannot be written anew: %w", damage, err)
+	}
 	if err := os.Rename(s.path(), aside); err != nil {
 		return err
 	}
-	s.sizes, s.bytes = map[uint64]int32{}, 0
-	if s.db, err = openFile(s.path()); err != nil {
-		return err
-	}
-	n, err := s.salvage(aside)
-	if err != nil {
+	if err := errors.Join(os.Rename(next, s.path()), syncDir(s.opts.Dir)); err != nil {
 		return err
 	}
 	s.opts.Log.Error().Err(damage).Str("file", aside).Int("messages", n).
 		Msg("the spool's file is damaged: the messages that could be read of it are dead letters now, delivered ones among them; the file was put aside")
-	return s.read()
+	s.db, err = openFile(s.path())
+	return err
 }
 
 var (
@@ -114,6 +142,11 @@ var (
 // rights or somebody else.
 func isDamage(err error) bool {
 	var errno syscall.Errno
+	for _, lost := range []string{"file resize error: ", "file sync error: ", "mmap allocate error: "} {
+		if strings.Contains(err.Error(), lost) { // bbolt's, which wrap nothing
+			return false
+		}
+	}
 	return !errors.As(err, &errno) && !errors.Is(err, errBusy) && !errors.Is(err, errFormat) && !errors.Is(err, errKey)
 }
 

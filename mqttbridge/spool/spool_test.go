@@ -435,6 +435,61 @@ func TestADamagedFileGivesUpNothingItStillHas(t *testing.T) {
 	}
 }
 
+// What is salvaged needs room that the disk may not have. Until it has, the damaged file is
+// what there is, and no empty one.
+func TestADamagedFileIsLeftUntilItIsSalvaged(t *testing.T) {
+	dir := t.TempDir()
+	s, _ := open(t, dir)
+	appended(t, s, record("a", "one"))
+	appended(t, s, record("a", "two"))
+	closed(t, s)
+	file := filepath.Join(dir, fileName)
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clear(content[:8192])
+	if err := os.WriteFile(file, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		full := Options{Dir: dir, Log: zerolog.Nop(), Fault: func() error { return syscall.ENOSPC }}
+		if s, err := Open(full, func(Kept) {}); !errors.Is(err, syscall.ENOSPC) {
+			t.Fatalf("opened on a full disk: %v, %v", s, err)
+		}
+	}
+	salvaged := func() {
+		t.Helper()
+		s, kept := open(t, dir)
+		if dead, err := s.Dead(0, 0); err != nil || len(dead)+len(kept) != 2 {
+			t.Errorf("%d messages are dead letters, %d are kept: %v", len(dead), len(kept), err)
+		}
+		closed(t, s)
+	}
+	salvaged()
+	// A crash between the two renames.
+	if err := os.Rename(file, file+".salvaged"); err != nil {
+		t.Fatal(err)
+	}
+	salvaged()
+	if aside, _ := filepath.Glob(file + ".damaged-*"); len(aside) != 1 {
+		t.Errorf("put aside as %v", aside)
+	}
+}
+
+func TestWhatIsNoDamage(t *testing.T) {
+	for err, want := range map[error]bool{
+		syscall.EIO:                              false,
+		errors.New("file sync error: EIO"):       false,
+		errors.New("file resize error: no room"): false,
+		errors.New("both meta pages are wrong"):  true,
+	} {
+		if got := isDamage(err); got != want {
+			t.Errorf("%v: %t", err, got)
+		}
+	}
+}
+
 func TestARecordThatIsNotWhatWasWrittenIsPutAside(t *testing.T) {
 	dir := t.TempDir()
 	s, _ := open(t, dir)

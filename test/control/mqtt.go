@@ -10,6 +10,8 @@ func spoolKeeps() []control {
 		without("records are not given up for want of a key", "open.go", "if errors.Is(err, errKey) {", "if false {", "TestSealed"),
 		without("a damaged file is read before it is written", "open.go", "if err := walk(path); err != nil {", "if false {", "TestADamagedFileGivesUpNothingItStillHas"),
 		without("a damaged file does not stop the bridge", "open.go", "if err == nil || !isDamage(err) {", "if true {", "TestADamagedFileGivesUpNothingItStillHas"),
+		without("a damaged file stays until it is salvaged", "open.go", "if err = errors.Join(err, s.shut()); err != nil {", "if err = errors.Join(s.shut()); err != nil {", "TestADamagedFileIsLeftUntilItIsSalvaged"),
+		without("a crash as it is replaced costs nothing", "open.go", "if err := os.Rename(s.salvagedName(), s.path()); err != nil", "if err := os.Rename(s.salvagedName()+\".x\", s.path()); err != nil", "TestADamagedFileIsLeftUntilItIsSalvaged"),
 		without("removals are written", "commit.go", "if err := messages.Delete(key(seq)); err != nil {", "if err := error(nil); err != nil || seq == 0 {", "TestWhatIsKeptOutlivesTheProcess"),
 	}
 }
@@ -30,9 +32,9 @@ func spooledDelivery() []control {
 		without("nothing overtakes what is spooled", "lanes.go", "it.message.QoS > 0 && b.queue.has(key) {", "false {", "TestAMessageThatAsksForDeliveryIsSpooledAfterAWhile"),
 		without("old messages are given up", "spooled.go", "time.Now().After(r.Expires):", "false:", "TestOldMessagesBecomeDeadLetters"),
 		without("a wrong clock makes nothing old", "spooled.go", "expires = time.Time{}", "expires = now.Add(age)", "TestMessagesOfAWrongClockAreNotOld"),
+		without("a message that rots holds up none", "spooled.go", "case errors.Is(err, spool.ErrFailed):", "case !errors.Is(err, spool.ErrGone) && err != nil:", "TestAMessageThatRotsHoldsUpNobody"),
 		without("a message that is refused for good holds up none", "spooled.go", "case refusal.Permanent():", "case false:", "TestWhatAServiceRefusesForGoodHoldsUpNobody"),
 		without("who is told of a refusal keeps the message", "bridge.go", "it.failFast = m.Told || b.spool == nil", "it.failFast = false", "TestWhoIsToldOfARefusalKeepsItsMessage"),
-		without("a message that rots holds up none", "spooled.go", "case errors.Is(err, spool.ErrFailed):", "case !errors.Is(err, spool.ErrGone) && err != nil:", "TestAMessageThatRotsHoldsUpNobody"),
 		without("a message keeps its name", "spooled.go", "ID: it.id, Client", "Client", "TestAMessageThatAsksForDeliveryIsSpooledAfterAWhile").orHangs(),
 		without("a web page purges nothing", "deadletters.go", "|| r.Header.Get(\"Origin\") != \"\"", "", "TestDeadLettersOverHTTP"),
 		without("purging all is said", "deadletters.go", "if (len(a.IDs) == 0) != a.All {", "if false {", "TestDeadLettersOverHTTP"),
