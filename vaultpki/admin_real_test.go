@@ -353,6 +353,8 @@ func TestRealVaultNodeMayNothingElse(t *testing.T) {
 	holdsTo(t, s, node.session.Load().client.Token(), map[string]refusedRequest{
 		"another node's leaf":           {post, "pki_mesh/sign/edge9", body{"csr": "x"}},
 		"another node's certificate":    {post, "pki_node/sign/edge9", body{"csr": "x"}},
+		"a leaf of an end of its own":   {post, "pki_mesh/sign/edge7", body{"csr": "x", "not_after": "2099-01-01T00:00:00Z"}},
+		"an end of its own choice":      {post, "pki_node/sign/edge7", body{"csr": "x", "not_after": "2099-01-01T00:00:00Z"}},
 		"a key made by Vault":           {post, "pki_mesh/issue/edge7", body{}},
 		"sign verbatim":                 {post, "pki_mesh/sign-verbatim", body{"csr": "x"}},
 		"sign verbatim by its role":     {post, "pki_mesh/sign-verbatim/edge7", body{"csr": "x"}},
