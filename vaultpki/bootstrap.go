@@ -244,16 +244,16 @@ func (b *bootstrap) transit(ctx context.Context) error {
 
 // policies writes the two policies if they are not those of this program.
 func (b *bootstrap) policies(ctx context.Context) error {
-	for name, text := range map[string]string{nodePolicy: policies.NodePolicy, controlPolicy: policies.ControlPolicy} {
-		path := "sys/policies/acl/" + name
+	for _, p := range []struct{ name, text string }{{nodePolicy, policies.NodePolicy}, {controlPolicy, policies.ControlPolicy}} {
+		path := "sys/policies/acl/" + p.name
 		was, err := b.read(ctx, path)
 		if err != nil {
 			return err
 		}
-		if was["policy"] == text {
+		if was["policy"] == p.text {
 			continue
 		}
-		if _, err := b.write(ctx, path, map[string]any{"policy": text}); err != nil {
+		if _, err := b.write(ctx, path, map[string]any{"policy": p.text}); err != nil {
 			return err
 		}
 	}
