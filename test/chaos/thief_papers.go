@@ -60,33 +60,35 @@ type papers struct {
 	seq    int64
 }
 
-// overreach writes documents that say more than the node may, and counts which were
-// believed.
-func (e *estate) overreach(r *row, l *loot) {
-	e.overreachTo(r, l, e.planes["ledger"], "documents")
-}
-
-// overreachTo has a caller read the documents. One whose program is without the checks has
-// to believe every one.
-func (e *estate) overreachTo(r *row, l *loot, caller *rig.Plane, what string) {
-	if err := e.planes[victim].Stop(); err != nil {
-		e.t.Fatal(err)
-	}
+// newPapers has a caller read what is written; the process that wrote for the node is to
+// have ended.
+func (e *estate) newPapers(l *loot, caller *rig.Plane) *papers {
+	e.t.Helper()
 	p := &papers{
 		e: e, l: l, redis: l.client(), caller: caller,
 		good: newImpostor(e.t, "127.0.0.1", l.leaf()), bait: newImpostor(e.t, "127.0.0.1", l.leaf()), far: newImpostor(e.t, beyond, l.leaf()),
 	}
-	defer p.redis.Close() //nolint:errcheck // nothing is under way
-	if o := p.try(e.t.Context(), p.draft(p.good.addr), "a", p.good, ""); !o.done {
-		r.blame("the node's own right to say where its service is", o.answer)
+	e.t.Cleanup(func() { _ = p.redis.Close() })
+	return p
+}
+
+// overreach writes documents that say more than the node may, and counts which were
+// believed.
+func (e *estate) overreach(r *row, l *loot) {
+	if err := e.planes[victim].Stop(); err != nil {
+		e.t.Fatal(err)
+	}
+	p := e.newPapers(l, e.planes["ledger"])
+	if v := p.try(e.t.Context(), p.draft(p.good.addr), "a", p.good, ""); !v.done {
+		r.blame("the node's own right to say where its service is", v.answer)
 	}
 	rights, rest := p.attempts()
-	assail(e.t, r, what, 10, append(rights, rest...), paperAs{})
+	assail(e.t, r, "documents", 10, append(rights, rest...), paperAs{})
 	// What a configuration can allow, it has to be seen to allow; else only the document is
 	// there to be set right.
 	e.apply("name: defaults/mesh\nauthorization: DENY\ndialCidrs: [\"127.0.0.0/8\"]\n---\nname: nodes/" + victim + "\nroles: [SIDECAR]\nservices: [a, shop]\n")
-	vouch(e.t, r, what+"_by_configuration", rights, paperAs{})
-	vouch(e.t, r, what+"_set_right", rest, paperAs{sound: true})
+	vouch(e.t, r, "documents_by_configuration", rights, paperAs{})
+	vouch(e.t, r, "documents_set_right", rest, paperAs{sound: true})
 }
 
 // draft is a document with which nothing is wrong.
