@@ -1,5 +1,7 @@
 package mesh
 
+import "slices"
+
 // Authenticator says by what callers who are no peers of the mesh prove who they
 // are. Exactly one of JWT, APIKey and ForwardAuth is set. Of those of one target
 // with JWT or APIKey a caller has to satisfy one, and of each target that a request
@@ -88,4 +90,51 @@ func (a *Authenticator) Forwarded() []ForwardClaim {
 		return a.APIKey.ForwardClaims
 	}
 	return nil
+}
+
+// namedHeader is a header and the field of an Authenticator that names it.
+type namedHeader struct{ field, name string }
+
+// sets returns the headers that only what a has verified may set: every gateway takes them
+// out of what clients send, on every route.
+func (a *Authenticator) sets() []namedHeader {
+	var out []namedHeader
+	kind := "jwt"
+	if a.APIKey != nil {
+		kind = "apiKey"
+	}
+	for i, f := range a.Forwarded() {
+		out = append(out, namedHeader{at(kind+".forwardClaims", i) + ".header", f.Header})
+	}
+	if a.ForwardAuth != nil {
+		for i, name := range a.ForwardAuth.ResponseHeaders {
+			out = append(out, namedHeader{at("forwardAuth.responseHeaders", i), name})
+		}
+	}
+	return out
+}
+
+// reads returns the headers in which a looks for credentials.
+func (a *Authenticator) reads() []namedHeader {
+	var out []namedHeader
+	switch {
+	case a.JWT != nil:
+		for i, h := range a.JWT.FromHeaders {
+			out = append(out, namedHeader{at("jwt.fromHeaders", i) + ".name", h.Name})
+		}
+	case a.APIKey != nil && a.APIKey.Header != "":
+		out = append(out, namedHeader{"apiKey.header", a.APIKey.Header})
+	case a.APIKey != nil:
+		out = append(out, namedHeader{"apiKey.header", DefaultKeyHeader})
+	}
+	return out
+}
+
+// losesTo reports whether a would not get a header that other sets: gateways take it from
+// clients on every route, and sidecars where other guards the service. What a gateway has set
+// a sidecar may well read.
+func (a *Authenticator) losesTo(other *Authenticator) bool {
+	return slices.ContainsFunc(a.Targets, func(t AuthenticatorTarget) bool {
+		return t.Gateway != "" || t.Route != "" || t.Service != "" && slices.Contains(other.Targets, t)
+	})
 }

@@ -96,10 +96,31 @@ func (c *Config) checkAuthenticator(a *Authenticator, v *Violations) {
 			v.Add(field+".route", "make a route of its own for the gateway", "route %q is served inside the mesh too, and only gateways ask another service", t.Route)
 		}
 	}
+	c.checkHeaders(a, v)
 	if f := a.ForwardAuth; f != nil {
 		c.checkService("forwardAuth.service", f.Service, v)
 		if s := c.Services[f.Service]; s != nil && s.Protocol == ProtocolTCP {
 			v.Add("forwardAuth.service", "", "service %q is of protocol TCP, and is asked by HTTP", f.Service)
+		}
+	}
+}
+
+// checkHeaders refuses that one authenticator takes from clients what another one needs.
+func (c *Config) checkHeaders(a *Authenticator, v *Violations) {
+	same := func(mine, others []namedHeader, format, other string) {
+		for _, m := range mine {
+			if slices.ContainsFunc(others, func(o namedHeader) bool { return sameHeader(o.name, m.name) }) {
+				v.Add(m.field, "use another header", format, m.name, other)
+			}
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(c.Authenticators)) {
+		other := c.Authenticators[id]
+		if id != a.ID() && other.losesTo(a) {
+			same(a.sets(), other.reads(), "%q is what authenticator %q reads, and no client could send it any more", id)
+		}
+		if id != a.ID() && a.losesTo(other) {
+			same(a.reads(), other.sets(), "%q is set by authenticator %q, so that no client can send it", id)
 		}
 	}
 }

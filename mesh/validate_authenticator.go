@@ -195,7 +195,7 @@ func (f *ForwardAuth) validate(field string, v *Violations) {
 	}
 	checkMany(field+".responseHeaders", len(f.ResponseHeaders), v)
 	for i, name := range f.ResponseHeaders {
-		checkOwnHeader(at(field+".responseHeaders", i), name, append([]string{"authorization", "cookie"}, f.ResponseHeaders[:i]...), v)
+		checkSetHeader(at(field+".responseHeaders", i), name, append([]string{"authorization", "cookie"}, f.ResponseHeaders[:i]...), v)
 	}
 }
 
@@ -203,9 +203,23 @@ func checkForwarded(field string, list []ForwardClaim, taken []string, v *Violat
 	checkMany(field, len(list), v)
 	for i, f := range list {
 		checkText(at(field, i)+".claim", f.Claim, v)
-		checkOwnHeader(at(field, i)+".header", f.Header, taken, v)
+		checkSetHeader(at(field, i)+".header", f.Header, taken, v)
 		taken = append(taken, f.Header)
 	}
+}
+
+// checkSetHeader checks a header that clients may not set any more, whatever they ask for.
+func checkSetHeader(field, name string, taken []string, v *Violations) {
+	n := strings.ToLower(name)
+	known := slices.Contains([]string{"expect", "range", "origin", "referer", "user-agent", "cache-control", "traceparent", "tracestate", "idempotency-key"}, n)
+	for _, prefix := range []string{"accept", "access-control-", "content-", "grpc-", "if-", "sec-"} {
+		known = known || strings.HasPrefix(n, prefix)
+	}
+	if known {
+		v.Add(field, "e.g. \"x-user\"", "%q is what clients say of their requests, and would be taken from all of them", name)
+		return
+	}
+	checkOwnHeader(field, name, taken, v)
 }
 
 // checkOwnHeader checks a header that is none of the mesh's own, nor one of taken.

@@ -49,6 +49,8 @@ func TestAuthenticatorViolations(t *testing.T) {
 		{"a claim forwarded as authorization", "authenticators/a", jwt(fetched + `,"forwardClaims":[{"claim":"sub","header":"Authorization"}]`), "jwt.forwardClaims[0].header", "", false},
 		{"a claim forwarded as a header of ours", "authenticators/a", jwt(fetched + `,"forwardClaims":[{"claim":"sub","header":"Hedgerow-Device"}]`), "jwt.forwardClaims[0].header", "", false},
 		{"a claim forwarded as Host", "authenticators/a", jwt(fetched + `,"forwardClaims":[{"claim":"sub","header":"host"}]`), "jwt.forwardClaims[0].header", "", false},
+		{"a claim forwarded as what the body is", "authenticators/a", jwt(fetched + `,"forwardClaims":[{"claim":"sub","header":"Content-Type"}]`), "jwt.forwardClaims[0].header", "x-user", false},
+		{"takes what clients accept", "authenticators/a", ask(`,"responseHeaders":["accept-encoding"]`), "forwardAuth.responseHeaders[0]", "x-user", false},
 		{"two claims in one header", "authenticators/a", jwt(fetched + `,"forwardClaims":[{"claim":"a","header":"x-a"},{"claim":"b","header":"x_a"}]`), "jwt.forwardClaims[1].header", "", false},
 		{"no claim", "authenticators/a", jwt(fetched + `,"forwardClaims":[{"header":"x-a"}]`), "jwt.forwardClaims[0].claim", "", false},
 		{"no API keys", "authenticators/a", key(""), "apiKey.keys", "sha256", false},
@@ -110,6 +112,23 @@ func TestAuthenticatorReferences(t *testing.T) {
 				t.Errorf("got %+v, want %s with hint %q", v, tt.field, tt.hint)
 			}
 		})
+	}
+	c.Put(decode(t, "authenticators/keys", `{"targets":[{"route":"demo"}],"apiKey":{"header":"x-shop-key","forwardClaims":[{"claim":"sub","header":"x-client"}]}}`))
+	c.Put(decode(t, "authenticators/inner", `{"targets":[{"service":"orders"}],"apiKey":{"header":"x-inner"}}`))
+	for _, tt := range []struct{ name, body, field string }{
+		{"sets what another one reads", `{"targets":[{"route":"demo"}],"jwt":{"forwardClaims":[{"claim":"sub","header":"x_shop.key"}]}}`, "jwt.forwardClaims[0].header"},
+		{"adds what another one reads", `{"targets":[{"gateway":"g"}],"forwardAuth":{"service":"orders","responseHeaders":["X-Shop-Key"]}}`, "forwardAuth.responseHeaders[0]"},
+		{"reads what another one sets", `{"targets":[{"route":"demo"}],"apiKey":{"header":"x-client"}}`, "apiKey.header"},
+		{"reads it from what a gateway sent", `{"targets":[{"service":"orders"}],"apiKey":{"header":"x-client"}}`, ""},
+		{"sets what a sidecar reads", `{"targets":[{"gateway":"g"}],"forwardAuth":{"service":"orders","responseHeaders":["x-inner"]}}`, ""},
+		{"sets it at the same sidecar", `{"targets":[{"service":"orders"}],"jwt":{"forwardClaims":[{"claim":"sub","header":"x-inner"}]}}`, "jwt.forwardClaims[0].header"},
+	} {
+		if v := c.CheckReferences(decode(t, "authenticators/x", tt.body)); (len(v) == 0) != (tt.field == "") || len(v) > 0 && v[0].Field != tt.field {
+			t.Errorf("%s: %+v, want %q", tt.name, v, tt.field)
+		}
+	}
+	if v := c.CheckReferences(c.Authenticators["keys"]); len(v) != 0 {
+		t.Errorf("what is stored already: %+v", v)
 	}
 	c.Put(decode(t, "authenticators/ask", `{"targets":[{"route":"demo"}],"forwardAuth":{"service":"orders"}}`))
 	if v := c.CheckReferences(decode(t, "routes/demo", `{"targets":["GATEWAY","MESH"]}`)); len(v) != 1 || v[0].Field != "targets" {

@@ -69,3 +69,13 @@ func authnGuards() []control {
 		without("what it is asked about only a gateway says", "headers.go", "header.Equal(name, forwardedMethod) || header.Equal(name, forwardedURI)) {", "false) {", "TestForwardAuthAllows"),
 	}
 }
+
+// authnHeaders is which headers an authenticator may take from clients.
+func authnHeaders() []control {
+	const references = "TestAuthenticatorReferences"
+	return []control{
+		without("credentials of others are not taken", "references.go", "if id != a.ID() && other.losesTo(a) {", "if false {", references),
+		without("nor looked for where there are none", "references.go", "if id != a.ID() && a.losesTo(other) {", "if false {", references),
+		without("a sidecar reads what a gateway sent", "authenticator.go", "t.Gateway != \"\" || t.Route != \"\" || t.Service != \"\" && slices.Contains(other.Targets, t)", "t.Service + t.Gateway + t.Route != \"\" || slices.Contains(other.Targets, t)", references),
+	}
+}

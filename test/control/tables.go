@@ -36,6 +36,7 @@ func tables() []table {
 		{"authenticators", engine, authnGuards()},
 		{"tokens", "mesh/jwt", authnTokens()},
 		{"keys of issuers", "mesh/jwt", authnKeys()},
+		{"headers of authenticators", "mesh", authnHeaders()},
 		{"matches", engine, routingMatches()},
 		{"filters", engine, routingFilters()},
 		{"outside", engine, routingOutside()},
