@@ -3,6 +3,7 @@ package rig
 import (
 	"encoding/json"
 	"path/filepath"
+	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
@@ -22,6 +23,15 @@ type Plane struct {
 	Inbound  string // of a sidecar: where peers come in, "127.0.0.1:port"
 	Outbound string // of a sidecar: where its workload calls out
 	Public   string // of a gateway: its listener
+	MQTT     string // of a bridge: its own broker's address, if it has one
+}
+
+// Again starts a plane that has ended once more, at the same addresses, and returns when it
+// is ready.
+func (p *Plane) Again() {
+	p.t.Helper()
+	p.Process = Start(p.t, p.how)
+	p.Until(readyMost, "is ready", p.Admin.Ready)
 }
 
 // Sidecar says what a sidecar is. Its node is one of Options.Nodes and of the
@@ -66,7 +76,13 @@ func (m *Mesh) Sidecar(s Sidecar) *Plane {
 // Bridge says what a bridge is. Its node is one of Options.Nodes and of the objects.
 type Bridge struct {
 	Node   string
-	Broker string // "127.0.0.1:port"
+	Broker string // "127.0.0.1:port"; "" is a broker of its own, for anonymous clients
+	// DataDir is where it keeps messages; a directory of the mesh if "".
+	DataDir string
+	// Binaries is where its program is; that of Options if "".
+	Binaries string
+	// Under is a program, with arguments, that becomes the bridge: it is told the command.
+	Under []string
 }
 
 // Bridge starts a bridge, of the program hedgerow-edge, and returns when it is ready.
@@ -74,10 +90,22 @@ func (m *Mesh) Bridge(b Bridge) *Plane {
 	m.t.Helper()
 	p := &Plane{Admin: proc.Admin{Address: m.Address()}}
 	c := m.base(b.Node)
-	c["dataDir"] = filepath.Join(m.Dir, b.Node+"-bridge")
+	if b.DataDir == "" {
+		b.DataDir = filepath.Join(m.Dir, b.Node+"-bridge")
+	}
+	c["dataDir"] = b.DataDir
 	c["mqtt"] = config{"address": b.Broker}
+	if b.Broker == "" {
+		p.MQTT = m.Address()
+		c["mqtt"] = config{"embedded": config{"address": p.MQTT, "anonymous": true}}
+	}
 	c["admin"] = config{"address": p.Admin.Address}
-	p.Process = m.start(b.Node+"-bridge", "hedgerow-edge", "bridge", c)
+	how := m.command(b.Binaries, b.Node+"-bridge", "hedgerow-edge", "bridge", c)
+	if len(b.Under) > 0 {
+		how.Args = append(append(slices.Clone(b.Under[1:]), how.Program), how.Args...)
+		how.Program = b.Under[0]
+	}
+	p.Process = Start(m.t, how)
 	p.Until(readyMost, "is ready", p.Admin.Ready)
 	return p
 }
@@ -158,6 +186,12 @@ func (m *Mesh) start(name, program, verb string, c config) *Process {
 // startFrom is start of a program in another directory than that of Options, unless it is "".
 func (m *Mesh) startFrom(binaries, name, program, verb string, c config) *Process {
 	m.t.Helper()
+	return Start(m.t, m.command(binaries, name, program, verb, c))
+}
+
+// command writes a configuration file and returns how a program is started with it.
+func (m *Mesh) command(binaries, name, program, verb string, c config) Command {
+	m.t.Helper()
 	if binaries == "" {
 		binaries = m.opt.Binaries
 	}
@@ -166,7 +200,7 @@ func (m *Mesh) startFrom(binaries, name, program, verb string, c config) *Proces
 		m.t.Fatal(err)
 	}
 	file := m.write(name+".yaml", string(text))
-	return Start(m.t, Command{Name: name, Dir: m.Dir, Program: filepath.Join(binaries, program), Args: []string{verb, "--config", file}})
+	return Command{Name: name, Dir: m.Dir, Program: filepath.Join(binaries, program), Args: []string{verb, "--config", file}}
 }
 
 // Identity has Vault sign a certificate for service on node, for a client that

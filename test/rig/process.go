@@ -37,6 +37,7 @@ type Process struct {
 	Name string
 
 	t     testing.TB
+	how   Command
 	cmd   *exec.Cmd
 	log   string        // the file that it prints into
 	asked bool          // to end
@@ -49,7 +50,7 @@ type Process struct {
 // this process dies.
 func Start(t testing.TB, c Command) *Process {
 	t.Helper()
-	p := &Process{Name: c.Name, t: t, log: filepath.Join(c.Dir, c.Name+".log"), done: make(chan struct{})}
+	p := &Process{Name: c.Name, t: t, how: c, log: filepath.Join(c.Dir, c.Name+".log"), done: make(chan struct{})}
 	out, err := os.OpenFile(p.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		t.Fatalf("start %s: %v", c.Name, err)

@@ -53,7 +53,7 @@ func RunBridge(ctx context.Context, cfg *Bridge, deps Deps) error {
 	engine.show(bridge)
 	p.use = bridge.Update
 	p.lease.Broker(registry.BrokerEmbedded)
-	if cfg.Embedded == "" {
+	if cfg.MQTT.Embedded.Address == "" {
 		p.lease.Broker(cfg.MQTT.Address)
 	}
 	feed, err := bridgeFeed(cfg, p, bridge)
@@ -124,9 +124,9 @@ func (b *bridgeEngine) close() error { return b.Discard(b.plan) }
 
 // bridgeFeed returns what feeds the bridge.
 func bridgeFeed(cfg *Bridge, p *plane, bridge *mqttbridge.Bridge) (func(context.Context) error, error) {
-	if cfg.Embedded != "" {
+	if cfg.MQTT.Embedded.Address != "" {
 		b, err := broker.New(broker.Config{
-			Address: cfg.Embedded, AnonymousLoopback: cfg.Anonymous, Deliverer: bridge, Log: p.log, Registerer: p.reg,
+			Address: cfg.MQTT.Embedded.Address, AnonymousLoopback: cfg.MQTT.Embedded.Anonymous, Deliverer: bridge, Log: p.log, Registerer: p.reg,
 		})
 		if err != nil {
 			return nil, err

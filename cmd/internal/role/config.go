@@ -121,21 +121,24 @@ type Bridge struct {
 	Spool  Spool        `yaml:"spool"`
 	Admin  Listen       `yaml:"admin"`
 	Limits proxy.Limits `yaml:"limits"`
-	// Embedded is the address of a broker in this process, used instead of
-	// MQTT. Only `hedgerow up` sets it.
-	Embedded string `yaml:"-"`
-	// Anonymous lets the embedded broker admit clients without credentials on
-	// loopback. Without it it admits nobody: there are no credentials yet.
-	Anonymous bool `yaml:"-"`
 }
 
-// MQTT is the external broker of a bridge.
+// MQTT is the broker of a bridge: an external one, or its own.
 type MQTT struct {
 	Address      string  `yaml:"address" help:"host:port of the MQTT broker"`
 	ClientID     string  `yaml:"clientId" help:"client identifier; hedgerow-<node> if absent"`
 	Username     string  `yaml:"username"`
 	PasswordFile string  `yaml:"passwordFile"`
 	TLS          MQTTTLS `yaml:"tls"`
+	// Embedded is a broker in this process, used instead of the external one if it has an address.
+	Embedded Embedded `yaml:"embedded"`
+}
+
+// Embedded is the broker in a bridge. It admits nobody but anonymous clients on loopback, if
+// at all: there are no credentials yet.
+type Embedded struct {
+	Address   string `yaml:"address" help:"host:port that a broker in this process listens at, instead of the external one"`
+	Anonymous bool   `yaml:"anonymous" help:"whether it admits clients without credentials, which needs a loopback address"`
 }
 
 // Spool is where a bridge keeps messages, dataDir/spool.
@@ -301,7 +304,11 @@ func (b *Bridge) Validate() error {
 	c.id("node", b.Node)
 	c.base(&b.Base)
 	c.vault(&b.Vault)
-	c.address("mqtt.address", b.MQTT.Address)
+	if own := b.MQTT.Embedded; own.Address != "" {
+		c.address("mqtt.embedded.address", own.Address)
+	} else {
+		c.address("mqtt.address", b.MQTT.Address)
+	}
 	c.address("admin.address", b.Admin.Address)
 	c.limits(&b.Limits)
 	return errors.Join(c...)

@@ -297,7 +297,7 @@ func (u *upper) startGateway() error {
 func (u *upper) startBridge() error {
 	cfg := role.Bridge{
 		Limits: proxy.MeshLimits(),
-		Node:   "bridge", Base: u.base("bridge"), Embedded: u.opt.MQTT, Anonymous: u.opt.Demo,
+		Node:   "bridge", Base: u.base("bridge"), MQTT: role.MQTT{Embedded: role.Embedded{Address: u.opt.MQTT, Anonymous: u.opt.Demo}},
 		Admin: role.Listen{Address: u.opt.BridgeAdmin},
 	}
 	deps := u.serving()
