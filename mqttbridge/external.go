@@ -20,7 +20,7 @@ const (
 	connectTimeout   = 10 * time.Second
 	keepAlive        = 30 * time.Second
 	reconnectBase    = 500 * time.Millisecond
-	reconnectMax     = 30 * time.Second
+	reconnectMax     = 10 * time.Second
 	resubscribeEvery = time.Minute // filters that the broker refused
 )
 
