@@ -71,6 +71,16 @@ chaos-quarantine: build ## shut nodes out while they do all that they can (ARGS=
 	@go build -o bin/chaos ./test/chaos
 	@exec bin/chaos $(ARGS) quarantine
 
+# What was acknowledged outlives SIGKILL, power cuts, disks that are full or fail, a service,
+# a broker or a network that is away. In full half an hour, in short five minutes. It mounts a
+# small file system, for which it needs root, and has syncs fail by strace.
+.PHONY: chaos-mqtt
+chaos-mqtt: build ## try to have a bridge lose what it acknowledged (ARGS=-short)
+	@./test/chaos/deps
+	@./test/chaos/hasty
+	@go build -o bin/chaos ./test/chaos
+	@exec bin/chaos $(ARGS) mqtt-images mqtt-kill mqtt-full mqtt-eio mqtt-down mqtt-broker mqtt-partition
+
 .PHONY: slow
 slow: build ## let slow clients loose on a gateway and a sidecar (ARGS=-short)
 	@./test/chaos/deps

@@ -1,7 +1,8 @@
-// Command chaos plays the proxy's rows of the fault table on real processes, and
+// Command chaos plays the rows of the fault table on real processes, and
 // prints one line a row: what was measured against what is allowed.
 //
-//	chaos [flags] all | f12 | f13 | f14 | f15 | f16 | f17 | f18 | f19 | f21 | f22 | f23 | f24 | retries | f25 | f26 | f27 | f28 | quarantine | thief | slow
+//	chaos [flags] all | f12 | f13 | f14 | f15 | f16 | f17 | f18 | f19 | f21 | f22 | f23 | f24 | retries | f25 | f26 | f27 | f28 | quarantine | thief | slow |
+//		mqtt-images | mqtt-kill | mqtt-full | mqtt-eio | mqtt-down | mqtt-broker | mqtt-partition
 //
 // It builds nothing and installs nothing: `make chaos-proxy` and test/chaos/deps
 // do. It skips nothing: a tool that is missing fails its row. It ends every
@@ -23,10 +24,14 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hedgerow-mesh/hedgerow/test/chaos/powercut"
 	"github.com/hedgerow-mesh/hedgerow/test/chaos/stage"
 )
 
 func main() {
+	if code, writer := powercut.Child(); writer {
+		os.Exit(code)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	go func() {
 		<-ctx.Done()
@@ -82,7 +87,7 @@ func acts() []act {
 		{"quarantine", "Q", "quarantine under load", playQuarantine},
 		{"quarantine", "Q", "quarantine without its check", playUnchecked},
 		{"thief", "3d", "a thief has every file of a node", playThief},
-	}, slowActs())
+	}, slowActs(), mqttActs())
 }
 
 // run plays the rows that args name and returns the exit code: 1 if any failed,
@@ -99,7 +104,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	chosen, err := choose(acts(), flags.Args())
 	if err != nil || s.rate < 1 || s.rate > 5000 {
-		fmt.Fprintln(stderr, errors.Join(err, errors.New("usage: chaos [flags] all | f12 | f13 | f14 | f15 | f16 | f17 | f18 | f19 | f21 | f22 | f23 | f24 | retries | f25 | f26 | f27 | f28 | quarantine | thief | slow; -rate is 1 to 5000"))) //nolint:errcheck // nowhere else to say it
+		fmt.Fprintln(stderr, errors.Join(err, errors.New("usage: chaos [flags] all | f12 | f13 | f14 | f15 | f16 | f17 | f18 | f19 | f21 | f22 | f23 | f24 | retries | f25 | f26 | f27 | f28 | quarantine | thief | slow | mqtt-images | mqtt-kill | mqtt-full | mqtt-eio | mqtt-down | mqtt-broker | mqtt-partition; -rate is 1 to 5000"))) //nolint:errcheck // nowhere else to say it
 		return 2
 	}
 	if s.binaries, err = programs(s.binaries); err != nil {

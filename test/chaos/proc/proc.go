@@ -84,22 +84,38 @@ type Admin struct {
 	Address string // "127.0.0.1:15000"
 }
 
+// Page is what /metrics says at one moment, by lines.
+type Page []string
+
+// Metrics returns what /metrics says now.
+func (a Admin) Metrics(ctx context.Context) (Page, error) {
+	var p Page
+	err := a.get(ctx, "/metrics", func(resp *http.Response) error {
+		lines := bufio.NewScanner(resp.Body)
+		for lines.Scan() {
+			p = append(p, lines.Text())
+		}
+		return lines.Err()
+	})
+	return p, err
+}
+
 // Sum adds up the series of a metric whose labels have all of the given
 // fragments, such as `face="inbound"`. A metric without series is 0.
-func (a Admin) Sum(ctx context.Context, metric string, labels ...string) (float64, error) {
+func (p Page) Sum(metric string, labels ...string) float64 {
 	sum := 0.0
-	err := a.get(ctx, "/metrics", func(resp *http.Response) error {
-		for lines := bufio.NewScanner(resp.Body); ; {
-			if !lines.Scan() {
-				return lines.Err()
-			}
-			value, ok := series(lines.Text(), metric, labels)
-			if ok {
-				sum += value
-			}
+	for _, line := range p {
+		if value, ok := series(line, metric, labels); ok {
+			sum += value
 		}
-	})
-	return sum, err
+	}
+	return sum
+}
+
+// Sum is Page.Sum of what /metrics says now.
+func (a Admin) Sum(ctx context.Context, metric string, labels ...string) (float64, error) {
+	p, err := a.Metrics(ctx)
+	return p.Sum(metric, labels...), err
 }
 
 // series returns the value of one line of the text format of Prometheus, if it
