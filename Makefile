@@ -81,6 +81,15 @@ chaos-mqtt: build ## try to have a bridge lose what it acknowledged (ARGS=-short
 	@go build -o bin/chaos ./test/chaos
 	@exec bin/chaos $(ARGS) mqtt-images mqtt-kill mqtt-full mqtt-eio mqtt-down mqtt-broker mqtt-partition
 
+# Who owns Redis, and who has all files of a node: what each tries, and the same without the
+# check that stands against it. Ten minutes.
+.PHONY: chaos-trust
+chaos-trust: build ## attack a mesh from Redis, and from a stolen node (ARGS=-short)
+	@./test/chaos/deps
+	@./test/chaos/unchecked
+	@go build -o bin/chaos ./test/chaos
+	@exec bin/chaos $(ARGS) owner thief
+
 .PHONY: slow
 slow: build ## let slow clients loose on a gateway and a sidecar (ARGS=-short)
 	@./test/chaos/deps

@@ -1,7 +1,7 @@
 // Command chaos plays the rows of the fault table on real processes, and
 // prints one line a row: what was measured against what is allowed.
 //
-//	chaos [flags] all | f12 | f13 | f14 | f15 | f16 | f17 | f18 | f19 | f21 | f22 | f23 | f24 | retries | f25 | f26 | f27 | f28 | quarantine | thief | slow |
+//	chaos [flags] all | f12 | f13 | f14 | f15 | f16 | f17 | f18 | f19 | f21 | f22 | f23 | f24 | retries | f25 | f26 | f27 | f28 | quarantine | owner | thief | slow |
 //		mqtt-images | mqtt-kill | mqtt-full | mqtt-eio | mqtt-down | mqtt-broker | mqtt-partition
 //
 // It builds nothing and installs nothing: `make chaos-proxy` and test/chaos/deps
@@ -86,6 +86,7 @@ func acts() []act {
 		{"f28", "F28", "memory pressure at a gateway", playMemory},
 		{"quarantine", "Q", "quarantine under load", playQuarantine},
 		{"quarantine", "Q", "quarantine without its check", playUnchecked},
+		{"owner", "3d", "an attacker owns Redis", playOwner},
 		{"thief", "3d", "a thief has every file of a node", playThief},
 	}, slowActs(), mqttActs())
 }
@@ -104,7 +105,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	chosen, err := choose(acts(), flags.Args())
 	if err != nil || s.rate < 1 || s.rate > 5000 {
-		fmt.Fprintln(stderr, errors.Join(err, errors.New("usage: chaos [flags] all | f12 | f13 | f14 | f15 | f16 | f17 | f18 | f19 | f21 | f22 | f23 | f24 | retries | f25 | f26 | f27 | f28 | quarantine | thief | slow | mqtt-images | mqtt-kill | mqtt-full | mqtt-eio | mqtt-down | mqtt-broker | mqtt-partition; -rate is 1 to 5000"))) //nolint:errcheck // nowhere else to say it
+		fmt.Fprintln(stderr, errors.Join(err, errors.New("usage: chaos [flags] all | f12 | f13 | f14 | f15 | f16 | f17 | f18 | f19 | f21 | f22 | f23 | f24 | retries | f25 | f26 | f27 | f28 | quarantine | owner | thief | slow | mqtt-images | mqtt-kill | mqtt-full | mqtt-eio | mqtt-down | mqtt-broker | mqtt-partition; -rate is 1 to 5000"))) //nolint:errcheck // nowhere else to say it
 		return 2
 	}
 	if s.binaries, err = programs(s.binaries); err != nil {

@@ -52,7 +52,7 @@ func playQuarantine(t *stage.T, r *row, s settings) {
 
 // playUnchecked is the control: callees whose check is taken out go on to serve the node.
 func playUnchecked(t *stage.T, r *row, s settings) {
-	q := newQuarantines(t, 1, s.binaries, filepath.Join(s.binaries, unchecked))
+	q := newQuarantines(t, 1, s.binaries, filepath.Join(s.binaries, unchecked), "WITHOUT_CHECK=quarantine")
 	o := q.play(0)
 	r.limit("last_traffic", short(o.last), ">="+short(containedWithin), o.last >= containedWithin)
 	r.limit("webSocket", fmt.Sprint(o.webSocket), "true", o.webSocket)
@@ -73,8 +73,8 @@ type quarantines struct {
 }
 
 // newQuarantines starts the mesh but for the nodes that are shut out. from is where the
-// program of the callees is; "" is where the others are.
-func newQuarantines(t *stage.T, n int, binaries, from string) *quarantines {
+// program of the callees is, "" is where the others are, and env its environment.
+func newQuarantines(t *stage.T, n int, binaries, from string, env ...string) *quarantines {
 	t.Helper()
 	q := &quarantines{t: t, seen: newWitness(t), broker: servers.Mosquitto(t)}
 	objects := []string{
@@ -94,7 +94,7 @@ func newQuarantines(t *stage.T, n int, binaries, from string) *quarantines {
 	}
 	q.rig = rig.New(t, rig.Options{Binaries: binaries, Objects: strings.Join(objects, "\n---\n") + "\n", Nodes: nodes})
 	for service, address := range map[string]string{"shop": q.seen.http, "ledger": q.seen.tcp, "telemetry": q.seen.http} {
-		q.rig.Sidecar(rig.Sidecar{Node: service, Service: service, Workload: address, Binaries: from})
+		q.rig.Sidecar(rig.Sidecar{Node: service, Service: service, Workload: address, Binaries: from, Env: env})
 	}
 	return q
 }

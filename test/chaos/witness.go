@@ -108,7 +108,13 @@ func (w *witness) complete() error {
 // listen serves connections of a free port until the row ends.
 func listen(t *stage.T, serve func(net.Conn)) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	return listenAt(t, "127.0.0.1:0", serve)
+}
+
+// listenAt is listen at an address.
+func listenAt(t *stage.T, address string, serve func(net.Conn)) string {
+	t.Helper()
+	l, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,6 +45,7 @@ type Sidecar struct {
 	TCP map[string]string
 	// Binaries is where its program is; that of Options if "".
 	Binaries string
+	Env      []string // "NAME=value", beside the environment of this process
 }
 
 // config is what is written into a configuration file. JSON is YAML.
@@ -68,7 +69,7 @@ func (m *Mesh) Sidecar(s Sidecar) *Plane {
 	if len(tcp) > 0 {
 		c["tcp"] = tcp
 	}
-	p.Process = m.startFrom(s.Binaries, s.Node, "hedgerow-edge", "sidecar", c)
+	p.Process = m.startFrom(s.Binaries, s.Env, s.Node, "hedgerow-edge", "sidecar", c)
 	p.Until(readyMost, "is ready", p.Admin.Ready)
 	return p
 }
@@ -180,13 +181,16 @@ func (m *Mesh) login(node string) servers.AppRole {
 // start writes a configuration file and starts a program with it.
 func (m *Mesh) start(name, program, verb string, c config) *Process {
 	m.t.Helper()
-	return m.startFrom("", name, program, verb, c)
+	return m.startFrom("", nil, name, program, verb, c)
 }
 
-// startFrom is start of a program in another directory than that of Options, unless it is "".
-func (m *Mesh) startFrom(binaries, name, program, verb string, c config) *Process {
+// startFrom is start of a program in another directory than that of Options, unless it is "",
+// and in an environment.
+func (m *Mesh) startFrom(binaries string, env []string, name, program, verb string, c config) *Process {
 	m.t.Helper()
-	return Start(m.t, m.command(binaries, name, program, verb, c))
+	how := m.command(binaries, name, program, verb, c)
+	how.Env = env
+	return Start(m.t, how)
 }
 
 // command writes a configuration file and returns how a program is started with it.

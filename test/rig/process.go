@@ -151,16 +151,20 @@ func (p *Process) Until(limit time.Duration, what string, check func(context.Con
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
+	var last error // that is not the end of the wait itself
 	for {
 		err := check(ctx)
 		if err == nil {
 			return
 		}
+		if ctx.Err() == nil || last == nil {
+			last = err
+		}
 		select {
 		case <-p.done:
 			p.t.Fatalf("%v", p.ended())
 		case <-ctx.Done():
-			p.t.Fatalf("waited %v until %s %s: %v; its output:\n%s", limit, p.Name, what, err, p.Output())
+			p.t.Fatalf("waited %v until %s %s: %v; its output:\n%s", limit, p.Name, what, last, p.Output())
 		case <-tick.C:
 		}
 	}
