@@ -58,8 +58,9 @@ chaos-proxy: build ## play the proxy's faults on real processes (ARGS=-short)
 # What certificates are worth while they are renewed, their CA changes, Vault is away and
 # clocks are wrong: on real processes, Redis and Vault. In full twenty minutes, in short five.
 .PHONY: e2e-identity
-e2e-identity: deps build ## rotate identities under load, change the CA, take Vault away (ARGS=-short)
+e2e-identity: deps build ## enrol, rotate identities under load, change the CA, take Vault away (ARGS=-short)
 	@./test/chaos/deps
+	@go test -count=1 -timeout 20m -v -run '^TestEnrolment' ./test/e2e
 	@go build -o bin/chaos ./test/chaos
 	@CGO_ENABLED=0 go build -tags clockhook -o bin/clockhook/ ./cmd/hedgerow-edge
 	@exec bin/chaos $(ARGS) f12 f13 f14 f15 f16 f17
