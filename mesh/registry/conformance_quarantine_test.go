@@ -9,6 +9,7 @@ import (
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 	"github.com/hedgerow-mesh/hedgerow/mesh/registry"
+	"github.com/hedgerow-mesh/hedgerow/mesh/signing"
 )
 
 // quarantined is the record of a quarantine since now.
@@ -67,6 +68,46 @@ func TestAQuarantinedNodeIsDeniedAndDropped(t *testing.T) {
 		b.stop()
 		restarted := watch(t, b.addr, registry.WatcherOptions{File: file}, "orders")
 		eventually(t, "the deny list of the disk", func() bool { return shutOut(restarted, "n1") })
+	})
+}
+
+// What the roots deny needs no revision: nobody has to be able to sign one. It is kept on disk, and
+// Redis cannot take it away.
+func TestRootsShutANodeOut(t *testing.T) {
+	conform(t, func(t *testing.T, b backend) {
+		trust := trusted.Verifier()
+		c, l := openTrusting(t, b.addr, trust), newRevisions()
+		running(t, registry.NewRepublisher(c.Client, l.source).Run)
+		l.commit(world())
+		file := filepath.Join(t.TempDir(), "snapshot.json")
+		w := watch(t, b.addr, registry.WatcherOptions{File: file}, "orders")
+		register(t, b.addr, "n1", "127.0.0.1:1001")
+		eventually(t, "the instance", func() bool { return w.addresses("orders") == "127.0.0.1:1001" })
+
+		set, err := signing.Deny(trusted.Root, trusted.Roots(), trusted.Set, "n1", []string{"public"}, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		learn(t, trust, set)
+		eventually(t, "the roots' word", func() bool { return shutOut(w, "n1") && w.addresses("orders") == "" })
+		gateway, err := mesh.GatewayID("hedgerow.local", "public")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if denies := w.Snapshot().Denies; !denies.Refuses(gateway, time.Now().Add(-time.Minute)) || denies.Refuses(gateway, time.Now().Add(time.Minute)) {
+			t.Error("of the gateway's certificates not exactly the older ones are refused")
+		}
+		if w.revision() != 1 {
+			t.Errorf("it needed revision %d", w.revision())
+		}
+		if err := raw(t, b.addr).Set(t.Context(), prefix+"keys", trusted.Set, 0).Err(); err != nil {
+			t.Fatal(err)
+		}
+		throughout(t, 300*time.Millisecond, "it stays", func() bool { return shutOut(w, "n1") })
+		w.stop()
+		b.stop()
+		restarted := watch(t, b.addr, registry.WatcherOptions{File: file}, "orders")
+		eventually(t, "the roots' word, of the disk", func() bool { return shutOut(restarted, "n1") })
 	})
 }
 

@@ -120,9 +120,21 @@ func (w *Watcher) learn(raw string) {
 		w.reject("keys", unbelieved(err))
 	case changed:
 		keys, _ := w.client.trust.Keys()
-		w.client.log.Info().Uint32("serial", keys.Serial).Uint32("epoch", keys.Epoch).Time("until", keys.Ends()).Msg("other keys may sign the configuration now")
+		w.client.log.Info().Uint32("serial", keys.Serial).Uint32("epoch", keys.Epoch).Time("until", keys.Ends()).Int("denied", len(keys.Denied)).Msg("the roots say something new of who may sign the configuration, and who is shut out")
+		w.rootsDeny()
 	}
 	w.client.knowKeys()
+}
+
+// rootsDeny makes a snapshot of what the roots deny, if that is something new.
+func (w *Watcher) rootsDeny() {
+	if w.config.decoded == nil {
+		return // adopt will look
+	}
+	if next := w.denies(w.config.decoded); next != w.config.denies {
+		w.config.denies, w.instances.stale = next, true
+		w.publish()
+	}
 }
 
 // signed notes when the configuration was last signed.
@@ -317,10 +329,11 @@ func (w *Watcher) adopt(head mesh.Head, records mesh.Records, leaves mesh.Leaves
 	w.publish()
 }
 
-// denies returns whose certificates are refused by config: what there was, if it is the
-// same.
+// denies returns whose certificates are refused, by config and by the roots: what there was,
+// if it is the same.
 func (w *Watcher) denies(config *mesh.Config) *mesh.Denies {
-	next := mesh.NewDenies(config.Quarantines)
+	keys, _ := w.client.trust.Keys()
+	next := mesh.NewDenies(config.Quarantines, keys.Quarantines())
 	if next.Equal(w.config.denies) {
 		return w.config.denies
 	}

@@ -53,6 +53,39 @@ func Revoke(root *Key, roots []ed25519.PublicKey, before []byte, keyID string, n
 	})
 }
 
+// Deny shuts a node out, and the older certificates of gateways that it could serve: what a
+// quarantine does, for when no control plane can sign or log one. Again it is since now.
+func Deny(root *Key, roots []ed25519.PublicKey, before []byte, node string, gateways []string, now time.Time) ([]byte, error) {
+	const op = "signing.Deny"
+	return next(op, root, roots, before, now, func(k *KeySet) error {
+		denied := Denied{Node: node, Time: k.Time, Gateways: gateways}
+		if err := denied.check(); err != nil {
+			return mesh.Errorf(op, node, mesh.Invalid, "%w", err)
+		}
+		k.undeny(node)
+		k.Denied = append(k.Denied, denied)
+		return nil
+	})
+}
+
+// Allow takes back what Deny said of a node. A quarantine of it stays.
+func Allow(root *Key, roots []ed25519.PublicKey, before []byte, node string, now time.Time) ([]byte, error) {
+	const op = "signing.Allow"
+	return next(op, root, roots, before, now, func(k *KeySet) error {
+		if !k.undeny(node) {
+			return mesh.Errorf(op, node, mesh.NotFound, "no root denies that node").WithHint("see hedgerow root show; of a quarantine: hedgerow release")
+		}
+		return nil
+	})
+}
+
+// undeny removes a node from those that are denied, and reports whether it was one.
+func (k *KeySet) undeny(node string) bool {
+	n := len(k.Denied)
+	k.Denied = slices.DeleteFunc(k.Denied, func(d Denied) bool { return d.Node == node })
+	return len(k.Denied) < n
+}
+
 // BumpEpoch has nodes take the control plane's configuration over whatever they have
 // applied, also over a later revision: after a key was stolen, or a log was restored
 // from a backup.

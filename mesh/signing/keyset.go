@@ -18,6 +18,8 @@ const (
 	MaxKeySetBytes = 64 << 10
 	maxKeys        = 64
 	maxRevoked     = 1024
+	maxDenied      = 256
+	maxGateways    = 64 // of one that is denied
 )
 
 // KeySet is what the roots say: which keys may sign, and in which epoch. It is
@@ -33,6 +35,18 @@ type KeySet struct {
 	Epoch   uint32      `json:"epoch"`
 	Keys    []Delegated `json:"keys"`
 	Revoked []string    `json:"revoked,omitempty"` // KeyIDs
+	// Denied are nodes that are shut out without a revision of the configuration, for when
+	// none can be signed or logged.
+	Denied []Denied `json:"denied,omitempty"`
+}
+
+// Denied is a node none of whose certificates is taken, whenever it was issued.
+type Denied struct {
+	Node string    `json:"node"`
+	Time time.Time `json:"time"` // since when
+	// Gateways are the ids that the node could serve, whose certificates are refused if they
+	// may be from before Time.
+	Gateways []string `json:"gateways,omitempty"`
 }
 
 // Delegated is a key that may sign until NotAfter.
@@ -60,6 +74,14 @@ func (k *KeySet) check(meshName string) error {
 	case len(k.Keys) > maxKeys || len(k.Revoked) > maxRevoked:
 		return fmt.Errorf("%d keys and %d revoked ones, at most %d and %d are read", len(k.Keys), len(k.Revoked), maxKeys, maxRevoked)
 	}
+	if len(k.Denied) > maxDenied {
+		return fmt.Errorf("%d nodes are denied, at most %d are read", len(k.Denied), maxDenied)
+	}
+	for _, d := range k.Denied {
+		if err := d.check(); err != nil {
+			return err
+		}
+	}
 	for _, key := range k.Keys {
 		if len(key.PublicKey) != ed25519.PublicKeySize || key.ID != KeyID(key.PublicKey) {
 			return fmt.Errorf("key %.40q is not that of its public key", key.ID)
@@ -69,6 +91,38 @@ func (k *KeySet) check(meshName string) error {
 		}
 	}
 	return nil
+}
+
+func (d *Denied) check() error {
+	switch {
+	case !mesh.ValidID(d.Node):
+		return fmt.Errorf("%.70q, which is denied, is not the id of a node", d.Node)
+	case d.Time.IsZero():
+		return fmt.Errorf("node %s is denied, and not said since when", d.Node)
+	case len(d.Gateways) > maxGateways:
+		return fmt.Errorf("node %s is denied with %d gateways, at most %d are read", d.Node, len(d.Gateways), maxGateways)
+	}
+	for _, id := range d.Gateways {
+		if !mesh.ValidID(id) {
+			return fmt.Errorf("%.70q, denied with node %s, is not the id of a gateway", id, d.Node)
+		}
+	}
+	return nil
+}
+
+// Quarantines returns the denied nodes as quarantines by node, for mesh.NewDenies. A nil
+// KeySet has none.
+func (k *KeySet) Quarantines() map[string]*mesh.Quarantine {
+	if k == nil {
+		return nil
+	}
+	out := make(map[string]*mesh.Quarantine, len(k.Denied))
+	for _, d := range k.Denied {
+		// What an issuer dates back is not known here, and nothing is always right.
+		from := mesh.CertificatesFrom(d.Time, 0)
+		out[d.Node] = &mesh.Quarantine{Time: &d.Time, Gateways: d.Gateways, CertificatesFrom: &from}
+	}
+	return out
 }
 
 // key returns the key of the given id, or nil, and whether it was revoked.

@@ -45,8 +45,10 @@ func quarantineRegistry() []control {
 		without("what the node registered is dropped", "watch_instances.go", "if h.doc == nil || w.denied(key.node, h.by) {", "if h.doc == nil {", "TestAQuarantinedNodeIsDeniedAndDropped"),
 		without("a snapshot says who is denied", "watch.go", "Denies: w.config.denies, ", "", "TestAQuarantinedNodeIsDeniedAndDropped|TestRedisCannotLiftAQuarantine"),
 		without("the deny list is on disk", "watch_disk.go", ", denies: w.denies(decoded)}", "}", "TestAQuarantinedNodeIsDeniedAndDropped"),
+		without("what the roots deny is denied", "watch_config.go", "mesh.NewDenies(config.Quarantines, keys.Quarantines())", "mesh.NewDenies(config.Quarantines)", "TestRootsShutANodeOut").and("keys, _ := w.client.trust.Keys()\n\tnext", "next"),
+		without("it needs no revision", "watch_config.go", "\t\tw.rootsDeny()\n", "", "TestRootsShutANodeOut"),
 		without("what was carried out is told", "lease.go", "d.Contained = next", "_ = next", "TestLeaseReportsQuarantines"),
-		without("its time is told once", "lease.go", "next[i].Time = d.Contained[at].Time", "_ = at", "TestLeaseReportsQuarantines"),
+		without("its time is told once", "lease.go", "next[i].Time = d.Contained[at].Time", "_, _ = i, at", "TestLeaseReportsQuarantines"),
 		without("a report is bounded", "lease.go", "next = next[:min(len(next), maxContained)]", "", "TestLeaseReportsQuarantines"),
 	}
 }

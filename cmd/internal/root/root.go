@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -29,7 +30,7 @@ type files struct {
 func Command() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "root",
-		Short: "Say which keys may sign the configuration",
+		Short: "Say which keys may sign the configuration, and who is shut out",
 		Long: `A mesh takes the configuration that a signing key has signed, if one of its root
 keys has delegated to that key. Root keys are kept offline; every node pins their
 public halves (trust.rootsFile). These commands make root keys and edit the
@@ -39,7 +40,7 @@ trust.keysFile: it is read again when it changes, and published.
 A control plane without trust.rootsFile keeps a root of its own in dataDir/root,
 and these commands work on that directory too (--key dataDir/root/root.key).`,
 	}
-	cmd.AddCommand(initCommand(), delegateCommand(), revokeCommand(), epochCommand(), showCommand())
+	cmd.AddCommand(initCommand(), delegateCommand(), revokeCommand(), epochCommand(), denyCommand(), allowCommand(), showCommand())
 	return cmd
 }
 
@@ -187,6 +188,47 @@ unless a root says that another epoch has begun.`,
 	return cmd
 }
 
+func denyCommand() *cobra.Command {
+	var f files
+	var gateways []string
+	cmd := &cobra.Command{
+		Use:   "deny NODE",
+		Short: "Shut a node out while no quarantine can be written",
+		Long: `Deny is for a stolen box while "hedgerow quarantine" cannot be written: Vault is away
+or sealed, or the signing key was stolen too. Copy keys.json to where the control plane
+has its trust.keysFile: every data plane that reaches Redis refuses the node's
+certificates and cuts its connections within six seconds. It stays until
+"hedgerow root allow"; withdrawing Vault's and Redis' access is left to a quarantine,
+to be made when it can be.`,
+		Example: "  hedgerow root deny edge7 --key root-1.key\n  hedgerow root deny gw2 --gateway public",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return f.edit(cmd.OutOrStdout(), func(root *signing.Key, roots []ed25519.PublicKey, before []byte) ([]byte, error) {
+				return signing.Deny(root, roots, before, args[0], gateways, time.Now())
+			})
+		},
+	}
+	f.flags(cmd, true)
+	cmd.Flags().StringSliceVar(&gateways, "gateway", nil, "gateway ids that the node could serve, whose older certificates are refused")
+	return cmd
+}
+
+func allowCommand() *cobra.Command {
+	var f files
+	cmd := &cobra.Command{
+		Use:   "allow NODE",
+		Short: "Take back what \"root deny\" said of a node",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return f.edit(cmd.OutOrStdout(), func(root *signing.Key, roots []ed25519.PublicKey, before []byte) ([]byte, error) {
+				return signing.Allow(root, roots, before, args[0], time.Now())
+			})
+		},
+	}
+	f.flags(cmd, true)
+	return cmd
+}
+
 func showCommand() *cobra.Command {
 	var f files
 	cmd := &cobra.Command{
@@ -255,6 +297,13 @@ func show(out io.Writer, roots []ed25519.PublicKey, raw []byte, now time.Time) e
 	}
 	for _, id := range keys.Revoked {
 		say(out, "key %s was revoked", id)
+	}
+	for _, d := range keys.Denied {
+		with := ""
+		if len(d.Gateways) > 0 {
+			with = ", with older certificates of gateways " + strings.Join(d.Gateways, ", ")
+		}
+		say(out, "node %s is denied since %s%s", d.Node, d.Time.Format(time.RFC3339), with)
 	}
 	return nil
 }

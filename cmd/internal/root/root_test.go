@@ -76,17 +76,26 @@ func TestTheLifeOfAKey(t *testing.T) {
 
 	must("key "+key.ID()+" was revoked", "revoke", key.ID())
 	must("key "+key.ID()+" was revoked", "show")
+	must("node edge7 is denied since ", "deny", "edge7", "--gateway", "public,private")
+	must("gateways public, private", "show")
+	must("mesh site, serial", "allow", "edge7")
+	if out, err := run(t, "show"); err != nil || strings.Contains(out, "edge7") {
+		t.Errorf("after allow: %v\n%s", err, out)
+	}
 	for name, args := range map[string][]string{
-		"a second init":           {"init", "--mesh", "site"},
-		"a life of a year":        {"delegate", "signing.pub", "--life", "8760h"},
-		"a revoked key":           {"delegate", "signing.pub"},
-		"two keys at once":        {"delegate", "roots.pem"},
-		"a key that is none":      {"delegate", "keys.json"},
-		"no such key":             {"revoke", "abc"},
-		"a root that is not here": {"bump-epoch", "--key", "root-9.key"},
-		"no keys":                 {"show", "--keys", "none.json"},
-		"no mesh":                 {"init", "--dir", "other", "--mesh", "A B"},
-		"no roots":                {"init", "--dir", "more", "--count", "0"},
+		"a node that is not denied": {"allow", "edge7"},
+		"a node that can be none":   {"deny", "Edge*"},
+		"a gateway that is none":    {"deny", "edge7", "--gateway", "a/b"},
+		"a second init":             {"init", "--mesh", "site"},
+		"a life of a year":          {"delegate", "signing.pub", "--life", "8760h"},
+		"a revoked key":             {"delegate", "signing.pub"},
+		"two keys at once":          {"delegate", "roots.pem"},
+		"a key that is none":        {"delegate", "keys.json"},
+		"no such key":               {"revoke", "abc"},
+		"a root that is not here":   {"bump-epoch", "--key", "root-9.key"},
+		"no keys":                   {"show", "--keys", "none.json"},
+		"no mesh":                   {"init", "--dir", "other", "--mesh", "A B"},
+		"no roots":                  {"init", "--dir", "more", "--count", "0"},
 	} {
 		before, err := os.ReadFile("keys.json")
 		if err != nil {
