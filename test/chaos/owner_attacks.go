@@ -128,7 +128,7 @@ func (o *owner) addChange(ctx context.Context, head mesh.Head) error {
 		Stream: key("changes"), ID: fmt.Sprintf("%d-0", head.Revision),
 		Values: []any{"head", raw, "del:" + closing, ""},
 	}).Err()
-	if redis.HasErrorPrefix(err, "ERR The ID specified in XADD") { // it is there from the time before
+	if redis.HasErrorPrefix(err, "The ID specified in XADD") { // it is there from the time before
 		return nil
 	}
 	return err
@@ -138,7 +138,7 @@ func (o *owner) addChange(ctx context.Context, head mesh.Head) error {
 // plane has signed, and its records. It closes one more path.
 func (o *owner) signedNext() (mesh.Head, mesh.Records, error) {
 	records := maps.Clone(o.now.records)
-	records["policies/shop-more"] = []byte(strings.ReplaceAll(string(records[closing]), "/admin", "/more"))
+	records["policies/shop-more"] = []byte(strings.NewReplacer("shop-admin", "shop-more", "/admin", "/more").Replace(string(records[closing])))
 	head, err := o.next(records)
 	if err != nil {
 		return head, nil, err
@@ -166,14 +166,15 @@ func omitChange(ctx context.Context, o *owner) error {
 	return o.addChange(ctx, head)
 }
 
-// swap gives two nodes each other's objects, in what the control plane publishes: then edge7,
-// which the attacker has, may be shop.
+// swap gives two nodes each other's objects, in what the control plane publishes, with the names
+// that they have inside: then edge7, which the attacker has, may be shop.
 func swap(ctx context.Context, o *owner) error {
 	head, records, err := o.signedNext()
 	if err != nil {
 		return err
 	}
-	records["nodes/shop"], records["nodes/edge7"] = records["nodes/edge7"], records["nodes/shop"]
+	renamed := strings.NewReplacer("nodes/shop", "nodes/edge7", "nodes/edge7", "nodes/shop")
+	records["nodes/shop"], records["nodes/edge7"] = []byte(renamed.Replace(string(records["nodes/edge7"]))), []byte(renamed.Replace(string(records["nodes/shop"])))
 	if err := o.put(ctx, records, head, o.now.keys); err != nil {
 		return err
 	}
