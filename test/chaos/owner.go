@@ -38,6 +38,8 @@ const (
 	// mendedWithin is when the control plane, once it runs again, has set everything right:
 	// it compares every half minute.
 	mendedWithin = 40 * time.Second
+	// askMost is how long one request may take.
+	askMost = 5 * time.Second
 )
 
 // redisAttack is one thing that somebody with all rights in Redis does.
@@ -99,6 +101,7 @@ type owner struct {
 	t           *stage.T
 	rig         *rig.Mesh
 	redis       *redis.Client
+	client      http.Client
 	front, shop *rig.Plane
 	reachedAs   *workloads
 	traps       *traps
@@ -150,7 +153,7 @@ dialCidrs: ["127.0.0.0/8"]
 
 func newOwner(t *stage.T, binaries string) *owner {
 	t.Helper()
-	o := &owner{t: t, reachedAs: newWorkloads(t), nodes: map[string]*signed{}}
+	o := &owner{t: t, client: http.Client{Timeout: askMost}, reachedAs: newWorkloads(t), nodes: map[string]*signed{}}
 	var err error
 	o.mine, err = newMine()
 	o.must(err)
@@ -443,7 +446,7 @@ func (o *owner) public(ctx context.Context) error { return o.want(ctx, "/", http
 
 // want asks shop, through two sidecars, and reports another status.
 func (o *owner) want(ctx context.Context, path string, status int) error {
-	got, err := ask(ctx, http.DefaultClient, o.front.Outbound, path)
+	got, err := ask(ctx, &o.client, o.front.Outbound, path)
 	if err == nil && got != status {
 		err = fmt.Errorf("%s is answered %d, not %d", path, got, status)
 	}
@@ -452,8 +455,6 @@ func (o *owner) want(ctx context.Context, path string, status int) error {
 
 // ask asks shop.mesh for path, by an outbound.
 func ask(ctx context.Context, client *http.Client, outbound, path string) (status int, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+outbound+path, nil)
 	if err != nil {
 		return 0, err

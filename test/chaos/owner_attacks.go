@@ -178,7 +178,7 @@ func swap(ctx context.Context, o *owner) error {
 	if err := o.put(ctx, records, head, o.now.keys); err != nil {
 		return err
 	}
-	return o.register(ctx, "edge7", o.nodes["edge7"].document("edge7", "shop", o.traps.forged))
+	return o.register(ctx, "edge7", o.nodes["edge7"].document("edge7", o.traps.forged))
 }
 
 // rollBack makes everything what it was, as it was signed.

@@ -29,14 +29,14 @@ func documentAttacks() []redisAttack {
 			return envelope(shop(o), o.nodes["shop"].cert.Certificate, signature)
 		})},
 		{name: "document of another node", reason: "wrong_signer", check: "document_signer", write: register(func(o *owner) []byte {
-			return o.nodes["edge7"].document("shop", "shop", o.traps.forged)
+			return o.nodes["edge7"].document("shop", o.traps.forged)
 		})},
 		{name: "document by a CA of the attacker", reason: "untrusted", check: "document_chain", write: register(func(o *owner) []byte {
 			forged := &signed{&o.mine.ca.Node("shop").Pair}
-			return forged.document("shop", "shop", o.traps.forged)
+			return forged.document("shop", o.traps.forged)
 		})},
 		{name: "document of a service that is not the node's", reason: "entitled", check: "entitled", write: func(ctx context.Context, o *owner) error {
-			return o.register(ctx, "edge7", o.nodes["edge7"].document("edge7", "shop", o.traps.forged))
+			return o.register(ctx, "edge7", o.nodes["edge7"].document("edge7", o.traps.forged))
 		}},
 		{name: "replay of a document", reason: "replayed", check: "replayed", write: register(func(o *owner) []byte { return []byte(o.pastDocument) })},
 		{name: "oversized document", reason: "oversize", check: "size", write: register(func(o *owner) []byte {
@@ -91,8 +91,8 @@ func (s *signed) sign(node string, document []byte) []byte {
 	return signature
 }
 
-// document is one of node's, signed.
-func (s *signed) document(node, service, address string) []byte {
-	raw := document(node, service, address)
+// document is one of node's, signed, which says that shop is at address.
+func (s *signed) document(node, address string) []byte {
+	raw := document(node, "shop", address)
 	return envelope(raw, s.cert.Certificate, s.sign(node, raw))
 }

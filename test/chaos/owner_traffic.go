@@ -21,7 +21,7 @@ type steady struct {
 func startSteady(t *stage.T, outbound string) *steady {
 	ctx, end := context.WithCancel(t.Context())
 	s := &steady{end: end}
-	client := &http.Client{Transport: &http.Transport{}}
+	client := &http.Client{Transport: &http.Transport{}, Timeout: askMost}
 	s.all.Go(func() {
 		defer client.CloseIdleConnections()
 		tick := time.NewTicker(attackEvery)

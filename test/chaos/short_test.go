@@ -19,7 +19,7 @@ func TestShortForms(t *testing.T) {
 	if out, err := exec.Command("./unchecked", filepath.Join(binaries, unchecked)).CombinedOutput(); err != nil {
 		t.Fatalf("build the program whose checks can be taken out: %v\n%s", err, out)
 	}
-	for _, name := range []string{"f16", "quarantine", "owner"} {
+	for _, name := range []string{"f16", "quarantine", "owner", "thief"} {
 		t.Run(name, func(t *testing.T) {
 			var out, errs bytes.Buffer
 			if code := run(t.Context(), []string{"-short", "-rate", "50", "-binaries", binaries, name}, &out, &errs); code != 0 {
