@@ -249,6 +249,9 @@ func TestQuarantineReceipt(t *testing.T) {
 		t.Errorf("%q\nwant %q", receiptOf(got), want)
 	}
 	for _, c := range a.server.service.shown("edge7", true).Contained {
+		if c.State == mesh.ContainmentDone && c.Time.Before(*q.Time) {
+			t.Errorf("%s at %v, before the call at %v", c.Where, c.Time, q.Time)
+		}
 		if c.State == mesh.ContainmentDone && (c.After == nil || *c.After < 0 || time.Duration(*c.After) > 30*time.Second) {
 			t.Errorf("%s after %v", c.Where, c.After)
 		}

@@ -19,13 +19,13 @@ import (
 // documentAttacks are those on what nodes register: each says that shop is where the attacker
 // listens.
 func documentAttacks() []redisAttack {
-	shop := func(o *owner) []byte { return document("shop", "shop", o.traps.forged) }
+	shop := func(o *owner) []byte { return document("shop", o.traps.forged) }
 	return []redisAttack{
 		{name: "unsigned document", reason: "unsigned", check: "document", write: register(func(o *owner) []byte {
 			return envelope(shop(o), nil, nil)
 		})},
 		{name: "document of the node with another address", reason: "bad_signature", check: "document_signature", write: register(func(o *owner) []byte {
-			signature := o.nodes["shop"].sign("shop", document("shop", "shop", o.shop.Inbound))
+			signature := o.nodes["shop"].sign("shop", document("shop", o.shop.Inbound))
 			return envelope(shop(o), o.nodes["shop"].cert.Certificate, signature)
 		})},
 		{name: "document of another node", reason: "wrong_signer", check: "document_signer", write: register(func(o *owner) []byte {
@@ -40,7 +40,7 @@ func documentAttacks() []redisAttack {
 		}},
 		{name: "replay of a document", reason: "replayed", check: "replayed", write: register(func(o *owner) []byte { return []byte(o.pastDocument) })},
 		{name: "oversized document", reason: "oversize", check: "size", write: register(func(o *owner) []byte {
-			large := document("shop", "shop", o.traps.forged)
+			large := document("shop", o.traps.forged)
 			large = append(large[:len(large)-1], `,"padding":"`+strings.Repeat("x", 80<<10)+`"}`...)
 			return envelope(large, o.nodes["shop"].cert.Certificate, o.nodes["shop"].sign("shop", large))
 		})},
@@ -61,12 +61,12 @@ func (o *owner) register(ctx context.Context, node string, raw []byte) error {
 	return o.redis.XAdd(ctx, &redis.XAddArgs{Stream: key(stream), MaxLen: 100, Values: []any{"node", node}}).Err()
 }
 
-// document is what a sidecar says, in the words of the registry, made by somebody who only
+// document is what a sidecar says of shop, in the words of the registry, made by somebody who only
 // reads Redis.
-func document(node, service, address string) []byte {
+func document(node, address string) []byte {
 	now := time.Now()
-	return fmt.Appendf(nil, `{"node":%q,"role":"SIDECAR","seq":%d,"notAfter":%q,"instances":[{"name":"instances/%s-0","service":%q,"node":%q,"address":%q,"health":"HEALTHY"}]}`,
-		node, now.UnixMilli(), now.Add(9*time.Minute).UTC().Format(time.RFC3339), node, service, node, address)
+	return fmt.Appendf(nil, `{"node":%q,"role":"SIDECAR","seq":%d,"notAfter":%q,"instances":[{"name":"instances/%s-0","service":"shop","node":%q,"address":%q,"health":"HEALTHY"}]}`,
+		node, now.UnixMilli(), now.Add(9*time.Minute).UTC().Format(time.RFC3339), node, node, address)
 }
 
 // envelope is what is stored of a document.
@@ -93,6 +93,6 @@ func (s *signed) sign(node string, document []byte) []byte {
 
 // document is one of node's, signed, which says that shop is at address.
 func (s *signed) document(node, address string) []byte {
-	raw := document(node, "shop", address)
+	raw := document(node, address)
 	return envelope(raw, s.cert.Certificate, s.sign(node, raw))
 }
