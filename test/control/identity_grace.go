@@ -9,7 +9,7 @@ func graceOfIdentities() []control {
 		without("the own one for a while", "grace.go", "now.After(end) && !now.After(until)", "now.After(end)", who+"|TestGraceShows"),
 		without("only what is for it", "tls.go", "if err != nil && lenient {", "if err != nil {", who),
 		without("not for everybody", "tls.go", "if lenient {", "if true || lenient {", who),
-		without("time alone is excused", "grace.go", "if err != nil || id != s.id", "if id != s.id", time).and("id, err := VerifySVID(certs, b, usage, end)", "id, err := leafID(certs[0])\n\t_, _ = b, usage"),
+		without("time alone is excused", "grace.go", "if err != nil || id != s.id", "if id != s.id", time).and("id, err := VerifySVID(certs, b, usage, end)", "id, err := leafID(certs[0])\n\t_, _, _ = b, usage, err"),
 		without("counted", "grace.go", "s.metrics.graced.WithLabelValues(s.id.String(), side).Inc()", "_ = side", who),
 		without("shown", "source.go", "if until, ok := s.InGrace(); ok {", "if until, ok := s.InGrace(); ok && until.IsZero() {", "TestGraceShows"),
 	}
