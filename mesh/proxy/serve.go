@@ -413,8 +413,8 @@ func (s *server) respond(x *exchange, a answer) int {
 	if x.body.clientError() != nil { // whatever the endpoint made of the rest
 		return s.fail(x, x.classify(errNotReplayable))
 	}
-	if x.resp.status == http.StatusSwitchingProtocols {
-		return s.tunnel(x, a)
+	if x.resp.status == http.StatusSwitchingProtocols || x.wish.wanted() && !x.in.http1 && x.resp.status/100 == 2 {
+		return s.tunnel(x, a) // a CONNECT takes 2xx for it too (RFC 8441 section 5)
 	}
 	if !x.watch.begin() {
 		return s.fail(x, &failure{Refusal{http.StatusGatewayTimeout, CodeTimeout, "the service did not answer in time"}, failedTimeout, errTimeout})

@@ -73,7 +73,7 @@ func overStream(in *incoming) (upgrade, *Refusal) {
 // wanted reports whether there is a handshake.
 func (u upgrade) wanted() bool { return u.key != "" }
 
-// accepted reports why head, a 101, does not accept u; nil if it does.
+// accepted reports why head does not accept u; nil if it does.
 func (u upgrade) accepted(head *responseHead) error {
 	sum := sha1.Sum([]byte(u.key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) //nolint:gosec // see the import
 	want := base64.StdEncoding.EncodeToString(sum[:])
@@ -81,6 +81,8 @@ func (u upgrade) accepted(head *responseHead) error {
 	switch got, _ := head.fields.Get("Sec-WebSocket-Accept"); {
 	case !u.wanted():
 		return errors.New("101 that nobody asked for")
+	case head.status != http.StatusSwitchingProtocols:
+		return errors.New("answered as if it were no handshake")
 	case head.fields.Count("Upgrade") != 1 || !header.Equal(protocol, "websocket"):
 		return errors.New("switched to something that is not WebSocket")
 	case got != want || head.fields.Count("Sec-WebSocket-Accept") != 1:

@@ -91,3 +91,19 @@ func TestConnectOfAnotherProtocolIsRefused(t *testing.T) {
 		t.Errorf("the workload got %q", got)
 	}
 }
+
+// Whoever asks by CONNECT takes 2xx for a tunnel (RFC 8441 section 5). A service that
+// answers a WebSocket's handshake as any GET has opened none.
+func TestWebSocketOverHTTP2ThatIsNone(t *testing.T) {
+	w := newWorld(t)
+	w.sidecar("orders", "n1", w.workload(func(rw http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(rw, "just a page")
+	}), nil)
+	w.route("orders", nil)
+	en := w.gateway(overH2)
+	w.publish()
+	resp, _ := overStreams(t, en, "websocket", "13")
+	if resp.StatusCode != http.StatusBadGateway {
+		t.Errorf("answered %d", resp.StatusCode)
+	}
+}
