@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/net/http2"
 
@@ -19,6 +20,7 @@ type linkClient struct {
 	digits   [20]byte  // of a length
 	bodyless bool      // what the response has no body for
 	aborted  func()    // c.gone
+	isGone   atomic.Bool
 	leaving  sync.WaitGroup
 }
 
@@ -43,6 +45,7 @@ func (s *server) serveLink(stream *link.Stream, info *callerInfo) {
 	if req.Method == http.MethodConnect && req.Protocol == "websocket" {
 		x.in.method, x.in.asks, x.in.length = http.MethodGet, true, 0 // as it would be over HTTP/1.1
 	}
+	c.isGone.Store(false)
 	stream.OnAbort(c.aborted)
 	complete := s.serve(x)
 	stream.OnAbort(nil)
@@ -58,8 +61,12 @@ func (s *server) serveLink(stream *link.Stream, info *callerInfo) {
 // gone ends the exchange because the peer does not wait for it any more. It must
 // not block, nor end the exchange itself: the stream is locked.
 func (c *linkClient) gone() {
+	c.isGone.Store(true)
 	c.leaving.Go(func() { c.x.watch.cut(errClientGone) })
 }
+
+// left reports whether the peer does not wait any more.
+func (c *linkClient) left() bool { return c.isGone.Load() }
 
 // Read is a client's.
 func (c *linkClient) Read(p []byte) (int, error) { return c.s.Read(p) }

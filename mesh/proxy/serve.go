@@ -101,6 +101,9 @@ func (s *server) open(x *exchange) (answer, *failure) {
 	}
 	timeout, idle := x.timeouts()
 	x.watch.start(x, timeout, idle, look)
+	if c, ok := x.client.asker.(interface{ left() bool }); ok && c.left() { // while there was nothing to cut
+		x.watch.cut(errClientGone)
+	}
 	if len(x.decision.asks) > 0 {
 		if a, failed := s.consult(x); a != nil || failed != nil {
 			return a, failed

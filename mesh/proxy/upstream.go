@@ -110,6 +110,7 @@ func (x *exchange) heads(a answer) error {
 		head := x.resp
 		head.fields = cleanResponse(x.respKept[:0], x.resp.fields, x.local() || x.leaves())
 		if err := x.client.inform(&head); err != nil {
+			x.abort(errClientGone) // it is not the endpoint that failed
 			return err
 		}
 	}

@@ -1,0 +1,100 @@
+package proxy_test
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+
+	"github.com/hedgerow-mesh/hedgerow/mesh/identity"
+	"github.com/hedgerow-mesh/hedgerow/mesh/proxy"
+)
+
+// A client of HTTP/2 may reset its stream while it is still being decided about, which
+// takes its time where tokens are verified. What is sent for it all the same is given up
+// at once, not when the route's timeout is over.
+func TestStreamThatIsResetBeforeItsDecision(t *testing.T) {
+	w := newWorld(t)
+	left := make(chan struct{})
+	w.sidecar("orders", "n1", w.workload(func(_ http.ResponseWriter, r *http.Request) {
+		<-r.Context().Done()
+		close(left)
+	}), nil)
+	deciding, reset := make(chan struct{}), make(chan struct{})
+	src := w.source("/svc/web/n/n9")
+	e, reg := w.engine(proxy.MeshLimits())
+	n := w.run(e, reg, e.Outbound(func() (*identity.Source, *proxy.Refusal) {
+		close(deciding)
+		<-reset
+		return src, nil
+	}), nil, time.Second)
+	w.publish()
+	plain := dial(t, n.addr)
+	say(t, plain, http2.ClientPreface)
+	conn := &h2conn{t: t, framer: http2.NewFramer(plain, plain)}
+	if err := conn.framer.WriteSettings(); err != nil {
+		t.Fatal(err)
+	}
+	conn.request(1, "", ":method", "GET", ":scheme", "http", ":path", "/", ":authority", "orders.mesh")
+	<-deciding
+	if err := conn.framer.WriteRSTStream(1, http2.ErrCodeCancel); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.framer.WritePing(false, [8]byte{1}); err != nil {
+		t.Fatal(err)
+	}
+	for ponged := false; !ponged; { // and so the reset was read
+		f, err := conn.framer.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, ponged = f.(*http2.PingFrame)
+	}
+	<-time.After(50 * time.Millisecond) // for whoever is told of it; less would only prove less
+	close(reset)
+	eventually(t, "it is over", func() bool {
+		return counted(t, reg, "hedgerow_requests_in_flight", map[string]string{"face": "outbound"}) == 0
+	})
+	select {
+	case <-left:
+	case <-time.After(time.Second): // or it was never sent
+	}
+}
+
+// A client that leaves while it is told of what comes before the response is not the
+// endpoint's failure: else it could have endpoints ejected.
+func TestClientThatLeavesDuringEarlyHints(t *testing.T) {
+	w := newWorld(t)
+	begun, gone := make(chan struct{}), make(chan struct{})
+	w.sidecar("orders", "n1", w.workload(func(rw http.ResponseWriter, r *http.Request) {
+		close(begun)
+		<-gone
+		for range 8 {
+			rw.WriteHeader(http.StatusEarlyHints)
+		}
+		<-r.Context().Done()
+	}), nil)
+	w.route("orders", nil)
+	en := w.gateway(overH1, pooled)
+	w.publish()
+	conn, err := net.Dial("tcp", en.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(conn, plainGet); err != nil {
+		t.Fatal(err)
+	}
+	<-begun
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0) // a reset
+	}
+	_ = conn.Close()
+	close(gone)
+	eventually(t, "it is over", func() bool { return counted(t, en.registry, "hedgerow_requests_in_flight", nil) == 0 })
+	if n := counted(t, en.registry, "hedgerow_upstream_failures_total", map[string]string{"kind": "reset"}); n != 0 {
+		t.Errorf("%v failures of the endpoint", n)
+	}
+}
