@@ -124,7 +124,14 @@ func (c *containments) receipt(q *mesh.Quarantine, config *mesh.Config, reports 
 	var out []mesh.Containment
 	for _, id := range slices.Sorted(maps.Keys(config.Nodes)) {
 		for _, role := range slices.Sorted(slices.Values(config.Nodes[id].Roles)) {
-			out = append(out, p.dataPlane(whereOf(id, role), id == q.ID(), reached))
+			c := p.dataPlane(whereOf(id, role), reached)
+			switch {
+			case id == q.ID():
+				c.Detail = "of the node itself, by its own word; the others shut it out whatever it says"
+			case shutOut(config, id):
+				c.Detail = "of a node that is in quarantine too: it is shut out whatever it says"
+			}
+			out = append(out, c)
 		}
 	}
 	if n := config.Nodes[q.ID()]; p.broker != "" || n != nil && slices.Contains(n.Roles, mesh.RoleBridge) {
@@ -136,9 +143,15 @@ func (c *containments) receipt(q *mesh.Quarantine, config *mesh.Config, reports 
 	return out
 }
 
-// dataPlane returns how far a data plane is. What the node's own say proves nothing, and
-// is not waited for.
-func (p *progress) dataPlane(where string, own bool, reached map[string]bool) mesh.Containment {
+// shutOut reports whether a node is in quarantine. What its data planes say proves nothing, and
+// is not waited for: whoever has it could hold up the receipts of all others.
+func shutOut(config *mesh.Config, node string) bool {
+	q := config.Quarantines[node]
+	return q != nil && q.Active()
+}
+
+// dataPlane returns how far a data plane is.
+func (p *progress) dataPlane(where string, reached map[string]bool) mesh.Containment {
 	out := mesh.Containment{Where: where, State: mesh.ContainmentOffline}
 	at, done := p.done[where]
 	switch {
@@ -146,9 +159,6 @@ func (p *progress) dataPlane(where string, own bool, reached map[string]bool) me
 		out.State, out.Time, out.After = mesh.ContainmentDone, &at, after(at, p.since)
 	case reached[where]:
 		out.State = mesh.ContainmentPending
-	}
-	if own {
-		out.Detail = "of the node itself, by its own word; the others shut it out whatever it says"
 	}
 	return out
 }
@@ -202,15 +212,15 @@ func after(t, since time.Time) *mesh.Duration {
 	return &d
 }
 
-// stateOf sums up a receipt. The node's own words do not count, nor what nobody here can do.
-func stateOf(q *mesh.Quarantine, receipt []mesh.Containment) string {
+// stateOf sums up a receipt. The words of nodes that are shut out do not count, nor what nobody
+// here can do.
+func stateOf(q *mesh.Quarantine, config *mesh.Config, receipt []mesh.Containment) string {
 	if !q.Active() {
 		return mesh.Released
 	}
-	_, own, _ := strings.Cut(q.Name, "/")
 	for _, c := range receipt {
 		kind, of, _ := strings.Cut(c.Where, "/")
-		if of == own && kind != "access" {
+		if kind != "access" && (of == q.ID() || shutOut(config, of)) {
 			continue
 		}
 		if c.State == mesh.ContainmentPending || c.State == mesh.ContainmentFailed {

@@ -151,7 +151,7 @@ func (s *service) shown(node string, receipt bool) *mesh.Quarantine {
 	}
 	q := *stored
 	contained := s.containments.receipt(&q, st.config, s.reports())
-	q.State = stateOf(&q, contained)
+	q.State = stateOf(&q, st.config, contained)
 	if receipt {
 		q.Contained = contained
 	}

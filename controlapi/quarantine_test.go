@@ -281,6 +281,25 @@ func TestQuarantineWaitsForWhoIsReached(t *testing.T) {
 	}
 }
 
+// A node that is shut out cannot hold up the receipts of others by saying nothing.
+func TestQuarantineWaitsForNobodyWhoIsShutOut(t *testing.T) {
+	seen := &planes{}
+	a := newAPI(t, func(o *Options) { o.Observed = seen })
+	for _, id := range []string{"thief", "next"} {
+		a.must("PUT", "/v1/nodes/"+id, `{"roles":["SIDECAR"]}`)
+	}
+	a.must("POST", "/v1/nodes/thief:quarantine", "")
+	seen.set(registry.Report{Node: "thief", Role: "SIDECAR"})
+	began := time.Now()
+	got := a.must("POST", "/v1/nodes/next:quarantine", "")
+	if took := time.Since(began); got.json["state"] != "ALL_CONTAINED" || took > receiptWait/2 {
+		t.Errorf("after %v: %s", took, got.body)
+	}
+	if want := []string{"sidecar/next OFFLINE", "sidecar/thief PENDING"}; !slices.Equal(receiptOf(got), want) || !strings.Contains(got.body, "in quarantine too") {
+		t.Errorf("%q, want %q: %s", receiptOf(got), want, got.body)
+	}
+}
+
 // What the node's own data planes learn by is left to them for a moment, and no longer.
 func TestWithdrawalLeavesTheNodeAMomentToLearnOfIt(t *testing.T) {
 	seen := &planes{}

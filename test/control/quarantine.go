@@ -61,6 +61,7 @@ func quarantineWrites() []control {
 		without("a release has a later time", "quarantine.go", "q.ReleaseTime, q.ReleasedBy, q.CertificatesFrom = &now, callerOf(ctx).name, &from", "q.ReleaseTime, q.ReleasedBy = &now, callerOf(ctx).name\n\t\t_ = from", lift),
 		without("a receipt is of this quarantine", "containment.go", "!done.Since.Equal(p.since) ||", "", receipt),
 		without("no clock is believed to be early", "containment.go", "if at.Before(p.since) {", "if false {", receipt),
+		without("nobody who is shut out is waited for", "containment.go", "(of == q.ID() || shutOut(config, of))", "of == q.ID()", "TestQuarantineWaitsForNobodyWhoIsShutOut"),
 		without("what failed shows", "containment.go", "case w.err != nil:", "case false:", receipt),
 		without("what failed is tried again", "containment.go", "due := w.done.IsZero() &&", "due := w.done.IsZero() && w.tries == 0 &&", receipt),
 		without("what a gateway got meanwhile is refused", "containment.go", "err = s.refuseLater(ctx, q.ID())", "_ = s.refuseLater", "TestCertificatesOfGatewaysUntilTheWithdrawalAreRefused"),
