@@ -44,7 +44,7 @@ e2e: deps ## run the end-to-end scripts alone, in words
 	go test -race -timeout 25m -count=1 -v $(ARGS) ./test/e2e/...
 
 .PHONY: conformance
-conformance: deps ## let others' programs judge: gRPC interop, h2spec, WebSocket, Redis, PostgreSQL
+conformance: deps ## let others' programs judge: gRPC interop, h2spec, WebSocket, MQTT, Redis, PostgreSQL
 	go test -count=1 -timeout 20m -v $(ARGS) ./test/conformance/...
 
 # These two start real processes. In full they take twenty minutes and ten;

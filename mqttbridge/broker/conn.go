@@ -23,6 +23,9 @@ type conn struct {
 	// condemned is set when the connection is closed because a message was
 	// not delivered: what the device sent behind it must not overtake it.
 	condemned atomic.Bool
+	// renumbered is the packet that is being processed under another identifier than it came
+	// with. Only the goroutine that reads uses it, which also writes the acknowledgement.
+	renumbered struct{ came, goes uint16 }
 }
 
 // Read returns first what was read ahead.

@@ -158,6 +158,9 @@ func (h *hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (packets.Packet,
 			return pk, h.disconnect(cl, packets.ErrQuotaExceeded, "subscriptions")
 		}
 	}
+	if c, ok := cl.Net.Conn.(*conn); ok {
+		pk = c.renumber(cl, pk)
+	}
 	return pk, nil
 }
 
@@ -171,8 +174,15 @@ func (h *hook) disconnect(cl *mqtt.Client, code packets.Code, limit string) erro
 	return packets.ErrRejectPacket
 }
 
-// OnPacketEncode announces limits that the library has no option for.
-func (h *hook) OnPacketEncode(_ *mqtt.Client, pk packets.Packet) packets.Packet {
+// OnPacketEncode announces limits that the library has no option for, and acknowledges under
+// the identifier that came.
+func (h *hook) OnPacketEncode(cl *mqtt.Client, pk packets.Packet) packets.Packet {
+	switch pk.FixedHeader.Type {
+	case packets.Suback, packets.Unsuback, packets.Puback:
+		if c, ok := cl.Net.Conn.(*conn); ok {
+			pk.PacketID = c.cameAs(pk.PacketID)
+		}
+	}
 	if pk.FixedHeader.Type == packets.Connack && pk.ReasonCode == packets.CodeSuccess.Code {
 		pk.Properties.MaximumPacketSize = maxPacket
 		pk.Properties.SharedSubAvailable, pk.Properties.SharedSubAvailableFlag = 0, true
@@ -199,6 +209,7 @@ func (h *hook) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, er
 	if !ok || !h.enter(c) {
 		return pk, packets.ErrRejectPacket // it stays the device's
 	}
+	m.PacketID = c.cameAs(m.PacketID)
 	err := h.deliver(c, m)
 	if err == nil || errors.Is(err, mqttbridge.ErrUnrouted) {
 		return pk, nil

@@ -55,6 +55,7 @@ func tables() []table {
 		{"spool", "mqttbridge/spool", spoolKeeps()},
 		{"power cuts", "test/chaos/powercut", powerCuts()},
 		{"spooled delivery", "mqttbridge", spooledDelivery()},
+		{"identifiers", "mqttbridge/broker", packetIdentifiers()},
 
 		{"callers", engine, trustPolicies()},
 		{"kept identities", "mesh/identity", trustKept()},
