@@ -308,6 +308,9 @@ func (b *Bridge) Validate() error {
 		c.address("mqtt.embedded.address", own.Address)
 	} else {
 		c.address("mqtt.address", b.MQTT.Address)
+		if own.Anonymous {
+			c = append(c, errors.New("mqtt.embedded.anonymous is of a broker in this process: give mqtt.embedded.address"))
+		}
 	}
 	c.address("admin.address", b.Admin.Address)
 	c.limits(&b.Limits)

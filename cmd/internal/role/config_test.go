@@ -62,6 +62,23 @@ func TestValidateAcceptsWhatIsComplete(t *testing.T) {
 	}
 }
 
+func TestABridgesBrokerIsChecked(t *testing.T) {
+	for want, m := range map[string]MQTT{
+		"":                        {Embedded: Embedded{Address: "127.0.0.1:1883", Anonymous: true}},
+		"mqtt.embedded.address":   {Address: "127.0.0.1:1883", Embedded: Embedded{Address: "1883"}},
+		"mqtt.address":            {Address: "1883"},
+		"mqtt.embedded.anonymous": {Address: "127.0.0.1:1883", Embedded: Embedded{Anonymous: true}},
+	} {
+		b := DefaultBridge()
+		b.MQTT = m
+		err := b.Validate() // much is missing
+		got := err != nil && strings.Contains(err.Error(), "mqtt.")
+		if got != (want != "") || got && !strings.Contains(err.Error(), want) {
+			t.Errorf("%+v: %v, want %q", m, err, want)
+		}
+	}
+}
+
 func TestProxyProtocolIsChecked(t *testing.T) {
 	for want, from := range map[string][]string{
 		"":                                 {"10.0.0.0/24"},
