@@ -41,7 +41,7 @@ func playFull(t *stage.T, r *row, s settings) {
 	t.Cleanup(func() { _ = told() })
 	f.until(time.Minute, "acknowledges", func() bool { return f.deposits.total() > 200 })
 	var longest time.Duration
-	times := pick(s, 5, 2)
+	times, delivered := pick(s, 5, 2), 0
 	for range times {
 		f.to.away.Store(true)
 		filler := fill(t, dir)
@@ -49,6 +49,10 @@ func playFull(t *stage.T, r *row, s settings) {
 		f.until(time.Minute, "refuses what it has no room for", func() bool { return refused.Load() > before+20 })
 		t.Pause(pick(s, 5*time.Second, 2*time.Second))
 		f.to.away.Store(false)
+		got, _, _ := f.to.counts()
+		t.Pause(pick(s, 5*time.Second, 2*time.Second))
+		now, _, _ := f.to.counts()
+		delivered += now - got
 		if err := os.Remove(filler); err != nil {
 			t.Fatalf("%v", err)
 		}
@@ -60,6 +64,7 @@ func playFull(t *stage.T, r *row, s settings) {
 		t.Errorf("devices: %v", err)
 	}
 	r.note("times_full", times)
+	r.note("delivered_while_full", delivered)
 	r.atLeast("refused_0x97", int(refused.Load()), 20*times)
 	r.zero("refused_otherwise", int(otherwise.Load()))
 	r.atMost("acknowledges_after", longest, diskBack)

@@ -8,10 +8,15 @@ import (
 	"net"
 	"os/exec"
 	"sync"
+	"time"
 )
 
 // window is how many messages of a device of Mosquitto's are under way.
 const window = 16
+
+// afterRefusal is how long such a device rests that was refused: the numbers of its messages
+// would soon be used up otherwise.
+const afterRefusal = 50 * time.Millisecond
 
 // mosquitto has devices publish by mosquitto_pub: MQTT 5, a program each.
 func mosquitto(ctx context.Context, f Fleet) (func() error, error) { return Mosquitto(ctx, f, nil) }
@@ -69,15 +74,21 @@ func mosquittoPub(ctx context.Context, f Fleet, device int, refused func(code in
 		if _, err := fmt.Sscanf(line, "Client %s received PUBACK (Mid: %d, RC:%d)", &client, &n, &code); err != nil {
 			return
 		}
+		release := func() {
+			select {
+			case <-free:
+			default:
+			}
+		}
 		if code < 128 {
 			f.Acked(device, n)
-		} else if refused != nil {
+			release()
+			return
+		}
+		if refused != nil {
 			refused(code)
 		}
-		select {
-		case <-free:
-		default:
-		}
+		time.AfterFunc(afterRefusal, release)
 	})
 	if err != nil {
 		return nil, err
