@@ -4,7 +4,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"runtime/debug"
+	"syscall"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -179,12 +181,22 @@ func (s *Spool) undo(batch []*op, removed []uint64, err error) {
 	// asking it again to sync says nothing (fsyncgate). Opened again, the file's first
 	// pages are written once more before anything else is: see settle.
 	s.opts.Log.Error().Err(err).Str("dir", s.opts.Dir).Msg("the spool's disk fails: nothing is acknowledged until it works again")
+	if noRoom(err) {
+		return // what is kept is delivered on
+	}
 	if err := s.shut(); err != nil {
 		s.opts.Log.Error().Err(err).Str("dir", s.opts.Dir).Msg("the spool's file could not be closed")
 	}
 }
 
-// reopen opens the file again after a failure.
+// noRoom reports whether err is of a write for which there was no room. Nothing was asked
+// of the disk then, and bbolt has taken the transaction back: the file is as it was.
+func noRoom(err error) bool {
+	path, ok := errors.AsType[*fs.PathError](err)
+	return ok && path.Op == "write" && errors.Is(err, syscall.ENOSPC)
+}
+
+// reopen opens the file again after a failure, unless it could stay open.
 func (s *Spool) reopen() {
 	s.mu.Lock()
 	failed := s.failed
@@ -192,25 +204,58 @@ func (s *Spool) reopen() {
 	if failed == nil {
 		return
 	}
-	db, err := openFile(s.path())
+	err := s.open()
 	if err == nil {
-		s.file.Lock()
-		s.db = db
-		s.file.Unlock()
-		// The disk has to take something before anything is promised again.
-		err = s.update(func(tx *bolt.Tx) error {
-			meta := tx.Bucket([]byte(bucketMeta))
-			return meta.Put([]byte(keyReopened), []byte(time.Now().UTC().Format(time.RFC3339)))
-		})
+		err = s.probe()
 	}
-	if err != nil {
-		_ = s.shut() // it is tried again
-	} else {
+	switch {
+	case err == nil:
 		s.opts.Log.Warn().Str("dir", s.opts.Dir).Msg("the spool's disk works again")
+	case !noRoom(err):
+		_ = s.shut() // it is tried again
 	}
 	s.mu.Lock()
 	s.failed = err
 	s.mu.Unlock()
+}
+
+// open opens the file, if it is not.
+func (s *Spool) open() error {
+	s.file.Lock()
+	defer s.file.Unlock()
+	if s.db != nil {
+		return nil
+	}
+	db, err := openFile(s.path())
+	s.db = db
+	return err
+}
+
+// probe has the disk take something, before anything is promised again: removals above all,
+// without which a file that fills its disk never gets room.
+func (s *Spool) probe() error {
+	s.mu.Lock()
+	removed := s.removed
+	s.removed, s.removeAt = nil, time.Time{}
+	s.mu.Unlock()
+	err := s.update(func(tx *bolt.Tx) error {
+		messages := tx.Bucket([]byte(bucketMessages))
+		for _, seq := range removed {
+			if err := messages.Delete(key(seq)); err != nil {
+				return err
+			}
+		}
+		return tx.Bucket([]byte(bucketMeta)).Put([]byte(keyReopened), []byte(time.Now().UTC().Format(time.RFC3339)))
+	})
+	if err != nil {
+		s.mu.Lock()
+		s.removed = append(removed, s.removed...)
+		if len(s.removed) > 0 && s.removeAt.IsZero() {
+			s.removeAt = time.Now().Add(removalDelay)
+		}
+		s.mu.Unlock()
+	}
+	return err
 }
 
 // shut closes the file, if it is open.
