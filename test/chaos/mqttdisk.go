@@ -64,7 +64,7 @@ func playFull(t *stage.T, r *row, s settings) {
 		t.Errorf("devices: %v", err)
 	}
 	r.note("times_full", times)
-	r.note("delivered_while_full", delivered)
+	r.atLeast("delivered_while_full", delivered, times)
 	r.atLeast("refused_0x97", int(refused.Load()), 20*times)
 	r.zero("refused_otherwise", int(otherwise.Load()))
 	r.atMost("acknowledges_after", longest, diskBack)
