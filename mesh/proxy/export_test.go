@@ -30,3 +30,31 @@ func (e *Engine) Links() int {
 // MayBeOutside reports whether an external service may be at addr where the mesh lists
 // no blocks.
 func MayBeOutside(addr netip.Addr) bool { return dialList{}.outside(addr) }
+
+// Counted is what the engine has under way, by what counts it.
+func (e *Engine) Counted() map[string]int64 {
+	out := map[string]int64{"memory": e.Taken(), "mirrors": int64(len(e.mirrors.slots))}
+	e.peers.mu.Lock()
+	for _, p := range e.peers.byKey {
+		out["users of peers"] += int64(p.users)
+	}
+	e.peers.mu.Unlock()
+	for _, w := range e.locals() {
+		out["concurrency"] += w.adapt.inFlight.Load()
+	}
+	s := e.state.Load()
+	if s == nil {
+		return out
+	}
+	for _, set := range s.endpoints.sets {
+		b := &set.breaker
+		out["connections"] += b.connections.Load()
+		out["requests"] += b.requests.Load()
+		out["pending"] += b.pending.Load()
+		out["retries"] += b.retries.Load()
+		for _, endpoint := range set.All() {
+			out["in flight"] += endpoint.InFlight()
+		}
+	}
+	return out
+}
