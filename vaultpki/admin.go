@@ -2,6 +2,8 @@ package vaultpki
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -281,6 +283,28 @@ func (a *Admin) PutSecret(ctx context.Context, node, name string, data map[strin
 	return err
 }
 
+// ensureSecret returns the value of key in a secret of the node. A secret that is not there is made,
+// with what fresh returns; of several control planes all return the one that came first.
+func (a *Admin) ensureSecret(ctx context.Context, node, name, key string, fresh func() string) (string, error) {
+	secret, err := a.v.Secret(ctx, node, name)
+	if mesh.KindOf(err) == mesh.NotFound {
+		path, _ := secretPath("data", node, name) // which Secret has checked
+		_, put := a.v.write(ctx, "admin", path, map[string]any{
+			"options": map[string]any{"cas": 0}, "data": map[string]any{key: fresh()},
+		})
+		if secret, err = a.v.Secret(ctx, node, name); err != nil {
+			return "", errors.Join(put, err)
+		}
+	}
+	if err != nil {
+		return "", err
+	}
+	if secret[key] == "" {
+		return "", mesh.Errorf("vaultpki.Secret", node, mesh.Invalid, "its secret %s has no %s", name, key).WithHint("store one there, or delete the secret")
+	}
+	return secret[key], nil
+}
+
 // Secret returns a secret of the node. It is what a node itself may do too.
 func (v *Vault) Secret(ctx context.Context, node, name string) (map[string]string, error) {
 	path, err := secretPath("data", node, name)
@@ -297,6 +321,29 @@ func (v *Vault) Secret(ctx context.Context, node, name string) (map[string]strin
 		secret[key] = fmt.Sprint(value)
 	}
 	return secret, nil
+}
+
+// The secret of a node with the password of its user in Redis.
+const redisSecret, redisPassword = "redis", "password"
+
+// EnsureRedisPassword returns the password of the node's user in Redis, which it makes if there is
+// none: 32 random bytes in hex.
+func (a *Admin) EnsureRedisPassword(ctx context.Context, node string) (string, error) {
+	return a.ensureSecret(ctx, node, redisSecret, redisPassword, func() string {
+		raw := make([]byte, 32)
+		_, _ = rand.Read(raw) // never fails
+		return hex.EncodeToString(raw)
+	})
+}
+
+// RedisPassword returns the password of the node's user in Redis. The error is of kind NotFound
+// if there is none yet.
+func (v *Vault) RedisPassword(ctx context.Context, node string) (string, error) {
+	secret, err := v.Secret(ctx, node, redisSecret)
+	if err == nil && secret[redisPassword] == "" {
+		err = mesh.Errorf("vaultpki.RedisPassword", node, mesh.NotFound, "its secret %s has no %s", redisSecret, redisPassword)
+	}
+	return secret[redisPassword], err
 }
 
 // Withdraw has the node be nobody any more. Its tokens end at once, with its entity;

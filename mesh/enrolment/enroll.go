@@ -32,6 +32,9 @@ type Authority interface {
 	Login(ctx context.Context, roleID, secretID string) (token string, err error)
 	// Sign has a certificate of the node signed, with the token in the file.
 	Sign(ctx context.Context, tokenFile string, r identity.Request) (identity.Issued, error)
+	// RedisPassword returns the password of the node's user in Redis, with the token in the
+	// file; an error of kind NotFound if there is none yet.
+	RedisPassword(ctx context.Context, tokenFile, node string) (string, error)
 }
 
 // Enroller enrols one host.
@@ -149,6 +152,9 @@ func (w *work) enrol(ctx context.Context) (*Record, error) {
 	if err := w.certify(ctx); err != nil {
 		return nil, err
 	}
+	if err := w.password(ctx); err != nil {
+		return nil, err
+	}
 	return w.leave()
 }
 
@@ -261,6 +267,22 @@ func (w *work) certify(ctx context.Context) error {
 	w.say("the certificate of %s is good until %s", id, issued.Chain[0].NotAfter.UTC().Format(time.RFC3339))
 	w.reached("certificate")
 	return nil
+}
+
+// password gets the password of the node's user in Redis, if it has one in Vault.
+func (w *work) password(ctx context.Context) error {
+	if !w.Redis.PasswordInVault {
+		return nil
+	}
+	password, err := w.Authority.RedisPassword(ctx, w.path(tokenFile), w.Node)
+	if mesh.KindOf(err) == mesh.NotFound {
+		return mesh.Errorf("enrolment.RedisPassword", "nodes/"+w.Node, mesh.Unavailable, "%w", err).
+			WithHint("the control plane makes it within seconds, and needs Vault and Redis for that: run this again")
+	}
+	if err != nil {
+		return w.fail("RedisPassword", err)
+	}
+	return w.put(passwordName, []byte(password+"\n"))
 }
 
 // key returns the node's key, once it is on disk.

@@ -56,6 +56,9 @@ type Redis struct {
 	TLS        bool     `json:"tls,omitempty"`
 	CAPem      string   `json:"caPem,omitempty"`
 	ServerName string   `json:"serverName,omitempty"`
+	// PasswordInVault says that the node logs in as its own user, with a password that it
+	// reads there.
+	PasswordInVault bool `json:"passwordInVault,omitempty"`
 }
 
 // ControlPlane is where the node says what became of the token.
@@ -162,11 +165,12 @@ type Record struct {
 
 // Names below dataDir.
 const (
-	dirName    = "enrolment"
-	recordName = "node.json"
-	rootsName  = "roots.pem"
-	vaultName  = "vault-ca.pem"
-	redisName  = "redis-ca.pem"
+	dirName      = "enrolment"
+	recordName   = "node.json"
+	rootsName    = "roots.pem"
+	vaultName    = "vault-ca.pem"
+	redisName    = "redis-ca.pem"
+	passwordName = "redis-password"
 
 	// IdentityDir is where identities are, the node's own with the others.
 	IdentityDir = "identity"
@@ -189,6 +193,23 @@ func (r *Record) RedisCAFile() string {
 		return ""
 	}
 	return filepath.Join(r.dir, redisName)
+}
+
+// RedisPasswordFile is where the password of the node's user in Redis is; "" if it has none
+// from Vault.
+func (r *Record) RedisPasswordFile() string {
+	if !r.Redis.PasswordInVault {
+		return ""
+	}
+	return filepath.Join(r.dir, passwordName)
+}
+
+// KeepRedisPassword replaces the password in RedisPasswordFile.
+func (r *Record) KeepRedisPassword(password string) error {
+	if err := writeFile(r.RedisPasswordFile(), []byte(password+"\n")); err != nil {
+		return mesh.Errorf("enrolment.Save", r.RedisPasswordFile(), mesh.Unavailable, "%w", err)
+	}
+	return nil
 }
 
 // Load returns what an enrolment left in dataDir, nil if there was none. An error of kind

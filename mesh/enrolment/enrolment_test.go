@@ -37,6 +37,8 @@ type authority struct {
 	secrets map[string]bool
 	tokens  map[string]bool
 	lose    string // the method whose reply is lost, once
+
+	password string // in Redis
 }
 
 func newAuthority(t *testing.T) *authority {
@@ -47,7 +49,7 @@ func newAuthority(t *testing.T) *authority {
 	}
 	return &authority{
 		ca: ca, path: "auth/approle/role/edge7/secret-id",
-		wraps: map[string]bool{"wrap-1": true}, secrets: map[string]bool{}, tokens: map[string]bool{},
+		password: "s3cret", wraps: map[string]bool{"wrap-1": true}, secrets: map[string]bool{}, tokens: map[string]bool{},
 	}
 }
 
@@ -97,6 +99,17 @@ func (a *authority) Sign(ctx context.Context, tokenFile string, r identity.Reque
 	return issued, err
 }
 
+func (a *authority) RedisPassword(_ context.Context, tokenFile, node string) (string, error) {
+	token, err := os.ReadFile(tokenFile)
+	if err != nil || !a.tokens[string(token)] || node != "edge7" {
+		return "", denied("the token")
+	}
+	if a.password == "" {
+		return "", mesh.Errorf("vault", "", mesh.NotFound, "nothing is there")
+	}
+	return a.password, a.lost("RedisPassword")
+}
+
 func joinFile(t *testing.T) *JoinFile {
 	t.Helper()
 	root, err := signing.NewKey()
@@ -114,7 +127,7 @@ func joinFile(t *testing.T) *JoinFile {
 	return &JoinFile{
 		Node: "edge7", Token: "wrap-1", ExpireTime: time.Now().Add(15 * time.Minute), Mesh: "default", TrustDomain: td, ConfigurationRoots: string(roots),
 		Vault:        Vault{Addresses: []string{"https://127.0.0.1:8200"}, CAPem: string(pem), RoleID: "role-edge7"},
-		Redis:        Redis{Addresses: []string{"127.0.0.1:6379"}, TLS: true, CAPem: string(pem)},
+		Redis:        Redis{Addresses: []string{"127.0.0.1:6379"}, TLS: true, CAPem: string(pem), PasswordInVault: true},
 		ControlPlane: ControlPlane{URL: "https://127.0.0.1:7070", CAPem: string(pem)},
 	}
 }
@@ -228,7 +241,7 @@ func TestAHostEnrols(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.enrolled(j)
-	if want := []string{proofFile, askedFile, secretFile, tokenFile, keyFile, "certificate", rootsName, vaultName, redisName, recordName, recordName}; !slices.Equal(h.steps, want) {
+	if want := []string{proofFile, askedFile, secretFile, tokenFile, keyFile, "certificate", passwordName, rootsName, vaultName, redisName, recordName, recordName}; !slices.Equal(h.steps, want) {
 		t.Errorf("steps %q, want %q", h.steps, want)
 	}
 	// And again, as an installer does that runs twice.
@@ -241,9 +254,46 @@ func TestAHostEnrols(t *testing.T) {
 	}
 }
 
+// The password in Redis is Vault's, and on disk for the node's processes.
+func TestTheNodesPasswordInRedis(t *testing.T) {
+	v := newAuthority(t)
+	h, j := newHost(t, v), joinFile(t)
+	v.password = ""
+	err := h.run(j)
+	if mesh.KindOf(err) != mesh.Unavailable || !strings.Contains(mesh.HintOf(err), "run this again") {
+		t.Fatalf("without a password: %v; hint %s", err, mesh.HintOf(err))
+	}
+	v.password = "s3cret"
+	if err := h.run(j); err != nil {
+		t.Fatal(err)
+	}
+	r, err := Load(h.DataDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := readSecret(r.RedisPasswordFile()); err != nil || string(got) != "s3cret\n" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if err := r.KeepRedisPassword("other"); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := readSecret(r.RedisPasswordFile()); err != nil || string(got) != "other\n" {
+		t.Errorf("%q, %v", got, err)
+	}
+
+	h, j = newHost(t, newAuthority(t)), joinFile(t)
+	j.Redis.PasswordInVault = false
+	if err := h.run(j); err != nil {
+		t.Fatal(err)
+	}
+	if r, err = Load(h.DataDir); err != nil || r.RedisPasswordFile() != "" {
+		t.Errorf("a node without one has %q, %v", r.RedisPasswordFile(), err)
+	}
+}
+
 // A crash at any step is made up for by running it again.
 func TestACrashAtEveryStep(t *testing.T) {
-	for _, step := range []string{proofFile, askedFile, secretFile, tokenFile, keyFile, "certificate", rootsName, vaultName, redisName, recordName} {
+	for _, step := range []string{proofFile, askedFile, secretFile, tokenFile, keyFile, "certificate", passwordName, rootsName, vaultName, redisName, recordName} {
 		t.Run(step, func(t *testing.T) {
 			h, j := newHost(t, newAuthority(t)), joinFile(t)
 			h.crashAt = step
@@ -264,7 +314,7 @@ func TestACrashAtEveryStep(t *testing.T) {
 
 // Of replies that are lost, two cannot be made up for: what they held existed once.
 func TestALostReply(t *testing.T) {
-	for method, again := range map[string]string{"lookup": "", "Sign": "", "Unwrap": "cut short, OR BY SOMEBODY ELSE", "Login": "secret id is not valid"} {
+	for method, again := range map[string]string{"lookup": "", "Sign": "", "RedisPassword": "", "Unwrap": "cut short, OR BY SOMEBODY ELSE", "Login": "secret id is not valid"} {
 		t.Run(method, func(t *testing.T) {
 			v := newAuthority(t)
 			h, j := newHost(t, v), joinFile(t)

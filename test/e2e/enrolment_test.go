@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -55,6 +56,7 @@ type realm struct {
 	*testing.T
 	dir   string
 	vault *servers.VaultServer
+	redis string // its address
 	vars  map[string]string
 	ports []string
 }
@@ -62,7 +64,8 @@ type realm struct {
 func newRealm(t *testing.T) *realm {
 	t.Helper()
 	r := &realm{T: t, dir: t.TempDir(), vault: servers.Vault(t, servers.VaultTLS(servers.LoopbackTLS(t)))}
-	redis := servers.Redis(t)
+	redis := servers.RedisForMesh(t, "default")
+	r.redis = redis.Addr
 	for _, port := range servers.FreePorts(t, 16) {
 		r.ports = append(r.ports, "127.0.0.1:"+strconv.Itoa(port))
 	}
@@ -75,8 +78,14 @@ func newRealm(t *testing.T) *realm {
 	}
 	root, _ := answer["data"].(map[string]any)["certificate"].(string)
 	r.write("roots.pem", root)
+	r.write("redis-config", servers.RedisConfigUser)
+	r.write("redis-admin", servers.RedisAdminUser)
 	r.config("control.yaml", map[string]any{
-		"address": r.vars["CONTROL"], "dataDir": filepath.Join(r.dir, "control"), "redis": map[string]any{"addresses": []string{redis.Addr}},
+		"address": r.vars["CONTROL"], "dataDir": filepath.Join(r.dir, "control"),
+		"redis": map[string]any{
+			"addresses": []string{redis.Addr}, "username": servers.RedisConfigUser, "passwordFile": filepath.Join(r.dir, "redis-config"),
+			"admin": map[string]any{"username": servers.RedisAdminUser, "passwordFile": filepath.Join(r.dir, "redis-admin"), "passwords": "vault"},
+		},
 		"trust": map[string]any{"caFile": filepath.Join(r.dir, "roots.pem")},
 		"vault": map[string]any{
 			"address": r.vault.Address, "caFile": r.vault.CAFile,
@@ -249,6 +258,31 @@ func TestEnrolment(t *testing.T) {
 		return get(t.Context(), http.DefaultClient, "http://"+outbound+"/", "orders.mesh", "URI=spiffe://hedgerow.local/svc/shop/n/edge8")
 	})
 
+	t.Run("it logs in to Redis as a user of its own", func(t *testing.T) {
+		password := readFile(t, filepath.Join(r.dir, "edge7", "enrolment", "redis-password"))
+		if got := r.redisCLI("node-edge7", password, "GET", "{hedgerow:default}:head"); !strings.Contains(got, "revision") {
+			t.Errorf("it reads %q", got)
+		}
+		if got := r.redisCLI("node-edge7", password, "DEL", "{hedgerow:default}:head"); !strings.Contains(got, "NOPERM") {
+			t.Errorf("it deletes: %q", got)
+		}
+	})
+	t.Run("its password changes", func(t *testing.T) {
+		if _, err := r.vault.Request(t.Context(), http.MethodPost, "kv/data/hedgerow/nodes/edge7/redis", map[string]any{"data": map[string]any{"password": "another"}}); err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(r.dir, "edge7", "enrolment", "redis-password")
+		until(t, 2*time.Minute, func() error { // the control plane asks once a minute, the node when it is thrown out
+			if got := readFile(t, file); got != "another" {
+				return fmt.Errorf("it is %q", got)
+			}
+			if got := r.redisCLI("node-edge7", "another", "PING"); !strings.Contains(got, "PONG") {
+				return errors.New(got)
+			}
+			return nil
+		})
+	})
+
 	t.Run("services change, and the role follows", func(t *testing.T) {
 		if err := r.issue("edge7", "edge7", service("billing", "edge7")); mesh.KindOf(err) != mesh.Denied {
 			t.Fatalf("before: %v", err)
@@ -290,6 +324,28 @@ func (r *realm) sidecar(node, service, workload string) string {
 	start(r.T, r.dir, "hedgerow-edge", "sidecar", "--config", node+".yaml")
 	until(r.T, 30*time.Second, func() error { return ready("http://" + admin + "/ready") })
 	return outbound
+}
+
+// redisCLI has a user do something and returns what Redis says.
+func (r *realm) redisCLI(user, password string, args ...string) string {
+	r.Helper()
+	host, port, err := net.SplitHostPort(r.redis)
+	if err != nil {
+		r.Fatal(err)
+	}
+	cmd := exec.CommandContext(r.Context(), "redis-cli", append([]string{"-h", host, "-p", port, "--user", user, "--no-auth-warning"}, args...)...)
+	cmd.Env = append(os.Environ(), "REDISCLI_AUTH="+password)
+	out, _ := cmd.CombinedOutput() // what it says is looked at
+	return string(out)
+}
+
+func readFile(t *testing.T, file string) string {
+	t.Helper()
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(raw))
 }
 
 // metric reports that the control plane's metrics lack a line.

@@ -23,6 +23,7 @@ import (
 	"github.com/hedgerow-mesh/hedgerow/controlapi/auditlog"
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 	"github.com/hedgerow-mesh/hedgerow/mesh/registry"
+	"github.com/hedgerow-mesh/hedgerow/vaultpki"
 )
 
 // Config configures `hedgerow control`.
@@ -165,7 +166,11 @@ func Run(ctx context.Context, cfg *Config, deps Deps) (err error) {
 	if err != nil {
 		return errors.Join(err, client.Close())
 	}
-	users, err := cfg.Redis.Admin.newUsers(client, reg)
+	var admin *vaultpki.Admin
+	if vault != nil {
+		admin = vault.Admin(cfg.TrustDomain)
+	}
+	users, err := cfg.Redis.Admin.newUsers(client, admin, reg)
 	if err != nil {
 		return errors.Join(err, client.Close())
 	}
@@ -176,7 +181,7 @@ func Run(ctx context.Context, cfg *Config, deps Deps) (err error) {
 		Audit: audit, Hosts: cfg.Hosts, Metrics: reg, Gatherer: reg, Logger: log, Backdate: deps.Backdate,
 	}
 	if vault != nil {
-		trusted := vaultNodes{vault.Admin(cfg.TrustDomain)}
+		trusted := vaultNodes{admin}
 		opts.Trust, opts.Joins, opts.TrustDomain = trusted, trusted, cfg.TrustDomain
 		if opts.Join, err = joinFile(cfg, trust.cfg.RootsFile); err != nil {
 			return err

@@ -98,7 +98,8 @@ func joinFile(cfg *Config, rootsFile string) (*hedgerowv1.JoinFile, error) {
 		Vault: &hedgerowv1.JoinFile_Vault{Addresses: cfg.Vault.Access().Addresses},
 		Redis: &hedgerowv1.JoinFile_Redis{
 			Addresses: cfg.Redis.Addresses, MasterName: cfg.Redis.MasterName, ServerName: cfg.Redis.TLS.ServerName,
-			Tls: cfg.Redis.TLS.Enabled || cfg.Redis.TLS.CAFile != "" || cfg.Redis.TLS.CertFile != "" || cfg.Redis.TLS.ServerName != "",
+			PasswordInVault: cfg.Redis.Admin.Passwords == inVault,
+			Tls:             cfg.Redis.TLS.Enabled || cfg.Redis.TLS.CAFile != "" || cfg.Redis.TLS.CertFile != "" || cfg.Redis.TLS.ServerName != "",
 		},
 		ControlPlane: &hedgerowv1.JoinFile_ControlPlane{Url: cfg.URL},
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"github.com/hedgerow-mesh/hedgerow/controlapi"
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 	"github.com/hedgerow-mesh/hedgerow/mesh/registry"
+	"github.com/hedgerow-mesh/hedgerow/vaultpki"
 )
 
 // Redis is where Redis is, and who makes the users of nodes there.
@@ -27,12 +29,18 @@ type Redis struct {
 type RedisAdmin struct {
 	registry.Admin `yaml:",inline"`
 	PasswordDir    string `yaml:"passwordDir" help:"directory with one file for each node, named as the node is, that holds the password of its Redis user"`
+	Passwords      string `yaml:"passwords" help:"vault: passwords are made and kept in Vault, where each node reads its own; instead of passwordDir"`
 }
 
 // validate reports what is wrong.
 func (a *RedisAdmin) validate() error {
-	if (a.Username == "") != (a.PasswordDir == "") {
-		return errors.New("redis.admin: username and passwordDir go together; without both the users of nodes are yours to make")
+	switch {
+	case a.Passwords != "" && a.Passwords != inVault:
+		return fmt.Errorf("redis.admin.passwords: %q is not vault", a.Passwords)
+	case a.Passwords != "" && a.PasswordDir != "":
+		return errors.New("redis.admin: passwords and passwordDir exclude each other")
+	case (a.Username == "") != (a.PasswordDir == "" && a.Passwords == ""):
+		return errors.New("redis.admin: username goes together with passwordDir, or with passwords: vault; without them the users of nodes are yours to make")
 	}
 	return nil
 }
@@ -65,16 +73,36 @@ func (a *RedisAdmin) digest(_ context.Context, node string) (string, error) {
 	if password = strings.TrimSuffix(password, "\r"); password == "" {
 		return "", mesh.Errorf(op, node, mesh.Invalid, "%s is empty", file)
 	}
-	sum := sha256.Sum256([]byte(password))
-	return hex.EncodeToString(sum[:]), nil
+	return digestOf(password), nil
 }
 
-// newUsers returns what makes the users of nodes, nil if nothing is to.
-func (a *RedisAdmin) newUsers(client *registry.Client, reg prometheus.Registerer) (*registry.Users, error) {
-	if a.Username == "" {
-		return nil, nil
+func digestOf(password string) string {
+	sum := sha256.Sum256([]byte(password))
+	return hex.EncodeToString(sum[:])
+}
+
+// digestInVault is the registry.PasswordDigest of passwords in Vault, made as they are asked for.
+func digestInVault(admin *vaultpki.Admin) registry.PasswordDigest {
+	return func(ctx context.Context, node string) (string, error) {
+		password, err := admin.EnsureRedisPassword(ctx, node)
+		if err != nil {
+			return "", err
+		}
+		return digestOf(password), nil
 	}
-	return registry.NewUsers(client, a.Admin, a.digest, reg)
+}
+
+// newUsers returns what makes the users of nodes, nil if nothing is to. admin is nil without a Vault.
+func (a *RedisAdmin) newUsers(client *registry.Client, admin *vaultpki.Admin, reg prometheus.Registerer) (*registry.Users, error) {
+	switch {
+	case a.Username == "":
+		return nil, nil
+	case a.Passwords != inVault:
+		return registry.NewUsers(client, a.Admin, a.digest, reg)
+	case admin == nil:
+		return nil, errors.New("redis.admin.passwords: vault needs a Vault; set vault.address")
+	}
+	return registry.NewUsers(client, a.Admin, digestInVault(admin), reg)
 }
 
 // usersCheck is what /readyz says of them. Without a user a node is shut out, and writes

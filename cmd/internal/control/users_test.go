@@ -46,12 +46,22 @@ func TestPasswordsOfADirectory(t *testing.T) {
 }
 
 func TestUsersAreTheOperatorsUnlessTold(t *testing.T) {
-	if users, err := (&RedisAdmin{}).newUsers(nil, prometheus.NewRegistry()); users != nil || err != nil {
+	if users, err := (&RedisAdmin{}).newUsers(nil, nil, prometheus.NewRegistry()); users != nil || err != nil {
 		t.Errorf("got %v, %v", users, err)
 	}
-	for _, half := range []RedisAdmin{{PasswordDir: "x"}, func() (a RedisAdmin) { a.Username = "x"; return a }()} {
+	named := func(a RedisAdmin) RedisAdmin { a.Username = "x"; return a }
+	for _, half := range []RedisAdmin{
+		{PasswordDir: "x"}, {Passwords: inVault}, named(RedisAdmin{}), named(RedisAdmin{Passwords: "disk"}), named(RedisAdmin{Passwords: inVault, PasswordDir: "x"}),
+	} {
 		if half.validate() == nil {
 			t.Errorf("%+v is not refused", half)
 		}
+	}
+	inTheVault := named(RedisAdmin{Passwords: inVault})
+	if err := inTheVault.validate(); err != nil {
+		t.Error(err)
+	}
+	if _, err := inTheVault.newUsers(nil, nil, prometheus.NewRegistry()); err == nil || !strings.Contains(err.Error(), "vault.address") {
+		t.Errorf("without a Vault: %v", err)
 	}
 }

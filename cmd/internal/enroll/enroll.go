@@ -113,6 +113,16 @@ func (a *authority) Login(ctx context.Context, roleID, secretID string) (string,
 	return v.TradeSecretID(ctx, roleID, secretID)
 }
 
+// RedisPassword implements enrolment.Authority.
+func (a *authority) RedisPassword(ctx context.Context, tokenFile, node string) (string, error) {
+	v, err := a.open(tokenFile)
+	if err != nil {
+		return "", err
+	}
+	defer v.Close()
+	return v.RedisPassword(ctx, node)
+}
+
 // Sign implements enrolment.Authority.
 func (a *authority) Sign(ctx context.Context, tokenFile string, r identity.Request) (identity.Issued, error) {
 	v, err := a.open(tokenFile)

@@ -52,6 +52,10 @@ func fromEnrolment(base *Base, vault *Vault, node *string) error {
 		if base.Redis.TLS == (registry.TLS{}) {
 			base.Redis.TLS = registry.TLS{Enabled: r.Redis.TLS, CAFile: r.RedisCAFile(), ServerName: r.Redis.ServerName}
 		}
+		if file := r.RedisPasswordFile(); file != "" && base.Redis.Username == "" && base.Redis.PasswordFile == "" {
+			base.Redis.Username, base.Redis.PasswordFile = registry.UserName(r.Node), file
+			vault.keepsPassword = r
+		}
 	}
 	vault.Addresses, vault.CAFile, vault.enrolled = r.Vault, r.VaultCAFile(), true
 	vault.Mount, vault.Role = vaultpki.MountMesh, r.Node
@@ -90,6 +94,11 @@ func (p *plane) openIssuer(base *Base, vault *Vault, node string) error {
 	itself, err := v.Client(vaultpki.MountNode, node)
 	if err != nil {
 		return err
+	}
+	if r := vault.keepsPassword; r != nil {
+		if p.password, err = newRedisPassword(v, r, p.log, p.reg); err != nil {
+			return err
+		}
 	}
 	p.issuer = leaves
 	p.rotors = append(p.rotors, identity.NewRotatorOf(p.own.Renewable(itself), identity.LeafPace(), p.own.Count, p.log.With().Stringer("identity", id).Logger()))

@@ -72,7 +72,8 @@ type plane struct {
 	use     func(*mesh.Snapshot) // a role's own use of snapshots; may be nil
 	refused uint32               // the last revision that was; the watcher's goroutine's
 
-	own *identity.Node // of a host that has enrolled
+	own      *identity.Node // of a host that has enrolled
+	password *redisPassword // likewise, if it is in Vault; may be nil
 
 	unregistered prometheus.Counter
 }
@@ -235,6 +236,11 @@ func (p *plane) run(ctx context.Context, deps Deps, parts ...namedPart) error {
 	})
 	for _, r := range p.rotors {
 		p.group.Go("certificate", r.Run)
+	}
+	if p.password != nil {
+		p.group.Go("redis password", func(ctx context.Context) error {
+			return p.password.run(ctx, func() bool { return p.watcher.Status().Connected })
+		})
 	}
 	p.group.Go("registry watch", p.watcher.Run)
 	if p.spans != nil { // which ends after who fills it

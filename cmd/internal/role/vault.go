@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/hedgerow-mesh/hedgerow/mesh/enrolment"
 	"github.com/hedgerow-mesh/hedgerow/mesh/identity"
 	"github.com/hedgerow-mesh/hedgerow/vaultpki"
 )
@@ -15,6 +16,8 @@ type Vault struct {
 	Role       string `yaml:"role" help:"PKI role that signs this node's certificates"`
 
 	enrolled bool // all of it comes from the enrolment
+	// keepsPassword is the enrolment whose password in Redis is kept as Vault has it; may be nil.
+	keepsPassword *enrolment.Record
 }
 
 // VaultLogin says which Vault to use and as whom.

@@ -610,10 +610,12 @@ type JoinFile_Redis struct {
 	MasterName string                 `protobuf:"bytes,2,opt,name=master_name,json=masterName,proto3" json:"master_name,omitempty"`
 	Tls        bool                   `protobuf:"varint,3,opt,name=tls,proto3" json:"tls,omitempty"`
 	// The CAs to trust for these, PEM; the system's if absent.
-	CaPem         string `protobuf:"bytes,4,opt,name=ca_pem,json=caPem,proto3" json:"ca_pem,omitempty"`
-	ServerName    string `protobuf:"bytes,5,opt,name=server_name,json=serverName,proto3" json:"server_name,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	CaPem      string `protobuf:"bytes,4,opt,name=ca_pem,json=caPem,proto3" json:"ca_pem,omitempty"`
+	ServerName string `protobuf:"bytes,5,opt,name=server_name,json=serverName,proto3" json:"server_name,omitempty"`
+	// The node logs in as the user node-<node>, with a password that it reads in Vault.
+	PasswordInVault bool `protobuf:"varint,6,opt,name=password_in_vault,json=passwordInVault,proto3" json:"password_in_vault,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *JoinFile_Redis) Reset() {
@@ -679,6 +681,13 @@ func (x *JoinFile_Redis) GetServerName() string {
 		return x.ServerName
 	}
 	return ""
+}
+
+func (x *JoinFile_Redis) GetPasswordInVault() bool {
+	if x != nil {
+		return x.PasswordInVault
+	}
+	return false
 }
 
 // ControlPlane is where the node says what became of the token.
@@ -788,7 +797,7 @@ const file_hedgerow_v1_node_proto_rawDesc = "" +
 	"\aJOINING\x10\x02\x12\x0f\n" +
 	"\vQUARANTINED\x10\n" +
 	"B\b\n" +
-	"\x06_state\"\xab\x05\n" +
+	"\x06_state\"\xd7\x05\n" +
 	"\bJoinFile\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
 	"\x05token\x18\x02 \x01(\tR\x05token\x12;\n" +
@@ -803,7 +812,7 @@ const file_hedgerow_v1_node_proto_rawDesc = "" +
 	"\x05Vault\x12\x1c\n" +
 	"\taddresses\x18\x01 \x03(\tR\taddresses\x12\x15\n" +
 	"\x06ca_pem\x18\x02 \x01(\tR\x05caPem\x12\x17\n" +
-	"\arole_id\x18\x03 \x01(\tR\x06roleId\x1a\x90\x01\n" +
+	"\arole_id\x18\x03 \x01(\tR\x06roleId\x1a\xbc\x01\n" +
 	"\x05Redis\x12\x1c\n" +
 	"\taddresses\x18\x01 \x03(\tR\taddresses\x12\x1f\n" +
 	"\vmaster_name\x18\x02 \x01(\tR\n" +
@@ -811,7 +820,8 @@ const file_hedgerow_v1_node_proto_rawDesc = "" +
 	"\x03tls\x18\x03 \x01(\bR\x03tls\x12\x15\n" +
 	"\x06ca_pem\x18\x04 \x01(\tR\x05caPem\x12\x1f\n" +
 	"\vserver_name\x18\x05 \x01(\tR\n" +
-	"serverName\x1a7\n" +
+	"serverName\x12*\n" +
+	"\x11password_in_vault\x18\x06 \x01(\bR\x0fpasswordInVault\x1a7\n" +
 	"\fControlPlane\x12\x10\n" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12\x15\n" +
 	"\x06ca_pem\x18\x02 \x01(\tR\x05caPemBBZ@github.com/hedgerow-mesh/hedgerow/openapi/hedgerow/v1;hedgerowv1b\x06proto3"
