@@ -245,14 +245,16 @@ func (c *upConn) begin(x *exchange) error {
 	c.method, c.up = out.method, nil
 	w := c.w
 	w.StartRequest(out.method, out.target, out.host)
+	te := false
 	for i := range out.fields {
 		w.Field(out.fields[i].Name, out.fields[i].Value)
+		te = te || header.Equal(out.fields[i].Name, "TE")
 	}
 	switch {
 	case x.wish.wanted():
 		w.Field("Connection", "Upgrade")
 		w.Field("Upgrade", "websocket")
-	case len(out.fields) > 0 && header.Equal(out.fields[len(out.fields)-1].Name, "TE"):
+	case te:
 		w.Field("Connection", "TE") // RFC 9110 section 10.1.4
 	}
 	if !x.isWhole {
