@@ -4,6 +4,7 @@ import (
 	"net/http"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
+	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/h1"
 	"github.com/hedgerow-mesh/hedgerow/mesh/proxy/header"
 )
 
@@ -176,10 +177,10 @@ func cleanResponse(dst, src header.List, fromWorkload bool) header.List {
 }
 
 // cleanTrailer appends to dst the fields of src that a header may be changed to
-// afterwards.
+// afterwards. What h1 refuses in a trailer may have come over HTTP/2.
 func cleanTrailer(dst, src header.List) header.List {
 	for _, f := range src {
-		if classify(f.Name) == ordinary && !mesh.ReservedHeader(f.Name) && !folds(f.Name, "authorization") {
+		if classify(f.Name) == ordinary && !mesh.ReservedHeader(f.Name) && !folds(f.Name, "authorization") && !h1.ForbiddenTrailer(f.Name) {
 			dst = append(dst, f)
 		}
 	}

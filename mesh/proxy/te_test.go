@@ -17,3 +17,22 @@ func TestTEIsOfTheConnection(t *testing.T) {
 		t.Errorf("the workload got %q", got)
 	}
 }
+
+// A trailer is no way around what was decided by the header (RFC 9110 section 6.5.1), over
+// HTTP/2 no more than over HTTP/1.1.
+func TestTrailersThatBelongInTheHeader(t *testing.T) {
+	rec, en := recorded(t, overH2, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", linked)
+	conn := dialH2(t, en.addr)
+	conn.headers(1, false, ":method", "POST", ":scheme", "https", ":path", "/", ":authority", "shop.test")
+	if err := conn.framer.WriteData(1, false, []byte("body")); err != nil {
+		t.Fatal(err)
+	}
+	conn.headers(1, true, "cookie", "session=1", "authorization", "Bearer x", "content-type", "text/html", "expect", "100-continue", "x-sum", "7")
+	eventually(t, "all of it came", func() bool { return strings.Contains(rec.bytes.String(), "X-Sum: 7\r\n\r\n") })
+	got := strings.ToLower(rec.bytes.String())
+	for _, name := range []string{"cookie", "authorization", "content-type", "expect"} {
+		if strings.Contains(got, "\n"+name+":") {
+			t.Errorf("the workload got %s in %q", name, got)
+		}
+	}
+}

@@ -256,7 +256,7 @@ func (r *Reader) readTrailers() error {
 	}
 	kept := r.trailers[:0]
 	for _, t := range r.trailers {
-		if !forbiddenTrailer(t.Name) {
+		if !ForbiddenTrailer(t.Name) {
 			kept = append(kept, t)
 		}
 	}

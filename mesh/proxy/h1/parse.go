@@ -274,9 +274,9 @@ func (resp *Response) finish(f *framing, method string) error {
 	return nil
 }
 
-// forbiddenTrailer reports whether a field frames the message, routes or
+// ForbiddenTrailer reports whether a field frames the message, routes or
 // authenticates it, and so may not come after it.
-func forbiddenTrailer(name string) bool {
+func ForbiddenTrailer(name string) bool {
 	for _, n := range [...]string{"Transfer-Encoding", "Content-Length", "Host", "Connection", "Trailer", "TE", "Upgrade", "Expect",
 		"Authorization", "Proxy-Authorization", "Cookie", "Set-Cookie", "Content-Type", "Content-Encoding", "Content-Range", "Keep-Alive", "Max-Forwards"} {
 		if header.Equal(name, n) {
