@@ -4,11 +4,13 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/net/http2"
 
+	"github.com/hedgerow-mesh/hedgerow/mesh"
 	"github.com/hedgerow-mesh/hedgerow/mesh/identity"
 	"github.com/hedgerow-mesh/hedgerow/mesh/proxy"
 )
@@ -95,6 +97,33 @@ func TestClientThatLeavesDuringEarlyHints(t *testing.T) {
 	close(gone)
 	eventually(t, "it is over", func() bool { return counted(t, en.registry, "hedgerow_requests_in_flight", nil) == 0 })
 	if n := counted(t, en.registry, "hedgerow_upstream_failures_total", map[string]string{"kind": "reset"}); n != 0 {
+		t.Errorf("%v failures of the endpoint", n)
+	}
+}
+
+// A client that does not read what comes before the response holds nothing for longer than
+// the route's timeout: not its exchange, nor its place among the requests of the service.
+func TestClientThatDoesNotReadEarlyHints(t *testing.T) {
+	w := newWorld(t)
+	w.sidecar("orders", "n1", accepting(t, func(conn net.Conn) {
+		if _, err := conn.Read(make([]byte, 4096)); err != nil {
+			return
+		}
+		hint := "HTTP/1.1 103 Early Hints\r\nLink: " + strings.Repeat("x", 16<<10) + "\r\n\r\n"
+		for { // until nobody takes more
+			if _, err := io.WriteString(conn, hint); err != nil {
+				return
+			}
+		}
+	}), nil)
+	w.route("orders", func(r *mesh.RouteRule) { r.Timeout = mesh.Seconds(0.3) })
+	en := w.gateway(overH1, pooled)
+	w.publish()
+	conn := dial(t, en.addr)
+	say(t, conn, plainGet)
+	eventually(t, "it begins", func() bool { return counted(t, en.registry, "hedgerow_requests_in_flight", nil) == 1 })
+	eventually(t, "it is over", func() bool { return counted(t, en.registry, "hedgerow_requests_in_flight", nil) == 0 })
+	if n := counted(t, en.registry, "hedgerow_upstream_failures_total", nil); n != 0 {
 		t.Errorf("%v failures of the endpoint", n)
 	}
 }

@@ -109,7 +109,12 @@ func (x *exchange) heads(a answer) error {
 		}
 		head := x.resp
 		head.fields = cleanResponse(x.respKept[:0], x.resp.fields, x.local() || x.leaves())
-		if err := x.client.inform(&head); err != nil {
+		if !x.watch.inform(true) {
+			return errDone // as its cause says
+		}
+		err := x.client.inform(&head)
+		x.watch.inform(false)
+		if err != nil {
 			x.abort(errClientGone) // it is not the endpoint that failed
 			return err
 		}

@@ -47,6 +47,7 @@ type watch struct {
 	lookOn  bool          // look was called for this exchange
 	on      bool          // an exchange is under way
 	started bool          // the response is being written
+	informs bool          // what comes before it is
 	fired   bool
 }
 
@@ -63,7 +64,7 @@ func (w *watch) start(x *exchange, timeout, idle time.Duration, look func() bool
 		w.x, w.epoch = x, time.Now()
 	}
 	now := w.now()
-	w.on, w.started, w.fired = true, false, false
+	w.on, w.started, w.informs, w.fired = true, false, false, false
 	w.idle, w.until = idle, 0
 	deadline := now + idle
 	if timeout > 0 {
@@ -146,6 +147,9 @@ func (w *watch) cut(cause error) {
 // fire gives the exchange up. mu is held.
 func (w *watch) fire(cause error) {
 	w.fired = true
+	if w.informs && !errors.Is(cause, errDrained) {
+		cause = errClientGone // it does not read, which is not the endpoint's fault
+	}
 	reading := w.x.body.close()
 	if reading && !errors.Is(cause, errClientGone) && !errors.Is(cause, errDrained) {
 		cause = errClientSlow
@@ -154,7 +158,7 @@ func (w *watch) fire(cause error) {
 	if reading {
 		w.x.client.interruptRead()
 	}
-	if w.started || errors.Is(cause, errDrained) {
+	if w.started || w.informs || errors.Is(cause, errDrained) {
 		w.x.client.interruptWrite()
 	}
 }
@@ -166,6 +170,15 @@ func (w *watch) begin() bool {
 	defer w.mu.Unlock()
 	w.started = !w.fired
 	return w.started
+}
+
+// inform says whether something is being written that comes before the response, which
+// ends with the time like that. It reports false if the time is up.
+func (w *watch) inform(on bool) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.informs = on
+	return !w.fired
 }
 
 // stop ends the watch of this exchange.
