@@ -55,16 +55,33 @@ func PeerOf(state *tls.ConnectionState) (Peer, error) {
 // Heed has every handshake of s refuse what d does. It is called before s is used.
 func (s *Source) Heed(d *Denies) { s.denies = d }
 
-// renewFrom returns from when on a certificate may be issued that peers do not refuse;
-// zero if they do not refuse the current one. They never take any again while the node is
-// shut out, so that it is not asked for then.
-func (s *Source) renewFrom() time.Time {
-	c := s.current.Load()
-	if c == nil || s.denies == nil {
+// Heed has n be renewed when what it signs would be refused by its certificate's age. It is
+// called before n is used.
+func (n *Node) Heed(d *Denies) { n.denies = d }
+
+// renewFrom implements refusable.
+func (l *leaf) renewFrom() time.Time {
+	return l.source.denies.renewFrom(l.source.id, l.source.current.Load())
+}
+
+// renewFrom implements refusable.
+func (r *nodeRenewal) renewFrom() time.Time {
+	c, err := r.Current()
+	if err != nil {
 		return time.Time{}
 	}
-	denies, leaf := s.denies.current.Load(), c.Certificate.Leaf
-	from, ok := denies.From(s.id)
+	return r.denies.renewFrom(r.id, c)
+}
+
+// renewFrom returns from when on a certificate of id may be issued that peers do not refuse;
+// zero if they do not refuse c. They never take any again while the node is shut out, so
+// that it is not asked for then.
+func (d *Denies) renewFrom(id mesh.ID, c *Credential) time.Time {
+	if c == nil || d == nil {
+		return time.Time{}
+	}
+	leaf := c.Certificate.Leaf
+	from, ok := d.current.Load().From(id)
 	if !ok || !leaf.NotBefore.Before(from) {
 		return time.Time{}
 	}

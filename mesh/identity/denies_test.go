@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/rs/zerolog"
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 )
@@ -111,6 +112,47 @@ func TestACertificateOfAQuarantinedNodeIsNotRenewedForThat(t *testing.T) {
 		time.Sleep(time.Hour)
 		if n := len(from.times()); n != 1 {
 			t.Errorf("asked %d times", n)
+		}
+	})
+}
+
+// A node that enrolled again right after its release has a certificate that is dated back to
+// before it: what it signs is refused, until its processes have renewed that, once.
+func TestTheCertificateOfAReleasedNodeIsRenewed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir, root := t.TempDir(), newRoot(t, "root")
+		putNode(t, dir, root)
+		issuer := &nodeIssuer{t: t, root: root} // which dates back by a minute
+		var log lines
+		denies := &Denies{}
+		var nodes []*Node
+		for range 2 {
+			n := openNode(t, dir)
+			n.Heed(denies)
+			nodes = append(nodes, n)
+			start(t, NewRotatorOf(n.Renewable(issuer), LeafPace(), n.Count, zerolog.New(&log)))
+		}
+		time.Sleep(2 * time.Second)
+		if issuer.times() != 1 {
+			t.Fatalf("asked %d times at the start", issuer.times())
+		}
+		denies.Set(denying(func(q *mesh.Quarantine) { q.ReleaseTime = q.Time }))
+		time.Sleep(time.Minute)
+		if issuer.times() != 1 {
+			t.Errorf("asked %d times before a certificate would be taken", issuer.times())
+		}
+		time.Sleep(mesh.ClockSkew + 10*time.Second)
+		if issuer.times() != 2 {
+			t.Errorf("asked %d times", issuer.times())
+		}
+		for _, n := range nodes {
+			cert, err := n.Certificate()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := denies.Check(n.ID(), cert.Leaf.NotBefore); err != nil {
+				t.Error(err)
+			}
 		}
 	})
 }

@@ -34,6 +34,7 @@ type Node struct {
 	file    string
 	metrics *Metrics
 	clock   *Clock
+	denies  *Denies
 
 	mu      sync.Mutex
 	current *Credential // guarded by mu
@@ -228,10 +229,11 @@ func (n *Node) rewrite() error {
 	return nil
 }
 
-// fresh reports whether the certificate in the file is younger than any Rotator renews.
+// fresh reports whether the certificate in the file is one that no Rotator renews: it is
+// young, and nobody refuses what it signs.
 func (n *Node) fresh() bool {
 	c, err := n.Current()
-	if err != nil {
+	if err != nil || !n.denies.renewFrom(n.id, c).IsZero() {
 		return false
 	}
 	life, age := c.Certificate.Leaf.NotAfter.Sub(c.Received), n.clock.Now().Sub(c.Received)

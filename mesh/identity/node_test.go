@@ -67,6 +67,13 @@ type nodeIssuer struct {
 	err   error // guarded by mu
 }
 
+// times returns how often it was asked.
+func (i *nodeIssuer) times() int {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.asked
+}
+
 // Issue implements Issuer.
 func (i *nodeIssuer) Issue(_ context.Context, r Request) (Issued, error) {
 	i.mu.Lock()

@@ -40,6 +40,10 @@ type tender interface {
 	tend(ctx context.Context) (due bool, err error)
 }
 
+// A refusable is a Renewable that peers may refuse because of when it was issued. renewFrom
+// returns from when on another may be issued that they take; zero if they take this one.
+type refusable interface{ renewFrom() time.Time }
+
 // Pace is when a Rotator renews and when it tries again.
 type Pace struct {
 	// Share is how much of its life, 0 to 1, a certificate has behind it when it
@@ -199,11 +203,11 @@ func (r *Rotator) due(ctx context.Context) bool {
 // refused reports whether peers refuse the certificate, and one that is issued now would
 // be taken.
 func (r *Rotator) refused(now time.Time) bool {
-	l, ok := r.of.(*leaf)
+	of, ok := r.of.(refusable)
 	if !ok || r.failures > 0 || now.Before(r.nextRefused) {
 		return false
 	}
-	from := l.source.renewFrom()
+	from := of.renewFrom()
 	if from.IsZero() || now.Before(from) {
 		return false
 	}

@@ -9,6 +9,7 @@ func enrolNodes() []control {
 		without("a certificate is this node's", "node.go", "if want, _ := id.Node(); node != want ||", "if node == \"\" ||", kept),
 		without("a node's certificate is for its key", "node.go", "!ok || !public.Equal(key.Public()) {", "!ok || public == nil {", kept),
 		without("a node is renewed once", "node.go", "if r.fresh() {", "if false {", "TestANodeIsRenewedOnce"),
+		without("a node is renewed that peers refuse", "node.go", "err != nil || !n.denies.renewFrom(n.id, c).IsZero()", "err != nil", "TestTheCertificateOfAReleasedNodeIsRenewed"),
 		without("a full disk costs no identity", "node.go", "n.current, n.unkept = c, true", "n.unkept = false", "TestANodeIsRenewedWithoutADisk"),
 		without("what was not written is written later", "node.go", "return r.rewrite() // it was", "return nil // it was", "TestANodeIsRenewedWithoutADisk"),
 		without("processes of a node take turns", "node.go", "syscall.LOCK_EX|syscall.LOCK_NB", "syscall.LOCK_SH|syscall.LOCK_NB", "TestALockIsWaitedForAndNotForever"),

@@ -117,6 +117,7 @@ type nodeCertificate interface {
 func (p *plane) self(id mesh.ID) nodeCertificate {
 	if p.own != nil {
 		p.own.UseClock(p.clock)
+		p.own.Heed(p.denies)
 		return p.own
 	}
 	return p.source(id)
