@@ -145,20 +145,14 @@ func (l *Log) reopen() error {
 // that was rotated away, if that is still there.
 func (l *Log) before() (Tail, error) {
 	const op = "auditlog.Open"
-	entries, err := os.ReadDir(filepath.Dir(l.path))
+	older, err := l.older()
 	if err != nil {
 		return Tail{}, &mesh.Error{Op: op, Name: l.path, Kind: mesh.Unavailable, Err: err}
 	}
-	newest := ""
-	for _, e := range entries { // sorted, as the numbers in their names are
-		if l.rotated(e.Name()) {
-			newest = filepath.Join(filepath.Dir(l.path), e.Name())
-		}
-	}
-	if newest == "" {
+	if len(older) == 0 {
 		return Tail{}, nil
 	}
-	f, err := os.Open(newest)
+	f, err := os.Open(older[len(older)-1])
 	if err != nil {
 		return Tail{}, &mesh.Error{Op: op, Name: l.path, Kind: mesh.Unavailable, Err: err}
 	}
@@ -168,6 +162,25 @@ func (l *Log) before() (Tail, error) {
 		return tail, &mesh.Error{Op: op, Name: f.Name(), Kind: mesh.Invalid, Err: err}
 	}
 	return tail, nil
+}
+
+// Files returns the log at path after those that were rotated away and are still beside it, in
+// the order in which they continue each other.
+func Files(path string) ([]string, error) {
+	older, err := (&Log{path: path}).older()
+	return append(older, path), err
+}
+
+// older returns the files that were rotated away, the oldest first.
+func (l *Log) older() ([]string, error) {
+	entries, err := os.ReadDir(filepath.Dir(l.path))
+	var files []string
+	for _, e := range entries { // sorted, as the numbers in their names are
+		if l.rotated(e.Name()) {
+			files = append(files, filepath.Join(filepath.Dir(l.path), e.Name()))
+		}
+	}
+	return files, err
 }
 
 // nameAfter returns what the file is called once it was rotated away, whose last entry is seq.
