@@ -29,8 +29,8 @@ const (
 
 // Scope is the objects of Collections, of all if absent, that carry all of Labels.
 type Scope struct {
-	Collections []string `json:"collections,omitempty"`
-	Labels      Labels   `json:"labels,omitempty"`
+	Collections []string `json:"collections,omitempty" yaml:"collections"`
+	Labels      Labels   `json:"labels,omitempty" yaml:"labels"`
 }
 
 // maxScopes bounds the scopes of one token, and the collections and labels of each.

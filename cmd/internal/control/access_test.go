@@ -57,15 +57,20 @@ func TestAuditVerify(t *testing.T) {
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	verify := func() (string, error) {
+	verify := func(args ...string) (string, error) {
 		var out bytes.Buffer
 		c := AuditCommand(&out)
-		c.SetArgs([]string{"verify", path})
+		c.SetArgs(append([]string{"verify"}, args...))
 		err := c.Execute()
 		return out.String(), err
 	}
-	if out, err := verify(); err != nil || !strings.HasPrefix(out, "intact up to entry 3, whose hash is ") {
-		t.Errorf("%q %v", out, err)
+	for _, name := range []string{path, filepath.Dir(path)} {
+		if out, err := verify(name); err != nil || !strings.HasPrefix(out, "intact up to entry 3, whose hash is ") {
+			t.Errorf("%s: %q %v", name, out, err)
+		}
+	}
+	if out, err := verify(t.TempDir()); err == nil {
+		t.Errorf("a directory without a log: %q", out)
 	}
 	raw, err := os.ReadFile(path)
 	if err != nil {
@@ -74,7 +79,23 @@ func TestAuditVerify(t *testing.T) {
 	if err := os.WriteFile(path, bytes.Replace(raw, []byte("ACCEPTED"), []byte("REFUSED!"), 1), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := verify(); err == nil || !strings.Contains(err.Error(), "line 1") {
+	if out, err := verify(filepath.Dir(path)); err == nil || !strings.Contains(err.Error(), "line 1") {
 		t.Errorf("%q %v", out, err)
+	}
+}
+
+// What --print-config shows of a grant is all that it says.
+func TestTheScopesOfGrantsArePrinted(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "control.yaml")
+	text := "access:\n  certificates:\n    - {id: /op/a, role: editor, scopes: [{collections: [routes], labels: {team: shop}}]}\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	c := Command()
+	c.SetOut(&out)
+	c.SetArgs([]string{"--config", file, "--print-config"})
+	if err := c.Execute(); err != nil || !strings.Contains(out.String(), "- routes\n") || !strings.Contains(out.String(), "team: shop\n") {
+		t.Errorf("%v\n%s", err, out.String())
 	}
 }
