@@ -118,9 +118,9 @@ func (a *Access) checkLogin() []error {
 func checkAddress(address string) error {
 	u, err := url.Parse(address)
 	switch {
-	case err != nil:
+	case err != nil && strings.Contains(address, "://"):
 		return err
-	case u.Scheme != "https" && u.Scheme != "http":
+	case err != nil || u.Scheme != "https" && u.Scheme != "http":
 		return fmt.Errorf("%.100q is not an https URL, such as https://10.0.0.6:8200", address)
 	case u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "":
 		return fmt.Errorf("%.100q is more or less than scheme, host and port", u.Redacted())

@@ -62,10 +62,14 @@ func classify(err error) cause {
 	switch code := refused.StatusCode; {
 	case code == http.StatusServiceUnavailable && strings.Contains(words, "sealed"):
 		return cause{mesh.Unavailable, words, hintSealed}
+	case code == http.StatusForbidden && strings.Contains(words, "invalid token"):
+		return cause{mesh.Denied, words, "Vault does not know the token: it has expired or was revoked, or is another Vault's"}
 	case code == http.StatusForbidden:
 		return cause{mesh.Denied, words, "the token's policy does not allow this path"}
 	case code == http.StatusNotFound:
 		return cause{mesh.NotFound, words, "check mount and role: Vault has no such path"}
+	case code == http.StatusBadRequest && strings.Contains(words, "HTTP request to an HTTPS server"):
+		return cause{mesh.Unavailable, words, "its address has to begin with https://"}
 	case code == http.StatusBadRequest && strings.Contains(words, "unknown role"):
 		return cause{mesh.NotFound, words, "check role: the mount has no such role"}
 	case code == http.StatusBadRequest && (strings.Contains(words, "not allowed by this role") || strings.Contains(words, "not valid for this role")):

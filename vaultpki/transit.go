@@ -27,6 +27,9 @@ var _ signing.Signer = (*Signer)(nil)
 func (v *Vault) Signer(ctx context.Context) (*Signer, error) {
 	const op, path = "vaultpki.SigningKey", mountTransit + "/keys/" + transitKey
 	data, err := v.read(ctx, "signing key", path)
+	if mesh.KindOf(err) == mesh.NotFound {
+		return nil, mesh.Errorf(op, path, mesh.NotFound, "Vault has no such key").WithHint("hedgerow vault bootstrap makes one")
+	}
 	if err != nil {
 		return nil, err
 	}
