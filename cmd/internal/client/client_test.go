@@ -288,9 +288,17 @@ policies/p   ALLOW    service telemetry   1       2
 NAME           FILTER                       TO                                              REVISION
 topicRules/t   devices/{device}/telemetry   POST telemetry /v1/devices/{device}/telemetry   2
 `},
-		{"nodes", `{"name":"nodes/edge7","roles":["SIDECAR","BRIDGE"],"services":["orders","mqtt-bridge"],"locality":"eu/site-3","revision":2}`, `
-NAME          ROLES            RUNS                 LOCALITY    REVISION
-nodes/edge7   SIDECAR,BRIDGE   orders,mqtt-bridge   eu/site-3   2
+		{"nodes", `{"name":"nodes/edge7","roles":["SIDECAR","BRIDGE"],"services":["orders","mqtt-bridge"],"locality":"eu/site-3","revision":2,"state":"ENROLLED"}`, `
+NAME          ROLES            RUNS                 LOCALITY    STATE      REVISION
+nodes/edge7   SIDECAR,BRIDGE   orders,mqtt-bridge   eu/site-3   ENROLLED   2
+`},
+		{"nodes", `{"name":"nodes/a","state":"JOINING","joinAlarm":{"reason":"REFUSED"},"quarantine":{"name":"quarantines/a","releaseTime":"2026-01-02T03:04:05Z"}}`, `
+NAME      ROLES   RUNS   LOCALITY   STATE                  REVISION
+nodes/a   -       -      -          JOINING (join alarm)   0
+`},
+		{"nodes", `{"name":"nodes/a","state":"ENROLLED","joinAlarm":{"reason":"REFUSED"},"quarantine":{"name":"quarantines/a"}}`, `
+NAME      ROLES   RUNS   LOCALITY   STATE         REVISION
+nodes/a   -       -      -          QUARANTINED   0
 `},
 		{"instances", `{"name":"instances/orders-v1-1","service":"orders","node":"orders-v1","address":"127.0.0.1:41233","labels":{"zone":"b","version":"v1"},"weight":1,"health":"HEALTHY","leaseExpireTime":"2026-01-02T03:04:20Z"}`, `
 NAME                    SERVICE   NODE        ADDRESS           HEALTH    LABELS

@@ -150,6 +150,10 @@ func (v *deadLetters) ask(ctx context.Context, method, query string, body []byte
 	if err != nil {
 		return err
 	}
+	if resp.StatusCode == http.StatusNotFound {
+		return mesh.Errorf("ask the bridge", v.bridge, mesh.NotFound, "no bridge answers at %s", v.bridge).
+			WithHint("it is the admin port of another role; --bridge is the admin address of the bridge's configuration")
+	}
 	if resp.StatusCode != http.StatusOK {
 		return mesh.Errorf("ask the bridge", v.bridge, mesh.Unavailable, "it answers %s: %.300s", resp.Status, bytes.TrimSpace(raw))
 	}

@@ -96,7 +96,7 @@ func hintForStatus(p *problem) string {
 	case 412:
 		return "somebody else changed it; get it again, or leave the etag out to overwrite"
 	case 503:
-		return "try again; \"hedgerow status\" says what the control plane waits for"
+		return "try again when what it names is back"
 	default:
 		return ""
 	}

@@ -71,6 +71,9 @@ func (v *join) run(ctx context.Context, node string) error {
 	ctx, cancel := context.WithTimeout(ctx, v.conn.timeout)
 	defer cancel()
 	raw, err := server.call(ctx, http.MethodPost, "/v1/nodes/"+node+":join", nil, []byte("{}"))
+	if p := (*problem)(nil); errors.As(err, &p) && p.Status == http.StatusNotFound && p.Hint == "" {
+		p.Hint = "make nodes/" + node + " first, with: hedgerow apply"
+	}
 	if err != nil {
 		return err
 	}

@@ -106,6 +106,17 @@ func viewOf[T any](cells func(*T) []string, heading ...string) view {
 	}}
 }
 
+// nodeState is what most needs to be known of a node.
+func nodeState(n *mesh.Node) string {
+	switch {
+	case n.Quarantine != nil && n.Quarantine.Active():
+		return "QUARANTINED"
+	case n.JoinAlarm != nil:
+		return n.State + " (join alarm)"
+	}
+	return n.State
+}
+
 // viewFor returns the columns of a collection.
 func viewFor(of mesh.Collection) view {
 	switch of {
@@ -125,8 +136,8 @@ func viewFor(of mesh.Collection) view {
 		return viewOf(func(t *mesh.TopicRule) []string { return []string{t.Filter, topicTo(t.To)} }, "FILTER", "TO")
 	case mesh.Nodes:
 		return viewOf(func(n *mesh.Node) []string {
-			return []string{strings.Join(n.Roles, ","), strings.Join(append(slices.Clone(n.Services), n.Gateways...), ","), n.Locality}
-		}, "ROLES", "RUNS", "LOCALITY")
+			return []string{strings.Join(n.Roles, ","), strings.Join(append(slices.Clone(n.Services), n.Gateways...), ","), n.Locality, nodeState(n)}
+		}, "ROLES", "RUNS", "LOCALITY", "STATE")
 	case mesh.Tokens:
 		return viewOf(func(t *mesh.Token) []string { return []string{t.Role, scopes(t), expiry(t)} }, "ROLE", "SCOPES", "EXPIRES")
 	case mesh.Quarantines:

@@ -90,6 +90,9 @@ func (v *shutOut) run(ctx context.Context, node, method string, body []byte) err
 	ctx, cancel := context.WithTimeout(ctx, v.conn.timeout)
 	defer cancel()
 	raw, err := server.call(ctx, http.MethodPost, "/v1/nodes/"+node+":"+method, nil, body)
+	if p := (*problem)(nil); errors.As(err, &p) && p.Status == http.StatusServiceUnavailable && method == "quarantine" {
+		p.Hint = "a root key shuts the node out meanwhile: hedgerow root deny " + node
+	}
 	if err != nil {
 		return err
 	}
@@ -110,8 +113,15 @@ func (v *shutOut) run(ctx context.Context, node, method string, body []byte) err
 
 // printReceipt prints what became of a quarantine.
 func (a *app) printReceipt(node string, q *mesh.Quarantine) error {
-	if _, err := fmt.Fprintf(a.stdout, "node %s: %s\n", node, printable(q.State)); err != nil || len(q.Contained) == 0 {
+	if _, err := fmt.Fprintf(a.stdout, "node %s: %s\n", node, printable(q.State)); err != nil {
 		return err
+	}
+	if q.ReleaseTime != nil {
+		_, err := fmt.Fprintf(a.stdout, "certificates from before stay refused: enrol it again, with hedgerow node join %s -o FILE\n", node)
+		return err
+	}
+	if len(q.Contained) == 0 {
+		return nil
 	}
 	t := newTable("WHERE", "STATE", "AFTER", "DETAIL")
 	for _, c := range q.Contained {
