@@ -164,7 +164,7 @@ func Run(ctx context.Context, cfg *Config, deps Deps) (err error) {
 	defer func() { err = errors.Join(err, client.Close()) }()
 	roots, err := openRoots(cfg.Trust.CAFile, cfg.TrustDomain, log)
 	if err != nil {
-		return errors.Join(err, client.Close())
+		return err
 	}
 	var admin *vaultpki.Admin
 	if vault != nil {
@@ -172,7 +172,7 @@ func Run(ctx context.Context, cfg *Config, deps Deps) (err error) {
 	}
 	users, err := cfg.Redis.Admin.newUsers(client, admin, reg)
 	if err != nil {
-		return errors.Join(err, client.Close())
+		return err
 	}
 	followed := usersOf(users)
 	watcher := registry.NewWatcher(client, roots.bundle, registry.WatcherOptions{All: true, OnSnapshot: followed.follow})
@@ -250,7 +250,7 @@ const conflictAfter = 10 * time.Second
 func serve(ctx context.Context, cfg *Config, deps Deps, group *role.Group, republisher *registry.Republisher, watcher *registry.Watcher, api *controlapi.Server) error {
 	listener, err := net.Listen("tcp", cfg.Address)
 	if err != nil {
-		return fmt.Errorf("control: %w", err)
+		return mesh.Errorf("control.Listen", cfg.Address, mesh.Unavailable, "%w", err).WithHint("is another process listening there? choose another address")
 	}
 	group.Go("registry watch", watcher.Run)
 	group.Go("republisher", republisher.Run)
