@@ -74,7 +74,10 @@ const maxJoinBytes = 256 << 10
 func ReadJoinFile(file string) (*JoinFile, error) {
 	const op = "enrolment.ReadJoinFile"
 	raw, err := readSecret(file)
-	if err != nil {
+	switch {
+	case errors.Is(err, errMode):
+		return nil, mesh.Errorf(op, file, mesh.Invalid, "%w", err).WithHint("chmod 600 " + file + " if nobody has; else make another with: hedgerow node join NODE -o FILE")
+	case err != nil:
 		return nil, mesh.Errorf(op, file, mesh.Invalid, "%w", err).WithHint("make one with: hedgerow node join NODE -o FILE")
 	}
 	j := new(JoinFile)
@@ -237,6 +240,9 @@ func Load(dataDir string) (*Record, error) {
 	return r, nil
 }
 
+// errMode is in the chain of what readSecret returns of a file that is not its owner's alone.
+var errMode = errors.New("others than its owner may have read it")
+
 // readSecret reads a file that nobody but its owner may read.
 func readSecret(file string) ([]byte, error) {
 	f, err := os.Open(file)
@@ -249,7 +255,7 @@ func readSecret(file string) ([]byte, error) {
 		return nil, err
 	}
 	if info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("its mode is %04o: others than its owner may have read it", info.Mode().Perm())
+		return nil, fmt.Errorf("its mode is %04o: %w", info.Mode().Perm(), errMode)
 	}
 	raw, err := io.ReadAll(io.LimitReader(f, maxJoinBytes+1))
 	if err == nil && len(raw) > maxJoinBytes {

@@ -472,8 +472,8 @@ func TestReadJoinFile(t *testing.T) {
 			t.Errorf("%s: %v", tt.name, err)
 		}
 	}
-	if _, err := ReadJoinFile(write(func(*JoinFile) {}, 0o640)); mesh.KindOf(err) != mesh.Invalid || !strings.Contains(err.Error(), "0640") {
-		t.Errorf("readable by others: %v", err)
+	if _, err := ReadJoinFile(write(func(*JoinFile) {}, 0o640)); mesh.KindOf(err) != mesh.Invalid || !strings.Contains(err.Error(), "0640") || !strings.Contains(mesh.HintOf(err), "chmod 600") {
+		t.Errorf("readable by others: %v (%s)", err, mesh.HintOf(err))
 	}
 }
 

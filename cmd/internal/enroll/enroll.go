@@ -30,7 +30,7 @@ gateway or bridge with the same dataDir needs to be told neither Vault nor Redis
 
 If it is cut short, run it again: it goes on from where it was. If it says that
 somebody else has used the token, believe it.`,
-		Example: "  hedgerow node join edge7 -o edge7.json        # where the control plane is\n  hedgerow enroll --token-file edge7.json --data /var/lib/hedgerow   # on the host",
+		Example: "  hedgerow node join edge7 -o edge7.json        # where the control plane is\n  hedgerow enroll --token-file edge7.json --data /var/lib/hedgerow   # on the host, or hedgerow-edge enroll",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return run(cmd.Context(), cmd.OutOrStdout(), file, data)

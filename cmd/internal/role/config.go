@@ -127,8 +127,8 @@ type Bridge struct {
 type MQTT struct {
 	Address      string  `yaml:"address" help:"host:port of the MQTT broker"`
 	ClientID     string  `yaml:"clientId" help:"client identifier; hedgerow-<node> if absent"`
-	Username     string  `yaml:"username"`
-	PasswordFile string  `yaml:"passwordFile"`
+	Username     string  `yaml:"username" help:"user at the broker"`
+	PasswordFile string  `yaml:"passwordFile" help:"file with its password"`
 	TLS          MQTTTLS `yaml:"tls"`
 	// Embedded is a broker in this process, used instead of the external one if it has an address.
 	Embedded Embedded `yaml:"embedded"`
@@ -149,9 +149,9 @@ type Spool struct {
 
 // MQTTTLS turns on TLS to the broker when CAFile is set.
 type MQTTTLS struct {
-	CAFile   string `yaml:"caFile"`
-	CertFile string `yaml:"certFile"`
-	KeyFile  string `yaml:"keyFile"`
+	CAFile   string `yaml:"caFile" help:"PEM certificates that the broker's certificate must chain to; turns on TLS"`
+	CertFile string `yaml:"certFile" help:"PEM client certificate"`
+	KeyFile  string `yaml:"keyFile" help:"PEM client key"`
 }
 
 // defaultBase returns the defaults of every role.
@@ -212,6 +212,15 @@ func (c *checks) id(key, value string) {
 	}
 }
 
+// node checks the one key that every host has which has enrolled.
+func (c *checks) node(id string, b *Base) {
+	if id == "" {
+		*c = append(*c, fmt.Errorf("node is needed, with what follows; or have the host enrol: hedgerow enroll --token-file FILE --data %s", b.DataDir))
+		return
+	}
+	c.id("node", id)
+}
+
 func (c *checks) address(key, value string) {
 	if _, port, err := net.SplitHostPort(value); err != nil || port == "" {
 		*c = append(*c, fmt.Errorf("%s: %q is not host:port", key, value))
@@ -251,7 +260,7 @@ func (c *checks) base(b *Base) {
 // Validate reports everything that is wrong with the configuration.
 func (s *Sidecar) Validate() error {
 	var c checks
-	c.id("node", s.Node)
+	c.node(s.Node, &s.Base)
 	c.base(&s.Base)
 	c.vault(&s.Vault)
 	c.address("inbound.address", s.Inbound.Address)
@@ -274,7 +283,7 @@ func (s *Sidecar) Validate() error {
 // Validate reports everything that is wrong with the configuration.
 func (g *Gateway) Validate() error {
 	var c checks
-	c.id("node", g.Node)
+	c.node(g.Node, &g.Base)
 	c.id("id", g.ID)
 	c.base(&g.Base)
 	c.vault(&g.Vault)
@@ -301,7 +310,7 @@ func (g *Gateway) Validate() error {
 // Validate reports everything that is wrong with the configuration.
 func (b *Bridge) Validate() error {
 	var c checks
-	c.id("node", b.Node)
+	c.node(b.Node, &b.Base)
 	c.base(&b.Base)
 	c.vault(&b.Vault)
 	if own := b.MQTT.Embedded; own.Address != "" {
