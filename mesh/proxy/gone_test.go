@@ -1,9 +1,11 @@
 package proxy_test
 
 import (
+	"errors"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -125,5 +127,29 @@ func TestClientThatDoesNotReadEarlyHints(t *testing.T) {
 	eventually(t, "it is over", func() bool { return counted(t, en.registry, "hedgerow_requests_in_flight", nil) == 0 })
 	if n := counted(t, en.registry, "hedgerow_upstream_failures_total", nil); n != 0 {
 		t.Errorf("%v failures of the endpoint", n)
+	}
+}
+
+// A client that reads no refusals is closed after the time for an answer of the proxy
+// itself.
+func TestClientThatDoesNotReadRefusals(t *testing.T) {
+	w := newWorld(t)
+	l := proxy.EdgeLimits()
+	l.WriteTimeout = 300 * time.Millisecond
+	en := w.gatewayWith(overH1, l, time.Second)
+	w.publish()
+	conn := dial(t, en.addr)
+	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	requests := strings.Repeat("GET /nowhere HTTP/1.1\r\nHost: nobody.test\r\n\r\n", 1000)
+	for {
+		_, err := io.WriteString(conn, requests)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatal("the connection stays")
+		}
+		if err != nil {
+			return
+		}
 	}
 }

@@ -21,6 +21,7 @@ func (s *server) refuse(x *exchange, f *failure) int {
 		c.last()
 	}
 	head, body := f.problem(x)
+	x.watch.answer(s.e.opt.Limits.WriteTimeout)
 	if x.client.begin(head, body, true) != nil {
 		return 0
 	}

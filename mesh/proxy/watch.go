@@ -172,6 +172,19 @@ func (w *watch) begin() bool {
 	return w.started
 }
 
+// answer gives the client so long to take an answer of our own, also when the time of the
+// exchange is up.
+func (w *watch) answer(within time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := w.now()
+	w.on, w.started, w.fired = true, true, false
+	w.idle, w.until = 0, now+within
+	w.deadline.Store(int64(w.until))
+	w.looks, w.look = 0, nil
+	w.arm(now)
+}
+
 // inform says whether something is being written that comes before the response, which
 // ends with the time like that. It reports false if the time is up.
 func (w *watch) inform(on bool) bool {
