@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -40,33 +41,47 @@ func passwordOf(t *testing.T, read func() (string, error)) *redisPassword {
 
 func TestAnotherPasswordIsTakenOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		looks, password, err, connected := 0, "first", error(nil), true
-		p := passwordOf(t, func() (string, error) { looks++; return password, err })
+		var looks atomic.Int64
+		var connected atomic.Bool
+		var password atomic.Pointer[string]
+		say := func(text string) { password.Store(&text) }
+		p := passwordOf(t, func() (string, error) {
+			looks.Add(1)
+			if text := *password.Load(); text != "" {
+				return text, nil
+			}
+			return "", errors.New("sealed")
+		})
+		say("first")
+		connected.Store(true)
 		onDisk := func() string {
 			raw, _ := os.ReadFile(p.record.RedisPasswordFile()) // "" if there is none
 			return strings.TrimSpace(string(raw))
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
-		go func() { done <- p.run(ctx, func() bool { return connected }) }()
+		go func() { done <- p.run(ctx, connected.Load) }()
 		pass := func(d time.Duration) { time.Sleep(d); synctest.Wait() }
 
 		pass(passwordEvery + passwordAwayEvery)
-		if onDisk() != "first" || looks != 1 {
-			t.Errorf("%q after %d looks", onDisk(), looks)
+		if onDisk() != "first" || looks.Load() != 1 {
+			t.Errorf("%q after %d looks", onDisk(), looks.Load())
 		}
 		// With Redis away it looks within seconds, and then less and less often.
-		password, connected, looks = "second", false, 0
+		say("second")
+		connected.Store(false)
+		looks.Store(0)
 		pass(passwordAwayEvery + time.Second)
-		if onDisk() != "second" || looks != 1 {
-			t.Errorf("%q after %d looks with Redis away", onDisk(), looks)
+		if onDisk() != "second" || looks.Load() != 1 {
+			t.Errorf("%q after %d looks with Redis away", onDisk(), looks.Load())
 		}
 		pass(time.Hour)
-		if looks > 20 {
-			t.Errorf("%d looks in an hour with Redis away", looks)
+		if looks.Load() > 20 {
+			t.Errorf("%d looks in an hour with Redis away", looks.Load())
 		}
 		// What cannot be read changes nothing, and is counted.
-		err, connected = errors.New("sealed"), true
+		say("")
+		connected.Store(true)
 		pass(2 * passwordEvery)
 		if onDisk() != "second" || testutil.ToFloat64(p.failed) == 0 {
 			t.Errorf("%q, and %v failures", onDisk(), testutil.ToFloat64(p.failed))
