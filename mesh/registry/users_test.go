@@ -350,7 +350,8 @@ func TestUsersFollowTheirPasswords(t *testing.T) {
 	}
 }
 
-// Users are on disk where there is an aclfile: a restart does not shut nodes out.
+// Users are on disk where there is an aclfile, and so is what was published: a restart does not
+// shut nodes out, and brings back nothing older.
 func TestUsersOutliveARestart(t *testing.T) {
 	t.Parallel()
 	s := servers.RedisForMesh(t, "test")
@@ -363,7 +364,11 @@ func TestUsersOutliveARestart(t *testing.T) {
 	stop := running(t, u.Run)
 	eventually(t, "the users", func() bool { return u.State().Users == 1 && u.Ready(t.Context()) == nil })
 	stop()
+	l := newRevisions()
+	l.publish(t, c, world())
+	l.publish(t, c, route(1))
 	s.Restart(false)
+	eventually(t, "the newest revision", func() bool { head, err := c.Head(t.Context()); return err == nil && head.Revision == 2 })
 	n := openConfig(t, asNode(t, "n1", s.Addr))
 	if err := n.Ping(t.Context()); err != nil {
 		t.Errorf("after a restart: %v", err)
