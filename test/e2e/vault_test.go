@@ -179,7 +179,13 @@ func awayAndBack(t *testing.T, vault *servers.VaultServer, c *controlClient) {
 	if status, _ := c.do("GET", "/v1/services/w0-0", ""); status != http.StatusOK {
 		t.Errorf("a read while Vault is sealed: %d", status)
 	}
+	if status, answer := c.do("GET", "/readyz", ""); status != http.StatusOK || !strings.Contains(fmt.Sprint(answer["warnings"]), "sealed") {
+		t.Errorf("/readyz while Vault is sealed: %d %v", status, answer)
+	}
 	vault.Unseal()
+	if _, answer := c.do("GET", "/readyz", ""); answer["warnings"] != nil {
+		t.Errorf("/readyz after the unsealing: %v", answer)
+	}
 	until(t, 20*time.Second, func() error {
 		if status, answer := c.do("PUT", "/v1/services/late", `{}`); status != http.StatusOK {
 			return fmt.Errorf("a write after the unsealing: %d %v", status, answer)

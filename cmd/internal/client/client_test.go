@@ -360,7 +360,7 @@ instances/orders-v1-1   orders    orders-v1   127.0.0.1:41233   HEALTHY   -
 	})
 	t.Run("not ready is said, with what it waits for, and fails", func(t *testing.T) {
 		url := control(t,
-			exchange{method: "GET", uri: "/readyz", status: 503, contentType: "application/json", answer: `{"ready":false,"revision":87,"checks":[{"name":"registry","message":"connection refused"}]}`},
+			exchange{method: "GET", uri: "/readyz", status: 503, contentType: "application/json", answer: `{"ready":false,"revision":87,"checks":[{"name":"registry","message":"connection refused"}],"warnings":[{"name":"vault","message":"Vault is sealed"}]}`},
 			exchange{method: "GET", uri: "/v1/nodes?pageSize=500", status: 200, answer: `{"nodes":[]}`},
 			exchange{method: "GET", uri: "/v1/instances?pageSize=500", status: 200, answer: `{"instances":[]}`})
 		hedgerow(t, "", "status").want(t, `
@@ -368,6 +368,7 @@ server     `+url+`
 ready      no
 revision   87
 waits for  registry: connection refused
+warns      vault: Vault is sealed
 `, "hedgerow: status: the control plane is not ready\n", 1)
 	})
 	t.Run("as JSON", func(t *testing.T) {

@@ -20,9 +20,10 @@ type readiness struct {
 	Ready    bool    `json:"ready"`
 	Revision uint32  `json:"revision"`
 	Checks   []check `json:"checks,omitempty"`
+	Warnings []check `json:"warnings,omitempty"`
 }
 
-// check is one reason for not being ready.
+// check is one reason for not being ready, or a warning.
 type check struct {
 	Name    string `json:"name"`
 	Message string `json:"message,omitempty"`
@@ -121,6 +122,9 @@ func (v *status) print(r *report) error {
 	lines := []string{"server     " + r.Server, "ready      " + ready, fmt.Sprintf("revision   %d", r.Revision)}
 	for _, c := range r.Checks {
 		lines = append(lines, "waits for  "+printable(strings.TrimSuffix(c.Name+": "+c.Message, ": ")))
+	}
+	for _, c := range r.Warnings {
+		lines = append(lines, "warns      "+printable(strings.TrimSuffix(c.Name+": "+c.Message, ": ")))
 	}
 	if _, err := fmt.Fprintln(v.app.stdout, strings.Join(lines, "\n")); err != nil {
 		return err

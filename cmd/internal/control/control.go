@@ -193,7 +193,7 @@ func Run(ctx context.Context, cfg *Config, deps Deps) (err error) {
 		{Name: "published", Ready: func(context.Context) error { return conflict(republisher.State(), cfg.Revisions == inVault) }},
 		{Name: "observed", Ready: func(context.Context) error { return observed(republisher.State(), watcher.Snapshot()) }},
 	}
-	opts.Checks = append(opts.Checks, usersCheck(users)...)
+	opts.Checks = append(append(opts.Checks, usersCheck(users)...), vaultCheck(vault)...)
 	if deps.Check != nil {
 		opts.Checks = append(opts.Checks, controlapi.Check{Name: "demo", Ready: deps.Check})
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
@@ -75,3 +76,18 @@ func (c *Config) openLog(ctx context.Context, vault *vaultpki.Vault) (*revisions
 	}
 	return &revisions{log, idle, log.Close}, nil
 }
+
+// vaultCheck warns while Vault is away, which reads do not notice.
+func vaultCheck(vault *vaultpki.Vault) []controlapi.Check {
+	if vault == nil {
+		return nil
+	}
+	return []controlapi.Check{{Name: "vault", Advisory: true, Ready: func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, vaultPatience)
+		defer cancel()
+		return vault.Probe(ctx)
+	}}}
+}
+
+// vaultPatience is how long /readyz waits for a Vault that does not answer.
+const vaultPatience = time.Second
