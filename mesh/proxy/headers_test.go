@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"net/http"
 	"strings"
 	"testing"
 
@@ -83,13 +84,17 @@ func TestParseUpgrade(t *testing.T) {
 
 func TestUpgradeIsAccepted(t *testing.T) {
 	u := upgrade{key: "dGhlIHNhbXBsZSBub25jZQ=="} // RFC 6455 section 1.3
-	head := &responseHead{fields: header.List{{Name: "Connection", Value: "Upgrade"}, {Name: "Upgrade", Value: "websocket"}, {Name: "Sec-WebSocket-Accept", Value: "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="}}}
+	head := &responseHead{status: http.StatusSwitchingProtocols, fields: header.List{{Name: "Connection", Value: "Upgrade"}, {Name: "Upgrade", Value: "websocket"}, {Name: "Sec-WebSocket-Accept", Value: "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="}}}
 	if err := u.accepted(head); err != nil {
 		t.Error(err)
 	}
 	head.fields = head.fields.Set("Sec-WebSocket-Accept", "x")
 	if u.accepted(head) == nil {
 		t.Error("a wrong answer is accepted")
+	}
+	head.fields, head.status = head.fields.Set("Sec-WebSocket-Accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), http.StatusOK
+	if u.accepted(head) == nil {
+		t.Error("200 is accepted")
 	}
 }
 

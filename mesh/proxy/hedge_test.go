@@ -46,7 +46,8 @@ func hedging(t *testing.T, after float64, change func(*mesh.Retry)) (w *world, l
 func TestHedging(t *testing.T) {
 	modes(t, func(t *testing.T, m mode) {
 		for _, how := range []option{pooled, linked} {
-			w, left, slowed := hedging(t, 0.03, nil)
+			// Long enough that no other request takes it, on a loaded machine too.
+			w, left, slowed := hedging(t, 0.3, nil)
 			en := w.gateway(m, how)
 			w.publish()
 			for i := range 6 {

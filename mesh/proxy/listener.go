@@ -105,7 +105,7 @@ type listener struct {
 	leaving atomic.Bool
 	left    chan struct{}  // closed when leaving
 	slots   chan struct{}  // one for each connection that may be open
-	all     sync.WaitGroup // connections
+	all     sync.WaitGroup // serve, and connections
 
 	// mu guards what follows. Nothing is called under it that blocks.
 	mu    sync.Mutex
@@ -115,10 +115,12 @@ type listener struct {
 }
 
 func newListener(e *Engine, s Site) *listener {
-	return &listener{
+	l := &listener{
 		e: e, site: s, door: s.Door, left: make(chan struct{}), slots: make(chan struct{}, e.opt.Limits.Connections),
 		open: map[*h1Client]struct{}{}, links: map[*link.Conn]*lifetime{},
 	}
+	l.all.Add(1) // serve, which ends it: a connection may come while drain waits for the others
+	return l
 }
 
 // Pauses of a listener that cannot accept: for want of file descriptors, mostly.
@@ -130,6 +132,7 @@ const (
 // serve implements running.
 func (l *listener) serve() error {
 	defer l.all.Wait()
+	defer l.all.Done()
 	pause := firstPause
 	for {
 		if !l.slot() {

@@ -36,7 +36,7 @@ func h1Chunks() []control {
 			and("case end+1 > most:", "case false:"),
 		without("a whole line between chunks is bounded too", "body.go", "case end+1 > most:", "case false:", requests),
 		without("a malformed trailer is refused", "body.go", "r.trailers, err = parseFields(r.trailers[:0], section, &f)", "r.trailers, _ = parseFields(r.trailers[:0], section, &f)", requests),
-		without("trailers change nothing that was acted upon", "body.go", "if !forbiddenTrailer(t.Name) {", "if true {", "TestTrailersThatMayNotBe"),
+		without("trailers change nothing that was acted upon", "body.go", "if !ForbiddenTrailer(t.Name) {", "if true {", "TestTrailersThatMayNotBe"),
 		without("trailers frame nothing", "parse.go", `"Transfer-Encoding", "Content-Length", "Host", `, "", "TestTrailersThatMayNotBe"),
 		without("trailers authorize nobody", "parse.go", `"Authorization", "Proxy-Authorization", "Cookie", `, "", "TestTrailersThatMayNotBe"),
 		without("a body that breaks off looks broken", "body.go", "return unexpected(err) // a deadline", "return err // a deadline", cut),
