@@ -100,10 +100,11 @@ func parseGRPCTimeout(s string) (time.Duration, bool) {
 // passDeadline says in the request that is sent how much time is left, and fails if
 // none is.
 func (x *exchange) passDeadline() *failure {
-	if x.watch.until == 0 {
+	until := time.Duration(x.watch.until.Load())
+	if until == 0 {
 		return nil
 	}
-	left := x.watch.until - x.watch.now()
+	left := until - x.watch.now()
 	if left <= 0 {
 		return &failure{Refusal{http.StatusGatewayTimeout, CodeTimeout, "the time for the request has passed"}, failedTimeout, errNoTimeLeft}
 	}

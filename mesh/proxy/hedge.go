@@ -47,7 +47,8 @@ func (x *exchange) fork(endpoint *Endpoint, hedge bool) *fork {
 	y.out = x.out
 	y.out.fields = slices.Grow(slices.Clone(x.out.fields), 3)
 	y.whole, y.isWhole = x.whole, true
-	y.watch.epoch, y.watch.until = x.watch.epoch, x.watch.until
+	y.watch.epoch = x.watch.epoch
+	y.watch.until.Store(x.watch.until.Load())
 	y.tried = append(y.tried, endpoint)
 	return y
 }

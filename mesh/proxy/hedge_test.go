@@ -45,29 +45,31 @@ func hedging(t *testing.T, after float64, change func(*mesh.Retry)) (w *world, l
 // A request is answered though its first instance is slow, and that one's work ends.
 func TestHedging(t *testing.T) {
 	modes(t, func(t *testing.T, m mode) {
-		for _, how := range []option{pooled, linked} {
-			// Long enough that no other request takes it, on a loaded machine too.
-			w, left, slowed := hedging(t, 0.3, nil)
-			en := w.gateway(m, how)
-			w.publish()
-			for i := range 6 {
-				r := en.request(t, http.MethodPut, "/", strings.NewReader("body"))
-				if a := en.do(t, r); a.StatusCode != http.StatusOK || a.body != "fast body" {
-					t.Fatalf("%d: got %d %q", i, a.StatusCode, a.body)
+		for name, how := range map[string]option{"pooled": pooled, "linked": linked} {
+			t.Run(name, func(t *testing.T) {
+				// Long enough that no other request takes it, on a loaded machine too.
+				w, left, slowed := hedging(t, 0.3, nil)
+				en := w.gateway(m, how)
+				w.publish()
+				for i := range 6 {
+					r := en.request(t, http.MethodPut, "/", strings.NewReader("body"))
+					if a := en.do(t, r); a.StatusCode != http.StatusOK || a.body != "fast body" {
+						t.Fatalf("%d: got %d %q", i, a.StatusCode, a.body)
+					}
 				}
-			}
-			if slowed.Load() == 0 {
-				t.Error("the slow instance was never asked")
-			}
-			eventually(t, "what was given up has ended", func() bool {
-				return left.Load() == slowed.Load() && counted(t, en.registry, "hedgerow_requests_in_flight", nil) == 0
+				if slowed.Load() == 0 {
+					t.Error("the slow instance was never asked")
+				}
+				eventually(t, "what was given up has ended", func() bool {
+					return left.Load() == slowed.Load() && counted(t, en.registry, "hedgerow_requests_in_flight", nil) == 0
+				})
+				if n := counted(t, en.registry, "hedgerow_retries_total", map[string]string{"reason": "hedge"}); n != float64(slowed.Load()) {
+					t.Errorf("%v hedges are counted, %d requests were slow", n, slowed.Load())
+				}
+				if n := counted(t, en.registry, "hedgerow_ejections_total", nil); n != 0 {
+					t.Errorf("%v ejections", n)
+				}
 			})
-			if n := counted(t, en.registry, "hedgerow_retries_total", map[string]string{"reason": "hedge"}); n != float64(slowed.Load()) {
-				t.Errorf("%v hedges are counted, %d requests were slow", n, slowed.Load())
-			}
-			if n := counted(t, en.registry, "hedgerow_ejections_total", nil); n != 0 {
-				t.Errorf("%v ejections", n)
-			}
 		}
 	})
 }

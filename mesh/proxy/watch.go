@@ -32,10 +32,11 @@ const lookAfter = 200 * time.Millisecond
 type watch struct {
 	x *exchange
 
-	epoch    time.Time     // what durations count from: the first exchange
-	deadline atomic.Int64  // since epoch
-	idle     time.Duration // 0: the deadline is for the whole exchange
-	until    time.Duration // the end of the whole exchange, since epoch; 0 is none
+	epoch    time.Time    // what durations count from: the first exchange
+	deadline atomic.Int64 // since epoch
+	// Of these too the body's goroutine asks, which may outlive what they are about.
+	idle  atomic.Int64 // 0: the deadline is for the whole exchange
+	until atomic.Int64 // the end of the whole exchange, since epoch; 0 is none
 
 	// mu guards what follows. Only interrupts are called under it, which do
 	// not block.
@@ -65,14 +66,15 @@ func (w *watch) start(x *exchange, timeout, idle time.Duration, look func() bool
 	}
 	now := w.now()
 	w.on, w.started, w.informs, w.fired = true, false, false, false
-	w.idle, w.until = idle, 0
-	deadline := now + idle
+	deadline, until := now+idle, time.Duration(0)
 	if timeout > 0 {
-		w.until = now + timeout
-		if idle == 0 || deadline > w.until {
-			deadline = w.until
+		until = now + timeout
+		if idle == 0 || deadline > until {
+			deadline = until
 		}
 	}
+	w.idle.Store(int64(idle))
+	w.until.Store(int64(until))
 	w.deadline.Store(int64(deadline))
 	w.look, w.looks, w.lookOn = look, 0, false
 	if look != nil {
@@ -100,12 +102,12 @@ func (w *watch) arm(now time.Duration) {
 
 // touch says that something moved.
 func (w *watch) touch() {
-	if w.idle > 0 {
-		deadline := w.now() + w.idle
-		if w.until > 0 && deadline > w.until {
-			deadline = w.until
+	if idle := w.idle.Load(); idle > 0 {
+		deadline := int64(w.now()) + idle
+		if until := w.until.Load(); until > 0 && deadline > until {
+			deadline = until
 		}
-		w.deadline.Store(int64(deadline))
+		w.deadline.Store(deadline)
 	}
 }
 
@@ -120,7 +122,7 @@ func (w *watch) tick() {
 	now := w.now()
 	if int64(now) >= w.deadline.Load() {
 		cause := errTimeout
-		if w.until == 0 || now < w.until {
+		if until := w.until.Load(); until == 0 || int64(now) < until {
 			cause = errIdle
 		}
 		w.fire(cause)
@@ -179,8 +181,9 @@ func (w *watch) answer(within time.Duration) {
 	defer w.mu.Unlock()
 	now := w.now()
 	w.on, w.started, w.fired = true, true, false
-	w.idle, w.until = 0, now+within
-	w.deadline.Store(int64(w.until))
+	w.idle.Store(0)
+	w.until.Store(int64(now + within))
+	w.deadline.Store(int64(now + within))
 	w.looks, w.look = 0, nil
 	w.arm(now)
 }
