@@ -24,7 +24,8 @@ type conn struct {
 	// not delivered: what the device sent behind it must not overtake it.
 	condemned atomic.Bool
 	// renumbered is the packet that is being processed under another identifier than it came
-	// with. Only the goroutine that reads uses it, which also writes the acknowledgement.
+	// with; came is 0 if none is. Only the goroutine that reads uses it, which also writes the
+	// acknowledgement.
 	renumbered struct{ came, goes uint16 }
 }
 

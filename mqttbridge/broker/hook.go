@@ -212,7 +212,7 @@ func (h *hook) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, er
 	m.PacketID = c.cameAs(m.PacketID)
 	err := h.deliver(c, m)
 	if err == nil || errors.Is(err, mqttbridge.ErrUnrouted) {
-		return pk, nil
+		return c.settle(pk), nil
 	}
 	return pk, h.refuse(cl, pk, err)
 }
@@ -227,8 +227,13 @@ func (h *hook) deliver(c *conn, m mqttbridge.Message) error {
 }
 
 // OnPacketProcessed follows OnPublish when the acknowledgement is written.
-func (h *hook) OnPacketProcessed(cl *mqtt.Client, _ packets.Packet, _ error) {
-	if c, ok := cl.Net.Conn.(*conn); ok && c.busy {
+func (h *hook) OnPacketProcessed(cl *mqtt.Client, _ packets.Packet, err error) {
+	c, ok := cl.Net.Conn.(*conn)
+	if !ok {
+		return
+	}
+	h.unsettled(cl, c, err)
+	if c.busy {
 		c.busy = false
 		h.busy.Done()
 	}

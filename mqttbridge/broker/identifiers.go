@@ -2,6 +2,7 @@ package broker
 
 import (
 	"math"
+	"sync/atomic"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
@@ -39,9 +40,28 @@ func (c *conn) renumber(cl *mqtt.Client, pk packets.Packet) packets.Packet {
 	return pk
 }
 
+// settle gives a PUBLISH of QoS 1 that was delivered the identifier 0, which no message has:
+// while its service took its time, one to the client may have got the identifier that was free.
+func (c *conn) settle(pk packets.Packet) packets.Packet {
+	if pk.FixedHeader.Qos == 1 {
+		c.renumbered.came, c.renumbered.goes = c.cameAs(pk.PacketID), 0
+		pk.PacketID = 0
+	}
+	return pk
+}
+
+// unsettled forgets an acknowledgement that could not be written. The library keeps it for when
+// the client is back, which would take it for that of another message: the client sends again
+// what was not acknowledged.
+func (h *hook) unsettled(cl *mqtt.Client, c *conn, err error) {
+	if err != nil && c.renumbered.came != 0 && cl.State.Inflight.Delete(c.renumbered.goes) {
+		atomic.AddInt64(&h.server.Info.Inflight, -1)
+	}
+}
+
 // cameAs returns the identifier with which what is processed under id came.
 func (c *conn) cameAs(id uint16) uint16 {
-	if c.renumbered.goes != 0 && id == c.renumbered.goes {
+	if c.renumbered.came != 0 && id == c.renumbered.goes {
 		return c.renumbered.came
 	}
 	return id
