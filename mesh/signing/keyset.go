@@ -209,5 +209,9 @@ func (k *KeySet) seal(root *Key) ([]byte, error) {
 	if err != nil {
 		return nil, mesh.Errorf(op, "", mesh.Internal, "%w", err)
 	}
-	return append(out, '\n'), nil
+	out = append(out, '\n')
+	if len(out) > MaxKeySetBytes { // which nobody would read, nor edit again
+		return nil, mesh.Errorf(op, "", mesh.Invalid, "the keys have %d bytes, at most %d are read", len(out), MaxKeySetBytes)
+	}
+	return out, nil
 }

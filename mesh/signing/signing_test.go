@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -355,4 +356,35 @@ func FuzzLearn(f *testing.F) {
 			t.Errorf("learned %q", raw)
 		}
 	})
+}
+
+// What a root says stays what everybody reads, and the next ceremony too, however many are denied.
+func TestMoreThanCanBeReadIsNotSigned(t *testing.T) {
+	root, err := NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots, now := []ed25519.PublicKey{root.Public()}, time.Now()
+	set, err := FirstKeys(root, "default", now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gateways := make([]string, maxGateways)
+	for i := range gateways {
+		gateways[i] = fmt.Sprintf("%063d", i)
+	}
+	for i := range maxDenied + 1 {
+		next, err := Deny(root, roots, set, fmt.Sprintf("node-%d", i), gateways, now)
+		if err != nil {
+			if mesh.KindOf(err) != mesh.Invalid || len(set) > MaxKeySetBytes {
+				t.Errorf("with %d denied in %d bytes: %v", i, len(set), err)
+			}
+			if _, err := Allow(root, roots, set, "node-0", now); err != nil {
+				t.Errorf("what was there is not edited any more: %v", err)
+			}
+			return
+		}
+		set = next
+	}
+	t.Errorf("%d bytes were signed", len(set))
 }
