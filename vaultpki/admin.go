@@ -292,17 +292,31 @@ func (a *Admin) ensureSecret(ctx context.Context, node, name, key string, fresh 
 		_, put := a.v.write(ctx, "admin", path, map[string]any{
 			"options": map[string]any{"cas": 0}, "data": map[string]any{key: fresh()},
 		})
-		if secret, err = a.v.Secret(ctx, node, name); err != nil {
-			return "", errors.Join(put, err)
+		if secret, err = a.v.Secret(ctx, node, name); mesh.KindOf(err) == mesh.NotFound {
+			if put != nil {
+				err = put
+			}
+			// Not that the node has none, by which it would be shut out: Vault does not keep it.
+			return "", mesh.Errorf("vaultpki.Secret", node, mesh.Unavailable, "%w", err).
+				WithHint("Vault has no " + mountKV + ", or keeps nothing there: hedgerow vault bootstrap")
 		}
 	}
 	if err != nil {
 		return "", err
 	}
-	if secret[key] == "" {
-		return "", mesh.Errorf("vaultpki.Secret", node, mesh.Invalid, "its secret %s has no %s", name, key).WithHint("store one there, or delete the secret")
+	value := firstLine(secret[key])
+	if value == "" {
+		return "", mesh.Errorf("vaultpki.Secret", node, mesh.Invalid, "its secret %s has no %s, or that was deleted", name, key).
+			WithHint("store one there, or have another made: vault kv metadata delete -mount=" + mountKV + " hedgerow/nodes/" + node + "/" + name)
 	}
-	return secret[key], nil
+	return value, nil
+}
+
+// firstLine returns a password as who logs in reads it from a file: `vault kv put password=@file`
+// stores the end of the line too.
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return strings.TrimSuffix(line, "\r")
 }
 
 // Secret returns a secret of the node. It is what a node itself may do too.
@@ -340,10 +354,11 @@ func (a *Admin) EnsureRedisPassword(ctx context.Context, node string) (string, e
 // if there is none yet.
 func (v *Vault) RedisPassword(ctx context.Context, node string) (string, error) {
 	secret, err := v.Secret(ctx, node, redisSecret)
-	if err == nil && secret[redisPassword] == "" {
+	password := firstLine(secret[redisPassword])
+	if err == nil && password == "" {
 		err = mesh.Errorf("vaultpki.RedisPassword", node, mesh.NotFound, "its secret %s has no %s", redisSecret, redisPassword)
 	}
-	return secret[redisPassword], err
+	return password, err
 }
 
 // Withdraw has the node be nobody any more. Its tokens end at once, with its entity;
