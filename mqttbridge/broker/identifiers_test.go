@@ -3,7 +3,6 @@ package broker
 import (
 	"io"
 	"testing"
-	"time"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
@@ -78,9 +77,7 @@ func TestACommandMayTakeTheIdentifierOfWhatIsDelivered(t *testing.T) {
 		})
 		device.must(packets.Suback)
 		device.send(publication("devices/device/telemetry", "x", 1, 1)) // the broker numbers from 1 too
-		for deadline := time.Now().Add(5 * time.Second); len(w.seen()) == 0 && time.Now().Before(deadline); {
-			time.Sleep(time.Millisecond)
-		}
+		poll(t, "waiting", func() bool { return len(w.seen()) == 1 })
 		other := connected(t, w.addr, version, "other")
 		other.send(publication("commands/device", "open", 1, 7))
 		other.must(packets.Puback)
