@@ -67,11 +67,15 @@ type knownDigest struct {
 
 // UsersState is how the users of nodes stand.
 type UsersState struct {
-	At      time.Time // of the last pass; zero before the first
+	// At is when the last pass began, which has done what was wanted then; zero before the first.
+	At      time.Time
 	Servers int
 	Users   int // on each server
 	// Err is what is wrong with some of them; nil if nothing is.
 	Err error
+	// Failed is that of it which servers did not do. Passwords that cannot be read are not: they
+	// leave no user where none is to be.
+	Failed error
 	// Unsaved are servers without an aclfile, sorted: users are made anew after each
 	// of their restarts.
 	Unsaved []string
@@ -109,7 +113,7 @@ func (u *Users) Want(nodes []string) {
 	nodes = slices.Sorted(slices.Values(nodes))
 	u.mu.Lock()
 	same := u.wanted != nil && slices.Equal(u.wanted, nodes)
-	u.wanted = slices.Concat([]string{}, nodes)
+	u.wanted = append([]string{}, nodes...) // none are not unknown
 	u.mu.Unlock()
 	if !same {
 		signal(u.wake)
@@ -159,6 +163,7 @@ func (u *Users) Run(ctx context.Context) error {
 
 // pass looks at every server once.
 func (u *Users) pass(ctx context.Context) {
+	began := time.Now()
 	u.mu.Lock()
 	nodes, stale := u.wanted, u.stale
 	u.stale = false
@@ -166,7 +171,8 @@ func (u *Users) pass(ctx context.Context) {
 	if nodes == nil {
 		return // to know nothing is no reason to remove anybody
 	}
-	want, errs := u.digests(ctx, nodes, stale)
+	want, unread := u.digests(ctx, nodes, stale)
+	var errs []error
 	addresses, err := u.discover(ctx)
 	if err != nil {
 		errs = append(errs, err)
@@ -177,7 +183,7 @@ func (u *Users) pass(ctx context.Context) {
 		all.Go(func() { s.err = u.reconcile(ctx, s, want) })
 	}
 	all.Wait()
-	state := UsersState{At: time.Now(), Servers: len(u.servers)}
+	state := UsersState{At: began, Servers: len(u.servers)}
 	for _, digest := range want {
 		if digest != "" {
 			state.Users++
@@ -195,7 +201,8 @@ func (u *Users) pass(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
-	state.Err = wrap("registry.Users", "", errors.Join(errs...))
+	state.Failed = wrap("registry.Users", "", errors.Join(errs...))
+	state.Err = wrap("registry.Users", "", errors.Join(append(unread, errs...)...))
 	u.tell(state)
 }
 

@@ -101,7 +101,7 @@ func (n *nodeUsers) withdraw(ctx context.Context, node string) error {
 	defer tick.Stop()
 	for {
 		if state := n.users.State(); state.At.After(since) {
-			return state.Err
+			return state.Failed
 		}
 		select {
 		case <-tick.C:

@@ -18,6 +18,7 @@ type keeper struct {
 	wanted []string
 	at     time.Time
 	err    error
+	unread error
 }
 
 func (k *keeper) Want(nodes []string) {
@@ -29,7 +30,7 @@ func (k *keeper) Want(nodes []string) {
 func (k *keeper) State() registry.UsersState {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return registry.UsersState{At: k.at, Err: k.err}
+	return registry.UsersState{At: k.at, Err: errors.Join(k.unread, k.err), Failed: k.err}
 }
 
 func TestANodeInQuarantineLosesItsRedisUser(t *testing.T) {
@@ -65,6 +66,10 @@ func TestANodeInQuarantineLosesItsRedisUser(t *testing.T) {
 	n.follow(snapshot(&now))
 	if !slices.Equal(k.wanted, []string{"a"}) {
 		t.Errorf("the next snapshot gives it back: %v", k.wanted)
+	}
+	k.unread = errors.New("Vault is away: the passwords of other nodes are not known")
+	if err := n.withdraw(t.Context(), "edge7"); err != nil {
+		t.Errorf("that other nodes' passwords are not known holds it up: %v", err)
 	}
 	k.err = errors.New("a server is away")
 	if err := n.withdraw(t.Context(), "edge7"); !errors.Is(err, k.err) {
