@@ -175,3 +175,28 @@ func TestLeaseReportsQuarantines(t *testing.T) {
 		eventually(t, "the newest of many", func() bool { return len(contained()) == 64 && contained()[0].Since.Equal(at.Add(199*time.Second)) })
 	})
 }
+
+// A control plane learns what the roots say from its file, before it reads it in Redis: its own
+// snapshots follow all the same.
+func TestRootsShutANodeOutOfSnapshotsOfWhoLearnedItFirst(t *testing.T) {
+	conform(t, func(t *testing.T, b backend) {
+		trust := trusted.Verifier()
+		c, l := openTrusting(t, b.addr, trust), newRevisions()
+		running(t, registry.NewRepublisher(c.Client, l.source).Run)
+		l.commit(world())
+		own := &watching{client: c, Watcher: registry.NewWatcher(c.Client, nodes.Bundle, registry.WatcherOptions{All: true})}
+		running(t, own.Run)
+		eventually(t, "the configuration", func() bool { return own.revision() == 1 })
+		set, err := signing.Deny(trusted.Root, trusted.Roots(), trusted.Set, "n1", nil, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		learn(t, trust, set)
+		eventually(t, "the roots' word", func() bool { return shutOut(own, "n1") })
+		if set, err = signing.Allow(trusted.Root, trusted.Roots(), set, "n1", time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		learn(t, trust, set)
+		eventually(t, "that it is taken back", func() bool { return !shutOut(own, "n1") })
+	})
+}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hedgerow-mesh/hedgerow/mesh"
 	"github.com/hedgerow-mesh/hedgerow/mesh/identity"
+	"github.com/hedgerow-mesh/hedgerow/mesh/signing"
 )
 
 const (
@@ -79,6 +80,7 @@ type Watcher struct {
 	// The rest belongs to Run.
 	outage        outage
 	config        configState
+	deniedBy      *signing.KeySet // whose denied nodes config.denies has
 	instances     instanceState
 	savedSnapshot *mesh.Snapshot // what File holds
 	savedKeys     []byte         // likewise

@@ -121,6 +121,9 @@ func (w *Watcher) learn(raw string) {
 	case changed:
 		keys, _ := w.client.trust.Keys()
 		w.client.log.Info().Uint32("serial", keys.Serial).Uint32("epoch", keys.Epoch).Time("until", keys.Ends()).Int("denied", len(keys.Denied)).Msg("the roots say something new of who may sign the configuration, and who is shut out")
+	}
+	// Whoever else has the verifier may have learned them first, as a control plane does of its file.
+	if keys, _ := w.client.trust.Keys(); keys != w.deniedBy {
 		w.rootsDeny()
 	}
 	w.client.knowKeys()
@@ -333,6 +336,7 @@ func (w *Watcher) adopt(head mesh.Head, records mesh.Records, leaves mesh.Leaves
 // if it is the same.
 func (w *Watcher) denies(config *mesh.Config) *mesh.Denies {
 	keys, _ := w.client.trust.Keys()
+	w.deniedBy = keys
 	next := mesh.NewDenies(config.Quarantines, keys.Quarantines())
 	if next.Equal(w.config.denies) {
 		return w.config.denies

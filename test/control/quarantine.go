@@ -47,6 +47,7 @@ func quarantineRegistry() []control {
 		without("the deny list is on disk", "watch_disk.go", ", denies: w.denies(decoded)}", "}", "TestAQuarantinedNodeIsDeniedAndDropped"),
 		without("what the roots deny is denied", "watch_config.go", "mesh.NewDenies(config.Quarantines, keys.Quarantines())", "mesh.NewDenies(config.Quarantines)", "TestRootsShutANodeOut").and("keys, _ := w.client.trust.Keys()\n\tnext", "next"),
 		without("it needs no revision", "watch_config.go", "\t\tw.rootsDeny()\n", "", "TestRootsShutANodeOut"),
+		without("whoever learned it first", "watch_config.go", "keys != w.deniedBy {", "len(keys.Denied) > 64 {", "TestRootsShutANodeOutOfSnapshotsOfWhoLearnedItFirst"),
 		without("what was carried out is told", "lease.go", "d.Contained = next", "_ = next", "TestLeaseReportsQuarantines"),
 		without("its time is told once", "lease.go", "next[i].Time = d.Contained[at].Time", "_, _ = i, at", "TestLeaseReportsQuarantines"),
 		without("a report is bounded", "lease.go", "next = next[:min(len(next), maxContained)]", "", "TestLeaseReportsQuarantines"),

@@ -198,8 +198,8 @@ func denyCommand() *cobra.Command {
 or sealed, or the signing key was stolen too. Copy keys.json to where the control plane
 has its trust.keysFile: every data plane that reaches Redis refuses the node's
 certificates and cuts its connections within six seconds. It stays until
-"hedgerow root allow"; withdrawing Vault's and Redis' access is left to a quarantine,
-to be made when it can be.`,
+"hedgerow root allow"; withdrawing Vault's access is left to a quarantine, to be made
+when it can be.`,
 		Example: "  hedgerow root deny edge7 --key root-1.key\n  hedgerow root deny gw2 --gateway public",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
