@@ -175,7 +175,8 @@ func playKill(t *stage.T, r *row, s settings) {
 	var longest time.Duration
 	underWay := 0
 	for i := range times {
-		victim := m.Shop[i%len(m.Shop)]
+		n := i % len(m.Shop)
+		victim := m.Shop[n]
 		t.Pause(time.Second)
 		underWay += run.UnderWay()
 		if err := victim.Kill(); err != nil {
@@ -184,7 +185,7 @@ func playKill(t *stage.T, r *row, s settings) {
 		began := time.Now()
 		victim.Start(stage.Limits{})
 		longest = max(longest, time.Since(began))
-		m.Reached(load.Target{Address: m.Caller.Outbound, Host: plainHost})
+		m.ReachedAt(load.Target{Address: m.Caller.Outbound, Host: plainHost}, n)
 	}
 	report := run.Stop()
 	r.load(report)

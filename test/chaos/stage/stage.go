@@ -160,6 +160,18 @@ func (m *Mesh) Reached(target load.Target) {
 	})
 }
 
+// ReachedAt waits until one of target's requests is answered by the i-th instance. Others may
+// have more under way for long, as WebSockets are, and be passed by.
+func (m *Mesh) ReachedAt(target load.Target, i int) {
+	m.t.Helper()
+	m.poll(target, "/echo", "reaches "+instance(i), func(resp *http.Response) error {
+		if by := resp.Header.Get(workload.InstanceHeader); by != instance(i) {
+			return fmt.Errorf("%s has answered", by)
+		}
+		return nil
+	})
+}
+
 // Answers waits until path is answered 200 at target.
 func (m *Mesh) Answers(target load.Target, path string) {
 	m.t.Helper()
